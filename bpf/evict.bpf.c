@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// Finds the allocation that takes memory below a wire and the fork that takes
+// the tasks below one, in the moment it happens, and keeps the counters that
+// say who to blame.
+//
+//   kmem:mm_page_alloc   attached while a memory wire is near
+//   task:task_newtask    always attached
+//   bpf_timer            compares all wires while the allocation hook is off
+//   raw_tp, test run     look, walk, refresh, learn: user space asks for a
+//   reading
+//
+// Reading order: sample.h (what is sent), node.h and table.h (what is read),
+// wire.h (what is compared), condemned.h (who gets SIGKILL), then the programs
+// below.
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "sample.h"
+
+/* CPUs that may allocate at once. Set by pkg/loader before load. */
+const volatile __u32 possible_cpus = 1;
+
+/* NUMA node ids in use, highest plus one. Set by pkg/loader before load. */
+const volatile __s32 numa_nodes = 1;
+
+/* A cgroup's usage is reported when it moved by this many pages. Set before
+ * load. */
+const volatile __s64 delta_pages = 2048;
+
+/* The fastest that this machine can fill memory, in pages a second. Set before
+ * load. */
+const volatile __s64 max_fill_pages_per_second = 1;
+
+/* Nearer than this the allocation hook must be attached. Set before load. */
+const volatile __s64 margin_pages = 1;
+
+/* How many of each half of the wires are in use. Written by pkg/loader. */
+__u32 memory_wires;
+__u32 task_wires;
+
+#include "node.h"
+#include "table.h"
+#include "wire.h"
+#include "condemned.h"
+
+/* A check is worth at most so many pages or forks of credit, however far the
+ * wire: a wire that user space moves nearer is seen after that many. */
+#define MAX_PAGE_CREDIT 256
+#define MAX_FORK_CREDIT 16
+
+/* Set by the allocation hook at its first event, cleared by pkg/loader when it
+ * detaches. */
+__u32 allocation_hook_seen;
+
+struct credit {
+	__s64 pages;
+	__s64 forks;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct credit);
+} credits SEC(".maps");
+
+/* Filled and read by pkg/loader alone; here so that it is pinned with its type.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_INTENTS);
+	__type(key, __u32);
+	__type(value, struct intent);
+} intents SEC(".maps");
+
+static __always_inline struct credit *this_cpu_credit(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&credits, &zero);
+}
+
+/* All CPUs together may use up half the distance before one of them looks
+ * again. */
+static __always_inline __s64 credit_for(__s64 distance, __s64 most)
+{
+	__s64 share = (__u64)distance / (2 * possible_cpus); /* a distance is never negative */
+
+	if (share > most)
+		return most;
+	return share > 1 ? share : 1;
+}
+
+SEC("tp_btf/mm_page_alloc")
+int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp)
+{
+	struct credit *credit = this_cpu_credit();
+	struct onlooker who = {.by = OBSERVER_ALLOC};
+	struct cgroup_subsys_state *css;
+	struct node_row *n;
+
+	if (anyone_condemned())
+		kill_if_condemned(CONTROLLER_MEMORY);
+	if (!credit)
+		return 0; /* never: index 0 exists */
+	credit->pages -= 1LL << (order & 31);
+	if (credit->pages > 0)
+		return 0; /* the wires are farther than what was allocated since the last
+			     look */
+
+	allocation_hook_seen = 1;
+	who.task = (void *)bpf_get_current_task();
+	who.atomic = !(gfp & GFP_MAY_SLEEP);
+	css = css_of(who.task, CONTROLLER_MEMORY);
+	who.css_id = BPF_CORE_READ(css, id);
+	who.row = refresh_path(CONTROLLER_MEMORY, css, OBSERVER_ALLOC);
+	credit->pages = credit_for(check_memory_wires(&who), MAX_PAGE_CREDIT);
+	n = the_node();
+	if (n)
+		__sync_fetch_and_add(&n->memory_checks, 1);
+	return 0;
+}
+
+SEC("tp_btf/task_newtask")
+int BPF_PROG(newtask, struct task_struct *child)
+{
+	struct credit *credit = this_cpu_credit();
+	struct onlooker who = {.by = OBSERVER_TASK};
+	struct cgroup_subsys_state *css;
+	struct node_row *n;
+
+	if (anyone_condemned())
+		kill_if_condemned(CONTROLLER_PIDS);
+	if (!credit)
+		return 0; /* never: index 0 exists */
+	if (--credit->forks > 0)
+		return 0; /* the wires are farther than what was forked since the last look
+			   */
+
+	who.task = (void *)bpf_get_current_task();
+	css = css_of(child, CONTROLLER_PIDS); /* the child's: clone3 can put it elsewhere */
+	who.css_id = BPF_CORE_READ(css, id);
+	who.row = refresh_path(CONTROLLER_PIDS, css, OBSERVER_TASK);
+	credit->forks = credit_for(check_task_wires(&who), MAX_FORK_CREDIT);
+	n = the_node();
+	if (n)
+		__sync_fetch_and_add(&n->task_checks, 1);
+	return 0;
+}
+
+#define MS 1000000LL
+
+/* Between an ask for the allocation hook and its first event the timer stands
+ * in for it. */
+#define BRIDGE_NS (1 * MS)
+/* While the hook is attached: reclaim, mlock and unplug lower what is available
+ * without an allocation. */
+#define NEAR_TICK_NS (50 * MS)
+#define MIN_FAR_TICK_NS (10 * MS)
+#define MAX_FAR_TICK_NS (1000 * MS)
+/* An ask that went unanswered, or was lost, is repeated. */
+#define ASK_AGAIN_NS (100 * MS)
+
+struct far_timer {
+	struct bpf_timer timer;
+	__u64 asked_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct far_timer);
+} far_timers SEC(".maps");
+
+/* How long it is safe not to look: the time in which nothing can come nearer
+ * than the margin. */
+static __always_inline __s64 far_tick_ns(__s64 distance)
+{
+	__s64 ms;
+
+	if (distance <= margin_pages)
+		return MIN_FAR_TICK_NS;
+	ms = (__u64)(distance - margin_pages) * 1000 / (__u64)max_fill_pages_per_second;
+	if (ms > MAX_FAR_TICK_NS / MS)
+		return MAX_FAR_TICK_NS;
+	if (ms < MIN_FAR_TICK_NS / MS)
+		return MIN_FAR_TICK_NS;
+	return ms * MS;
+}
+
+static int far_tick(void *map, __u32 *key, struct far_timer *t)
+{
+	struct onlooker who = {.by = OBSERVER_TIMER, .atomic = true};
+	__s64 distance = check_memory_wires(&who);
+	__u64 now = bpf_ktime_get_ns();
+	struct node_row *n = the_node();
+	__s64 next = far_tick_ns(distance);
+
+	check_task_wires(&who);
+	if (n)
+		__sync_fetch_and_add(&n->ticks, 1);
+	if (distance < margin_pages) {
+		next = allocation_hook_seen ? NEAR_TICK_NS : BRIDGE_NS;
+		if (!allocation_hook_seen && now - t->asked_ns > ASK_AGAIN_NS &&
+		    send_record(RECORD_ARM, 0, NULL, distance, &who))
+			t->asked_ns = now;
+	}
+	bpf_timer_start(&t->timer, next, 0);
+	return 0;
+}
+
+/* Starts the far timer. It ends when user space's last reference to its map is
+ * gone. */
+SEC("syscall")
+int start_far_timer(void *ctx)
+{
+	__u32 zero = 0;
+	struct far_timer *t = bpf_map_lookup_elem(&far_timers, &zero);
+	int err;
+
+	if (!t)
+		return -1; /* never: index 0 exists */
+	err = bpf_timer_init(&t->timer, &far_timers, CLOCK_MONOTONIC);
+	if (err)
+		return err;
+	bpf_timer_set_callback(&t->timer, far_tick);
+	return bpf_timer_start(&t->timer, BRIDGE_NS, 0);
+}
+
+/* The programs below are never attached: user space runs them by
+ * BPF_PROG_TEST_RUN. A raw_tp run holds the RCU read lock, from 5.10 on. */
+
+SEC("raw_tp")
+int learn(void *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	learn_node(task, memcg_of(css_of(task, CONTROLLER_MEMORY)));
+	look_at_node();
+	return pgdats[0] && init_pid_ns ? 0 : -1;
+}
+
+/* Reads the node's counters now. */
+SEC("raw_tp")
+int look(void *ctx)
+{
+	look_at_node();
+	return 0;
+}
+
+/* Refreshes the row at ctx[1] of controller ctx[0] if it is still cgroup
+ * ctx[2]. Returns 1 if so. */
+SEC("raw_tp")
+int refresh(__u64 *ctx)
+{
+	__u32 css_id = ctx[1];
+	struct cgroup_subsys_state *css;
+	struct cgroup_row *row;
+
+	if (ctx[0] == CONTROLLER_MEMORY) {
+		row = row_of(CONTROLLER_MEMORY, css_id);
+		css = row ? css_of_row(row, ctx[2]) : NULL;
+		if (!css)
+			return 0;
+		refresh_row(CONTROLLER_MEMORY, css);
+		return 1;
+	}
+	row = row_of(CONTROLLER_PIDS, css_id);
+	css = row ? css_of_row(row, ctx[2]) : NULL;
+	if (!css)
+		return 0;
+	refresh_row(CONTROLLER_PIDS, css);
+	return 1;
+}
+
+/* Refreshes all rows of both hierarchies. Needs bpf_loop (5.17). Returns how
+ * many of memory. */
+SEC("raw_tp")
+int walk(void *ctx)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	__u32 rows;
+
+	rows = walk_cgroups(CONTROLLER_MEMORY, css_of(task, CONTROLLER_MEMORY));
+	walk_cgroups(CONTROLLER_PIDS, css_of(task, CONTROLLER_PIDS));
+	return rows;
+}
+
+char LICENSE[] SEC("license") = "GPL";

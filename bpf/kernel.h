@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The kernel's types, only the fields we read. CO-RE finds their offsets when
+ * the object is loaded, so this stands in for a generated vmlinux.h of three
+ * megabytes. Fields checked against the BTF of 5.10, 6.1, 6.12, 6.18 and 7.3.
+ */
+#ifndef EVICT_KERNEL_H
+#define EVICT_KERNEL_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef int __s32;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef _Bool bool;
+
+enum {
+	false = 0,
+	true = 1,
+};
+
+#define NULL ((void *)0)
+
+/* include/uapi/linux/bpf.h */
+enum {
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+enum {
+	BPF_F_MMAPABLE = 1U << 10,
+	BPF_RB_NO_WAKEUP = 1U << 0,
+	BPF_RB_FORCE_WAKEUP = 1U << 1,
+};
+
+struct bpf_timer {
+	__u64 opaque[2];
+} __attribute__((aligned(8)));
+
+#define CLOCK_MONOTONIC 1
+#define SIGKILL 9
+
+/* ___GFP_DIRECT_RECLAIM, include/linux/gfp_types.h; the same bit from 4.13 on.
+ */
+#define GFP_MAY_SLEEP 0x400u
+
+#define READS __attribute__((preserve_access_index))
+
+struct list_head {
+	struct list_head *next;
+} READS;
+
+struct kernfs_node {
+	__u64 id; /* the inode of the cgroup's directory */
+} READS;
+
+struct cgroup {
+	struct kernfs_node *kn;
+} READS;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct list_head sibling;
+	struct list_head children;
+	int id; /* small and dense, 1 is the root */
+	struct cgroup_subsys_state *parent;
+} READS;
+
+/* include/linux/cgroup_subsys.h; the values depend on the kernel's
+ * configuration. */
+enum cgroup_subsys_id {
+	memory_cgrp_id,
+	pids_cgrp_id,
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[16];
+} READS;
+
+typedef struct {
+	long counter;
+} atomic_long_t;
+
+struct page_counter {
+	atomic_long_t usage; /* pages, with what is pre-charged to the per-CPU stocks */
+} READS;
+
+struct pglist_data {
+	atomic_long_t vm_stat[64];
+} READS;
+
+struct lruvec {
+	struct pglist_data *pgdat;
+} READS;
+
+struct mem_cgroup_per_node {
+	struct lruvec lruvec;
+} READS;
+
+/* mm/memcontrol.c; private to it since 6.1, an array inside mem_cgroup before.
+ */
+struct memcg_vmstats {
+	long state[64];
+} READS;
+
+struct mem_cgroup {
+	struct cgroup_subsys_state css;
+	struct page_counter memory;
+	struct memcg_vmstats *vmstats;
+	struct mem_cgroup_per_node *nodeinfo[64];
+} READS;
+
+struct pids_cgroup {
+	struct cgroup_subsys_state css;
+	atomic_long_t counter; /* tasks */
+} READS;
+
+enum node_stat_item {
+	NR_INACTIVE_FILE,
+	NR_ANON_MAPPED,
+	NR_FILE_PAGES,
+};
+
+struct pid_namespace {
+	unsigned int pid_allocated; /* bit 31 is PIDNS_ADDING */
+} READS;
+
+struct upid {
+	struct pid_namespace *ns;
+} READS;
+
+struct pid {
+	struct upid numbers[1]; /* [0] is of the initial namespace */
+} READS;
+
+struct task_struct {
+	int pid; /* tid */
+	int tgid;
+	struct css_set *cgroups;
+	struct pid *thread_pid;
+} READS;
+
+struct page;
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What crosses the border between kernel and user space. bpf2go makes the Go
+ * types. */
+#ifndef EVICT_SAMPLE_H
+#define EVICT_SAMPLE_H
+
+/* Wires 0..15 watch memory, 16..31 tasks: each hook scans its own half. */
+#define MEMORY_WIRES 16
+#define TASK_WIRES 16
+#define MAX_WIRES (MEMORY_WIRES + TASK_WIRES)
+
+/* css ids are dense, so this is how many cgroups of one hierarchy we can tell
+ * apart. */
+#define MAX_CGROUPS 16384
+
+/* Intents kept for a start after a crash: more than can be under way at once.
+ */
+#define MAX_INTENTS 8
+
+enum record_kind {
+	RECORD_CROSSING = 1,
+	RECORD_ARM = 2,
+	RECORD_DELTA = 3,
+};
+
+enum observer {
+	OBSERVER_ALLOC = 1,
+	OBSERVER_TASK = 2,
+	OBSERVER_TIMER = 3,
+};
+
+enum wire_scope {
+	SCOPE_OFF = 0,
+	SCOPE_NODE_MEMORY = 1,
+	SCOPE_CGROUP_MEMORY = 2,
+	SCOPE_NODE_TASKS = 3,
+	SCOPE_CGROUP_TASKS = 4,
+};
+
+/* A record of either ring buffer. Amounts are pages or tasks. */
+struct record {
+	__u64 ns; /* CLOCK_MONOTONIC */
+	__u64 seq; /* of the wire */
+	__s64 available; /* what is left, below the wire's limit */
+	__s64 limit; /* the wire's */
+	__s64 usage; /* of the cgroup below */
+	__u64 cgroup_id; /* of the task that ran the hook, or that moved; 0: not known
+			  */
+	__u32 css_id;
+	__u32 tgid;
+	__u32 tid;
+	__u8 kind; /* enum record_kind */
+	__u8 observer; /* enum observer */
+	__u8 wire;
+	__u8 atomic; /* the allocation could not sleep: perhaps an interrupt's */
+};
+
+/* A value the kernel watches. Written by pkg/loader, seq last; fired by the
+ * hooks. */
+struct wire {
+	__u64 seq; /* armed with; 0: off */
+	__u64 fired; /* the last sequence that was reported */
+	__u64 claim; /* who acts on a sequence: seq << 2 | enum claim_owner */
+	__s64 limit; /* crossed when less than this is available: pages or tasks */
+	__s64 capacity; /* cgroup scopes: the cgroup's own limit, pages or tasks */
+	__s64 inactive_file; /* SCOPE_CGROUP_MEMORY: pages, from a fresh memory.stat */
+	__u64 cgroup_id; /* cgroup scopes: which */
+	__u32 css_id; /* cgroup scopes: its row */
+	__u32 scope; /* enum wire_scope */
+};
+
+enum claim_owner {
+	CLAIM_NONE = 0,
+	CLAIM_AGENT = 1,
+	CLAIM_BPF = 2,
+};
+
+/* One cgroup of one hierarchy, at the index of its css id. */
+struct cgroup_row {
+	__u64 seq; /* odd while it is written */
+	__u64 cgroup_id; /* kernfs id, the row's generation; 0: never seen */
+	__u64 css; /* address of the controller's state, checked before each use */
+	__s64 usage; /* pages or tasks */
+	__s64 inactive_file; /* pages, memory only: up to one rstat flush old */
+	__u64 updated_ns; /* CLOCK_MONOTONIC */
+	__s64 reported; /* usage when the last delta was sent */
+	__u32 parent; /* css id, 0 for the root */
+	__u32 _pad;
+};
+
+/* The node's counters and our statistics. */
+struct node_row {
+	__u64 updated_ns; /* CLOCK_MONOTONIC */
+	__s64 anon_pages;
+	__s64 file_pages;
+	__s64 inactive_file_pages;
+	__s64 available_pages; /* memory.available */
+	__s64 tasks; /* pid_allocated of the initial pid namespace */
+	__u64 memory_checks; /* times the wires were compared by the allocation hook */
+	__u64 task_checks;
+	__u64 ticks; /* of the far timer */
+	__u64 crossings;
+	__u64 lost_samples; /* no room in a ring buffer */
+	__u64 signals_sent; /* to tasks of a condemned cgroup */
+};
+
+/*
+ * What the agent is about to do, stored before the SIGKILL, so that a start
+ * after a crash can still write the journal line.
+ */
+struct intent {
+	__u8 id[16]; /* ULID of the eviction */
+	__u64 ns; /* CLOCK_MONOTONIC of the crossing */
+	__u64 wall_ns; /* CLOCK_REALTIME when it was stored */
+	__u64 memory_id;
+	__u64 pids_id;
+	__u64 seq;
+	__s64 available; /* bytes or tasks */
+	__s64 threshold_value; /* bytes or tasks */
+	__s64 capacity; /* bytes or tasks */
+	__u32 state; /* enum intent_state, written last */
+	__u32 _pad;
+	char signal[32];
+	char uid[256];
+	char cgroup[256];
+};
+
+enum intent_state {
+	INTENT_FREE = 0,
+	INTENT_STORED = 1,
+	INTENT_SIGNALLED = 2,
+};
+
+/* A cgroup that is being killed: its tasks get SIGKILL when they allocate or
+ * fork. */
+struct condemned {
+	__u64 memory_id;
+	__u64 pids_id;
+};
+
+#define MAX_CONDEMNED 2
+
+#endif

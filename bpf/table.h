@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The per-cgroup table: a row for each css id of the memory and of the pids
+ * hierarchy. Values are read from the kernel's own counters, never integrated
+ * from events.
+ */
+#ifndef EVICT_TABLE_H
+#define EVICT_TABLE_H
+
+/* Deepest cgroup whose ancestors are refreshed and checked with it. */
+#define MAX_DEPTH 10
+
+enum controller {
+	CONTROLLER_MEMORY = 0,
+	CONTROLLER_PIDS = 1,
+};
+
+struct table {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_CGROUPS);
+	__type(key, __u32);
+	__type(value, struct cgroup_row);
+};
+
+struct table memory_cgroups SEC(".maps");
+struct table pids_cgroups SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024); /* 1024 records, read at each tick; a lost one
+					   costs a rate, not a kill */
+	__type(value, struct record);
+} deltas SEC(".maps");
+
+/* The current state of a controller for a task. On v2 the nearest ancestor's
+ * where it is not enabled. */
+static __always_inline struct cgroup_subsys_state *css_of(struct task_struct *task, enum controller c)
+{
+	const __u32 id = c == CONTROLLER_MEMORY ? bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id)
+						: bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id);
+	struct css_set *set = BPF_CORE_READ(task, cgroups);
+	struct cgroup_subsys_state *css = NULL;
+
+	bpf_probe_read_kernel(&css, sizeof(css), &set->subsys[0] + id);
+	return css;
+}
+
+static __always_inline struct mem_cgroup *memcg_of(struct cgroup_subsys_state *css)
+{
+	return (void *)css - bpf_core_field_offset(struct mem_cgroup, css);
+}
+
+/* Pages charged to a cgroup and its descendants: memory.current,
+ * memory.usage_in_bytes. */
+static __always_inline __s64 memory_usage(struct cgroup_subsys_state *css)
+{
+	struct mem_cgroup *memcg = memcg_of(css);
+
+	return BPF_CORE_READ(memcg, memory.usage.counter);
+}
+
+/* The LRU items come first in every layout of the array, so their enum value is
+ * their index. */
+static __always_inline __s64 memory_inactive_file(struct cgroup_subsys_state *css)
+{
+	struct mem_cgroup *memcg = memcg_of(css);
+	struct memcg_vmstats *stats;
+	long pages = 0;
+
+	if (!bpf_core_type_exists(struct memcg_vmstats))
+		return 0; /* before 6.1; pkg/signal reads memory.stat */
+	stats = BPF_CORE_READ(memcg, vmstats);
+	bpf_probe_read_kernel(&pages, sizeof(pages),
+			      &stats->state[0] + bpf_core_enum_value(enum node_stat_item, NR_INACTIVE_FILE));
+	return pages > 0 ? pages : 0;
+}
+
+/* Tasks charged to a cgroup and its descendants, zombies included:
+ * pids.current. */
+static __always_inline __s64 pids_usage(struct cgroup_subsys_state *css)
+{
+	struct pids_cgroup *pids = (void *)css - bpf_core_field_offset(struct pids_cgroup, css);
+
+	return BPF_CORE_READ(pids, counter.counter);
+}
+
+static __always_inline __u64 cgroup_id_of(struct cgroup_subsys_state *css)
+{
+	return BPF_CORE_READ(css, cgroup, kn, id);
+}
+
+static __always_inline struct cgroup_row *row_of(enum controller c, __u32 css_id)
+{
+	if (c == CONTROLLER_MEMORY)
+		return bpf_map_lookup_elem(&memory_cgroups, &css_id);
+	return bpf_map_lookup_elem(&pids_cgroups, &css_id);
+}
+
+static __always_inline void send_delta(struct cgroup_row *row, __u32 css_id, enum observer by)
+{
+	struct record *r = bpf_ringbuf_reserve(&deltas, sizeof(*r), 0);
+
+	if (!r) {
+		struct node_row *n = the_node();
+
+		if (n)
+			__sync_fetch_and_add(&n->lost_samples, 1);
+		return;
+	}
+	__builtin_memset(r, 0, sizeof(*r));
+	r->ns = row->updated_ns;
+	r->usage = row->usage;
+	r->cgroup_id = row->cgroup_id;
+	r->css_id = css_id;
+	r->kind = RECORD_DELTA;
+	r->observer = by;
+	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+}
+
+/*
+ * Reads a cgroup's counters into its row. A row that another CPU is writing is
+ * left to it: it is just as fresh.
+ */
+static __always_inline struct cgroup_row *refresh_row(enum controller c, struct cgroup_subsys_state *css)
+{
+	__u32 css_id = BPF_CORE_READ(css, id);
+	struct cgroup_row *row = row_of(c, css_id);
+	struct cgroup_subsys_state *parent;
+	__u64 cgroup_id;
+
+	if (!row || row->seq & 1)
+		return row;
+	cgroup_id = cgroup_id_of(css);
+	parent = BPF_CORE_READ(css, parent);
+
+	__sync_fetch_and_add(&row->seq, 1);
+	if (row->cgroup_id != cgroup_id)
+		row->reported = 0; /* the id was given to a new cgroup */
+	row->cgroup_id = cgroup_id;
+	row->css = (__u64)css;
+	row->parent = parent ? BPF_CORE_READ(parent, id) : 0;
+	if (c == CONTROLLER_MEMORY) {
+		row->usage = memory_usage(css);
+		row->inactive_file = memory_inactive_file(css);
+	} else {
+		row->usage = pids_usage(css);
+	}
+	row->updated_ns = bpf_ktime_get_ns();
+	__sync_fetch_and_add(&row->seq, 1);
+	return row;
+}
+
+/* Refreshes a cgroup and its ancestors; the root's row too, it costs nothing
+ * more. */
+static __always_inline struct cgroup_row *refresh_path(enum controller c, struct cgroup_subsys_state *css,
+						       enum observer by)
+{
+	struct cgroup_row *leaf = NULL;
+
+	for (int depth = 0; depth < MAX_DEPTH; depth++) {
+		struct cgroup_row *row;
+		__s64 moved;
+
+		if (!css)
+			break;
+		row = refresh_row(c, css);
+		if (!leaf)
+			leaf = row;
+		if (c == CONTROLLER_MEMORY && row) {
+			moved = row->usage - row->reported;
+			if (moved >= delta_pages || moved <= -delta_pages) {
+				row->reported = row->usage;
+				send_delta(row, BPF_CORE_READ(css, id), by);
+			}
+		}
+		css = BPF_CORE_READ(css, parent);
+	}
+	return leaf;
+}
+
+/* The css of a row if it is still the cgroup that the caller means. */
+static __always_inline struct cgroup_subsys_state *css_of_row(struct cgroup_row *row, __u64 cgroup_id)
+{
+	struct cgroup_subsys_state *css = (void *)row->css;
+
+	if (row->cgroup_id != cgroup_id || !css)
+		return NULL;
+	if (cgroup_id_of(css) != cgroup_id)
+		return NULL; /* removed; the memory may be anything by now */
+	return css;
+}
+
+struct walk {
+	struct cgroup_subsys_state *root, *css;
+	enum controller controller;
+	__u32 rows;
+};
+
+static __always_inline struct cgroup_subsys_state *css_of_sibling(struct list_head *link)
+{
+	return (void *)link - bpf_core_field_offset(struct cgroup_subsys_state, sibling);
+}
+
+/* One step of css_next_descendant_pre (kernel/cgroup/cgroup.c), by reads that
+ * can't fault. */
+static long walk_step(__u32 i, struct walk *w)
+{
+	struct cgroup_subsys_state *css = w->css;
+	struct list_head *next = BPF_CORE_READ(css, children.next);
+
+	if (w->controller == CONTROLLER_MEMORY)
+		refresh_row(CONTROLLER_MEMORY, css);
+	else
+		refresh_row(CONTROLLER_PIDS, css);
+	w->rows++;
+
+	if (!next)
+		return 1; /* freed under us: the next walk sees the rest */
+	if (next != &css->children) {
+		w->css = css_of_sibling(next);
+		return 0;
+	}
+	for (int depth = 0; depth < 32; depth++) {
+		struct cgroup_subsys_state *parent;
+
+		if (css == w->root)
+			return 1;
+		parent = BPF_CORE_READ(css, parent);
+		next = BPF_CORE_READ(css, sibling.next);
+		if (!parent || !next)
+			return 1;
+		if (next != &parent->children) {
+			w->css = css_of_sibling(next);
+			return 0;
+		}
+		css = parent;
+	}
+	return 1;
+}
+
+/* Refreshes every row of a hierarchy. Returns how many. The caller holds the
+ * RCU read lock. */
+static __always_inline __u32 walk_cgroups(enum controller c, struct cgroup_subsys_state *css)
+{
+	struct walk w = {.controller = c};
+
+	for (int depth = 0; depth < 32; depth++) {
+		struct cgroup_subsys_state *parent = BPF_CORE_READ(css, parent);
+
+		if (!parent)
+			break;
+		css = parent;
+	}
+	w.root = w.css = css;
+	bpf_loop(MAX_CGROUPS, walk_step, &w, 0);
+	return w.rows;
+}
+
+#endif

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Wires: values that the kernel watches. One record per wire and sequence when
+ * one is crossed. */
+#ifndef EVICT_WIRE_H
+#define EVICT_WIRE_H
+
+/* Far away for every purpose, and small enough to add to. */
+#define VERY_FAR (1LL << 50)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MAX_WIRES);
+	__type(key, __u32);
+	__type(value, struct wire);
+} wires SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 16 * 1024); /* 256 records; each wire and each arming
+					   sends one at a time */
+	__type(value, struct record);
+} crossings SEC(".maps");
+
+/* Who runs the check: for the record, and for whose allocation it was. */
+struct onlooker {
+	enum observer by;
+	bool atomic;
+	struct task_struct *task; /* NULL from the timer: its current task means nothing */
+	struct cgroup_row *row; /* of that task's cgroup */
+	__u32 css_id;
+};
+
+static __always_inline bool send_record(enum record_kind kind, __u32 index, const struct wire *w, __s64 available,
+					const struct onlooker *who)
+{
+	struct record *r = bpf_ringbuf_reserve(&crossings, sizeof(*r), 0);
+	struct task_struct *task = who->task;
+	struct node_row *n = the_node();
+
+	if (!r) {
+		if (n)
+			__sync_fetch_and_add(&n->lost_samples, 1);
+		return false; /* the timer finds the wire still crossed */
+	}
+	__builtin_memset(r, 0, sizeof(*r));
+	r->ns = bpf_ktime_get_ns();
+	r->kind = kind;
+	r->observer = who->by;
+	r->atomic = who->atomic;
+	r->wire = index;
+	r->available = available;
+	if (w) {
+		r->seq = w->seq;
+		r->limit = w->limit;
+	}
+	if (task) {
+		r->tgid = BPF_CORE_READ(task, tgid);
+		r->tid = BPF_CORE_READ(task, pid);
+		r->css_id = who->css_id;
+		if (who->row) {
+			r->cgroup_id = who->row->cgroup_id;
+			r->usage = who->row->usage;
+		}
+	}
+	bpf_ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
+	return true;
+}
+
+/* What is left below the capacity of a wire's cgroup; false when the cgroup is
+ * gone or unknown. */
+static __always_inline bool cgroup_available(const struct wire *w, __s64 *available)
+{
+	enum controller c = w->scope == SCOPE_CGROUP_MEMORY ? CONTROLLER_MEMORY : CONTROLLER_PIDS;
+	struct cgroup_subsys_state *css;
+	struct cgroup_row *row;
+	__s64 used;
+
+	row = row_of(c, w->css_id);
+	if (!row)
+		return false;
+	css = css_of_row(row, w->cgroup_id);
+	if (!css)
+		return false;
+	if (c == CONTROLLER_MEMORY) {
+		used = memory_usage(css) - w->inactive_file;
+		if (used < 0)
+			used = 0; /* the working set is never negative */
+	} else {
+		used = pids_usage(css);
+	}
+	*available = w->capacity - used;
+	return true;
+}
+
+/*
+ * Compares one wire, reports its crossing once per sequence, returns the
+ * distance to it. Two CPUs that cross at the same instant may both report: user
+ * space knows the sequence.
+ */
+static __always_inline __s64 check_wire(__u32 index, __s64 node_value, const struct onlooker *who)
+{
+	struct wire *w = bpf_map_lookup_elem(&wires, &index);
+	__s64 available = node_value;
+	__u64 seq;
+
+	if (!w || !w->seq)
+		return VERY_FAR; /* off */
+	seq = w->seq;
+	if (w->scope == SCOPE_CGROUP_MEMORY || w->scope == SCOPE_CGROUP_TASKS) {
+		if (!cgroup_available(w, &available))
+			return VERY_FAR; /* pkg/loader sees it by the row's age */
+	}
+	if (available >= w->limit)
+		return available - w->limit;
+	if (w->fired != seq && send_record(RECORD_CROSSING, index, w, available, who)) {
+		struct node_row *n = the_node();
+
+		w->fired = seq;
+		if (n)
+			__sync_fetch_and_add(&n->crossings, 1);
+	}
+	return 0;
+}
+
+/* Returns the pages to the nearest memory wire. */
+static __noinline __s64 check_memory_wires(const struct onlooker *who)
+{
+	struct node_row *n = the_node();
+	__s64 nearest = VERY_FAR, available;
+
+	if (!n || !who)
+		return nearest;
+	available = node_available(n);
+	n->updated_ns = bpf_ktime_get_ns();
+	for (__u32 i = 0; i < MEMORY_WIRES; i++) {
+		__s64 distance;
+
+		if (i >= memory_wires)
+			break;
+		distance = check_wire(i, available, who);
+		if (distance < nearest)
+			nearest = distance;
+	}
+	return nearest;
+}
+
+/* Returns the tasks to the nearest task wire. */
+static __noinline __s64 check_task_wires(const struct onlooker *who)
+{
+	struct node_row *n = the_node();
+	__s64 nearest = VERY_FAR, available;
+
+	if (!n || !who)
+		return nearest;
+	available = tasks_max - node_tasks(n);
+	for (__u32 i = 0; i < TASK_WIRES; i++) {
+		__s64 distance;
+
+		if (i >= task_wires)
+			break;
+		distance = check_wire(MEMORY_WIRES + i, available, who);
+		if (distance < nearest)
+			nearest = distance;
+	}
+	return nearest;
+}
+
+#endif

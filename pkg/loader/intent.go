@@ -1,0 +1,97 @@
+package loader
+
+import (
+	"strings"
+	"sync/atomic"
+
+	"github.com/ebpf-evict/ebpf-evict/gen"
+)
+
+// Intent is what the agent is about to do, kept in a pinned map so that a start after a
+// crash can still write the journal line.
+type Intent struct {
+	// ID is the eviction's ULID.
+	ID [16]byte
+	// Ns is CLOCK_MONOTONIC of the crossing, WallNs CLOCK_REALTIME of the storing.
+	Ns, WallNs       uint64
+	MemoryID, PidsID uint64
+	Seq              uint64
+	// Available, ThresholdValue and Capacity are bytes or tasks.
+	Available, ThresholdValue, Capacity int64
+	Signal, UID, Cgroup                 string
+	// Signalled: SIGKILL had been sent. Not set: nobody knows.
+	Signalled bool
+}
+
+const (
+	intentFree = iota
+	intentStored
+	intentSignalled
+)
+
+// StoreIntent writes an intent before its SIGKILL: stores to memory that the kernel keeps
+// when the process dies. It returns a slot, -1 when all are taken. For the hot thread.
+func (l *Loader) StoreIntent(in *Intent) int {
+	for i := range l.intents.n {
+		k := l.intents.at(i)
+		if atomic.LoadUint32(&k.State) != intentFree {
+			continue
+		}
+		k.Id = in.ID
+		k.Ns, k.WallNs, k.Seq = in.Ns, in.WallNs, in.Seq
+		k.MemoryId, k.PidsId = in.MemoryID, in.PidsID
+		k.Available, k.ThresholdValue, k.Capacity = in.Available, in.ThresholdValue, in.Capacity
+		putText(k.Signal[:], in.Signal)
+		putText(k.Uid[:], in.UID)
+		putText(k.Cgroup[:], in.Cgroup)
+		atomic.StoreUint32(&k.State, intentStored)
+		return i
+	}
+	return -1
+}
+
+// IntentSignalled notes that the first SIGKILL was sent.
+func (l *Loader) IntentSignalled(slot int) {
+	if slot >= 0 {
+		atomic.StoreUint32(&l.intents.at(slot).State, intentSignalled)
+	}
+}
+
+// FreeIntent ends an intent: its kill line is in the journal, or nothing was killed.
+func (l *Loader) FreeIntent(slot int) {
+	if slot >= 0 {
+		atomic.StoreUint32(&l.intents.at(slot).State, intentFree)
+	}
+}
+
+func intentOf(k *gen.EvictIntent) (Intent, bool) {
+	if k.State == intentFree {
+		return Intent{}, false
+	}
+	return Intent{
+		ID: k.Id, Ns: k.Ns, WallNs: k.WallNs, MemoryID: k.MemoryId, PidsID: k.PidsId, Seq: k.Seq,
+		Available: k.Available, ThresholdValue: k.ThresholdValue, Capacity: k.Capacity,
+		Signal: text(k.Signal[:]), UID: text(k.Uid[:]), Cgroup: text(k.Cgroup[:]),
+		Signalled: k.State == intentSignalled,
+	}, true
+}
+
+// putText cuts at the array's end and always leaves a NUL.
+func putText(dst []int8, s string) {
+	n := min(len(s), len(dst)-1)
+	for i := range n {
+		dst[i] = int8(s[i])
+	}
+	clear(dst[n:])
+}
+
+func text(src []int8) string {
+	var b strings.Builder
+	for _, c := range src {
+		if c == 0 {
+			break
+		}
+		b.WriteByte(byte(c))
+	}
+	return b.String()
+}

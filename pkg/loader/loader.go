@@ -1,0 +1,293 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/rs/zerolog"
+
+	"github.com/ebpf-evict/ebpf-evict/gen"
+)
+
+// Options say how the kernel shall watch.
+type Options struct {
+	// PinDir is where counters, statistics and intents are pinned; "" pins nothing.
+	// Its parent must be a bpffs, or is mounted as one.
+	PinDir string
+	// FillBytesPerSecond bounds how fast this machine can fill memory. Default
+	// DefaultFillBytesPerSecond for each CPU.
+	FillBytesPerSecond int64
+	// MarginBytes: nearer than this to a memory wire the allocation hook is attached.
+	// Default DefaultMarginBytes.
+	MarginBytes int64
+	// DeltaBytes: a cgroup that moved by this much is reported. Default 8 MiB.
+	DeltaBytes int64
+	Log        zerolog.Logger
+}
+
+const (
+	// DefaultFillBytesPerSecond is what one CPU can fill at most: 11 GB/s was measured
+	// with transparent huge pages by MADV_POPULATE_WRITE, five times a 4 KiB touch loop.
+	DefaultFillBytesPerSecond = 11_000_000_000
+	// DefaultMarginBytes covers the 20 ms that attaching the hook may have to wait for
+	// RCU, at 22 GB/s.
+	DefaultMarginBytes = 512 << 20
+	defaultDeltaBytes  = 8 << 20
+)
+
+// ErrNoBTF means that the kernel was built without CONFIG_DEBUG_INFO_BTF (5.2), without
+// which no CO-RE program loads.
+var ErrNoBTF = errors.New("the kernel has no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF=y")
+
+// ErrPrivilege means that the kernel refuses BPF to this process.
+var ErrPrivilege = errors.New("no permission to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE")
+
+// Loader is the loaded set of programs. Methods may be called from several goroutines,
+// except Next and Look, which belong to the hot thread.
+type Loader struct {
+	objs      gen.EvictObjects
+	task      link.Link
+	crossings *ringbuf.Reader
+	deltas    *ringbuf.Reader
+	record    ringbuf.Record
+	delta     ringbuf.Record
+	pins      *pins
+	page      int64
+	log       zerolog.Logger
+
+	node      mapping[gen.EvictNodeRow]
+	memory    mapping[gen.EvictCgroupRow]
+	pids      mapping[gen.EvictCgroupRow]
+	wires     mapping[gen.EvictWire]
+	intents   mapping[gen.EvictIntent]
+	condemned []gen.EvictCondemned
+	unmap     []func() error
+
+	hookMu sync.Mutex
+	hook   link.Link
+
+	// memTotalPages and tasksMax mirror the BPF globals for Look.
+	memTotalPages, tasksMax atomic.Int64
+
+	lookRun, refreshRun testRun
+	walkMu              sync.Mutex
+	walkRun             testRun
+
+	stale []Intent
+	// Malformed counts records that did not have the size and kind of a record.
+	malformed atomic.Uint64
+}
+
+// Open loads the programs, finds the node's counters, attaches task:task_newtask and
+// starts the far timer. The allocation hook stays off until Arm. Errors: ErrNoBTF,
+// ErrPrivilege, and *ebpf.VerifierError (print it once with %+v).
+func Open(o Options) (*Loader, error) {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNoBTF
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		o.Log.Debug().Err(err).Msg("memlock limit not raised; needed below 5.11 only")
+	}
+	spec, err := spec(o)
+	if err != nil {
+		return nil, err
+	}
+	l := &Loader{page: int64(os.Getpagesize()), log: o.Log}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer coll.Close() // what is not assigned: the sections' maps, held by the programs
+	if err := coll.Assign(&l.objs); err != nil {
+		return nil, fmt.Errorf("assign the BPF object: %w", err)
+	}
+	if err := l.openAll(coll, o); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+func spec(o Options) (*ebpf.CollectionSpec, error) {
+	spec, err := gen.LoadEvict()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded BPF object: %w", err)
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count possible CPUs: %w", err)
+	}
+	nodes, err := numaNodes("/sys/devices/system/node/possible")
+	if err != nil {
+		return nil, err
+	}
+	page := int64(os.Getpagesize())
+	for name, value := range map[string]any{
+		gen.EvictVarPossibleCpus:          uint32(cpus),
+		gen.EvictVarNumaNodes:             int32(nodes),
+		gen.EvictVarDeltaPages:            orDefault(o.DeltaBytes, defaultDeltaBytes) / page,
+		gen.EvictVarMaxFillPagesPerSecond: orDefault(o.FillBytesPerSecond, DefaultFillBytesPerSecond*int64(runtime.NumCPU())) / page,
+		gen.EvictVarMarginPages:           orDefault(o.MarginBytes, DefaultMarginBytes) / page,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return spec, nil
+}
+
+func (l *Loader) openAll(coll *ebpf.Collection, o Options) error {
+	if err := l.mapTables(coll); err != nil {
+		return err
+	}
+	return l.start(o)
+}
+
+func (l *Loader) start(o Options) error {
+	l.lookRun = newTestRun(l.objs.Look.FD())
+	l.refreshRun = newTestRun(l.objs.Refresh.FD())
+	l.walkRun = newTestRun(l.objs.Walk.FD())
+	if found, err := l.learn(); err != nil || !found {
+		return fmt.Errorf("find the node's counters: %w", errors.Join(err, errNotFound(found)))
+	}
+	var err error
+	if l.crossings, err = ringbuf.NewReader(l.objs.Crossings); err != nil {
+		return fmt.Errorf("open the crossings ring buffer: %w", err)
+	}
+	if l.deltas, err = ringbuf.NewReader(l.objs.Deltas); err != nil {
+		return fmt.Errorf("open the deltas ring buffer: %w", err)
+	}
+	if l.task, err = link.AttachTracing(link.TracingOptions{Program: l.objs.Newtask}); err != nil {
+		return fmt.Errorf("attach task:task_newtask: %w", explain(err))
+	}
+	if err := runOnce(l.objs.StartFarTimer.FD()); err != nil {
+		return fmt.Errorf("start the far timer (bpf_timer, 5.15): %w", err)
+	}
+	if o.PinDir == "" {
+		return nil
+	}
+	l.pins, l.stale, err = pinAll(o.PinDir, map[string]*ebpf.Map{
+		gen.EvictMapNode:          l.objs.Node,
+		gen.EvictMapMemoryCgroups: l.objs.MemoryCgroups,
+		gen.EvictMapPidsCgroups:   l.objs.PidsCgroups,
+		gen.EvictMapIntents:       l.objs.Intents,
+	})
+	return err
+}
+
+// condemnedSection is where bpf/condemned.h keeps its words.
+const condemnedSection = ".data.condemned"
+
+func (l *Loader) mapTables(coll *ebpf.Collection) error {
+	var errs []error
+	mapOne := func(m *ebpf.Map) []byte {
+		mem, unmap, err := mapMemory(m)
+		if err != nil {
+			errs = append(errs, err)
+			return nil
+		}
+		l.unmap = append(l.unmap, unmap)
+		return mem
+	}
+	l.node = overlay[gen.EvictNodeRow](mapOne(l.objs.Node))
+	l.memory = overlay[gen.EvictCgroupRow](mapOne(l.objs.MemoryCgroups))
+	l.pids = overlay[gen.EvictCgroupRow](mapOne(l.objs.PidsCgroups))
+	l.wires = overlay[gen.EvictWire](mapOne(l.objs.Wires))
+	l.intents = overlay[gen.EvictIntent](mapOne(l.objs.Intents))
+	l.condemned = overlaySlice[gen.EvictCondemned](mapOne(coll.Maps[condemnedSection]), maxCondemned)
+	return errors.Join(errs...)
+}
+
+// Close stops the timer, detaches the hooks and removes the pins. The kernel does all but
+// the last by itself when the process dies.
+func (l *Loader) Close() error {
+	errs := []error{l.Disarm()}
+	if l.task != nil {
+		errs = append(errs, l.task.Close())
+	}
+	for _, r := range []*ringbuf.Reader{l.crossings, l.deltas} {
+		if r != nil {
+			errs = append(errs, r.Close())
+		}
+	}
+	if l.pins != nil {
+		errs = append(errs, l.pins.remove())
+	}
+	for _, unmap := range l.unmap {
+		errs = append(errs, unmap())
+	}
+	return errors.Join(append(errs, l.objs.Close())...)
+}
+
+// StaleIntents are the intents that a former agent left without a journal line.
+func (l *Loader) StaleIntents() []Intent { return l.stale }
+
+// SetLimits tells the kernel side how large the node is. Call it at start and at each far
+// tick: balloons, hotplug and sysctls move it.
+func (l *Loader) SetLimits(memTotalBytes, tasksMax int64) error {
+	l.memTotalPages.Store(memTotalBytes / l.page)
+	l.tasksMax.Store(tasksMax)
+	return errors.Join(
+		l.objs.MemTotalPages.Set(memTotalBytes/l.page),
+		l.objs.TasksMax.Set(tasksMax))
+}
+
+// explain turns cilium's errors into ours; its hint at MEMLOCK misleads above 5.11.
+func explain(err error) error {
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return err
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w (%w)", ErrPrivilege, err)
+	}
+	return err
+}
+
+func errNotFound(found bool) error {
+	if found {
+		return nil
+	}
+	return errors.New("the task's memory cgroup leads to no NUMA node: is the memory controller disabled (cgroup_disable=memory)?")
+}
+
+// numaNodes reads how many NUMA node ids there may be.
+//
+//	0-1
+func numaNodes(path string) (int, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 1, nil // a kernel without CONFIG_NUMA
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	text := strings.TrimSpace(string(b))
+	last := text[strings.LastIndexAny(text, ",-")+1:]
+	n, err := strconv.Atoi(last)
+	if err != nil || n < 0 || n >= math.MaxInt16 {
+		return 0, fmt.Errorf("read %s: %q is no node list", path, text)
+	}
+	return n + 1, nil
+}
+
+func orDefault(v, fallback int64) int64 {
+	if v > 0 {
+		return v
+	}
+	return fallback
+}
+
+// DefaultPinDir is where bpftool finds the agent's maps.
+var DefaultPinDir = filepath.Join(bpffs, "ebpf-evict")

@@ -1,0 +1,414 @@
+package loader
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+)
+
+func open(t *testing.T, o Options) *Loader {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loads BPF programs")
+	}
+	o.Log = zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
+	l, err := Open(o)
+	if err != nil {
+		t.Fatalf("open: %+v", err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	if err := l.SetLimits(meminfo(t)["MemTotal"], 32768); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// meminfo returns /proc/meminfo in bytes.
+func meminfo(t *testing.T) map[string]int64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[string]int64{}
+	for line := range strings.Lines(string(b)) {
+		key, rest, _ := strings.Cut(line, ":")
+		if f := strings.Fields(rest); len(f) > 0 {
+			kb, _ := strconv.ParseInt(f[0], 10, 64)
+			m[key] = kb << 10
+		}
+	}
+	return m
+}
+
+// touch maps and touches anonymous memory, a page at a time.
+func touch(t *testing.T, bytes int) (release func()) {
+	t.Helper()
+	mem, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
+	for i := 0; i < len(mem); i += os.Getpagesize() {
+		mem[i] = 1
+	}
+	return func() { _ = unix.Munmap(mem) }
+}
+
+func TestNodeMemoryLiesBetweenTwoReadsOfProc(t *testing.T) {
+	l := open(t, Options{})
+	release := touch(t, 64<<20)
+	defer release()
+	stop := make(chan struct{})
+	done := make(chan struct{})
+	go func() { // something moves while we look
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				touch(t, 8<<20)()
+			}
+		}
+	}()
+	for range 200 {
+		before := meminfo(t)
+		node, err := l.Look()
+		if err != nil {
+			t.Fatal(err)
+		}
+		after := meminfo(t)
+		for _, f := range []struct {
+			name string
+			got  int64
+			of   func(map[string]int64) int64
+		}{
+			{"anon", node.AnonBytes, func(m map[string]int64) int64 { return m["AnonPages"] }},
+			{"file", node.FileBytes, func(m map[string]int64) int64 { return m["Cached"] + m["Buffers"] + m["SwapCached"] }},
+			{"inactive file", node.InactiveFileBytes, func(m map[string]int64) int64 { return m["Inactive(file)"] }},
+		} {
+			// Something that went up and down in between may lie outside both: at most the 8 MiB above.
+			lo, hi := min(f.of(before), f.of(after))-(9<<20), max(f.of(before), f.of(after))+(9<<20)
+			if f.got < lo || f.got > hi {
+				t.Errorf("%s: BPF read %d, /proc around it %d to %d", f.name, f.got, f.of(before), f.of(after))
+			}
+		}
+	}
+	close(stop)
+	<-done
+}
+
+func TestWalkFindsEveryCgroupWithItsUsage(t *testing.T) {
+	l := open(t, Options{})
+	dir := newCgroup(t)
+	if _, err := l.Walk(); err != nil {
+		t.Fatal(err)
+	}
+	for c, parent := range map[Controller]string{Memory: dir.memory, Pids: dir.pids} {
+		id := inode(t, parent)
+		var found *sample.Cgroup
+		for _, row := range l.Index(c, nil) {
+			if row.CgroupID == id {
+				found = &row
+			}
+		}
+		if found == nil {
+			t.Fatalf("controller %d: no row for cgroup %d", c, id)
+		}
+		if _, ok := l.Row(c, found.CSSID, id); !ok {
+			t.Errorf("controller %d: row %d is not readable by its id", c, found.CSSID)
+		}
+		if _, ok := l.Row(c, found.CSSID, id+1); ok {
+			t.Errorf("controller %d: row %d answered for another cgroup", c, found.CSSID)
+		}
+		if !l.Refresh(c, found.CSSID, id) {
+			t.Errorf("controller %d: refresh says the cgroup is gone", c)
+		}
+	}
+}
+
+func TestUsageEqualsTheUsageFile(t *testing.T) {
+	l := open(t, Options{})
+	dir := newCgroup(t)
+	sleeper := startIn(t, dir)
+	_ = sleeper
+	if _, err := l.Walk(); err != nil {
+		t.Fatal(err)
+	}
+	id := inode(t, dir.memory)
+	for _, row := range l.Index(Memory, nil) {
+		if row.CgroupID != id {
+			continue
+		}
+		got, want := row.Usage, readInt(t, filepath.Join(dir.memory, dir.usageFile))
+		if got != want || got == 0 {
+			t.Errorf("usage: table %d, file %d", got, want)
+		}
+	}
+	id = inode(t, dir.pids)
+	for _, row := range l.Index(Pids, nil) {
+		if row.CgroupID != id {
+			continue
+		}
+		got, want := row.Usage, readInt(t, filepath.Join(dir.pids, "pids.current"))
+		if got != want || got == 0 {
+			t.Errorf("tasks: table %d, file %d", got, want)
+		}
+	}
+}
+
+func TestCrossingIsReportedOncePerSequence(t *testing.T) {
+	l := open(t, Options{})
+	node, err := l.Look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	available := node.MemTotalBytes - node.AnonBytes - node.FileBytes + node.InactiveFileBytes
+	index, err := l.AddWire(sample.ScopeNodeMemory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Arm(); err != nil {
+		t.Fatal(err)
+	}
+	// Above what is there: crossed by the next allocation that looks.
+	l.SetWire(index, Wire{Scope: sample.ScopeNodeMemory, Limit: available + (1 << 30)})
+	for round := range 3 {
+		seq := l.ArmWire(index)
+		before := ktime(t)
+		touch(t, 16<<20)()
+		time.Sleep(20 * time.Millisecond)
+		crossings := drain(t, l)
+		if len(crossings) < 1 || len(crossings) > runtime.NumCPU() {
+			t.Fatalf("round %d: %d crossings, want one (at most one a CPU)", round, len(crossings))
+		}
+		s := crossings[0]
+		if s.Seq != seq || s.Wire != index || s.Available >= s.LimitValue || s.Ns < before {
+			t.Errorf("round %d: crossing %+v, armed with sequence %d at %d", round, s, seq, before)
+		}
+	}
+	l.DisarmWire(index)
+	touch(t, 16<<20)()
+	if got := drain(t, l); len(got) != 0 {
+		t.Errorf("a disarmed wire reported %d crossings", len(got))
+	}
+}
+
+func TestTimerAsksForTheHookWhenAWireIsNear(t *testing.T) {
+	l := open(t, Options{})
+	node, _ := l.Look()
+	available := node.MemTotalBytes - node.AnonBytes - node.FileBytes + node.InactiveFileBytes
+	index, err := l.AddWire(sample.ScopeNodeMemory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetWire(index, Wire{Scope: sample.ScopeNodeMemory, Limit: available - DefaultMarginBytes/2})
+	l.ArmWire(index)
+	deadline := time.Now().Add(30 * time.Second)
+	for time.Now().Before(deadline) {
+		var s sample.Sample
+		ok, err := l.Next(&s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok && s.Kind == sample.KindArm {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("the timer never asked for the allocation hook")
+}
+
+func TestClaimBelongsToOne(t *testing.T) {
+	l := open(t, Options{})
+	index, err := l.AddWire(sample.ScopeNodeTasks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seq := l.ArmWire(index)
+	if !l.Claim(index, seq) {
+		t.Error("the first claim was refused")
+	}
+	if l.Claim(index, seq) {
+		t.Error("a sequence was claimed twice")
+	}
+	l.Release(index, seq)
+	if !l.Claim(index, seq) {
+		t.Error("a released claim was refused")
+	}
+}
+
+func TestDecodeRefusesWhatNoProgramSends(t *testing.T) {
+	good := make([]byte, 64)
+	good[8] = 1                                                               // seq
+	good[24] = 1                                                              // limit above available
+	good[60], good[61] = byte(sample.KindCrossing), byte(sample.ObserverTask) // kind, observer
+	var s sample.Sample
+	if !decode(good, 4096, &s) {
+		t.Fatal("a good record was refused")
+	}
+	for name, spoil := range map[string]func([]byte) []byte{
+		"short":                      func(b []byte) []byte { return b[:63] },
+		"long":                       func(b []byte) []byte { return append(b, 0) },
+		"empty":                      func([]byte) []byte { return nil },
+		"unknown kind":               func(b []byte) []byte { b[60] = 9; return b },
+		"unknown observer":           func(b []byte) []byte { b[61] = 0; return b },
+		"wire out of range":          func(b []byte) []byte { b[62] = 32; return b },
+		"crossing without sequence":  func(b []byte) []byte { b[8] = 0; return b },
+		"crossing that crosses none": func(b []byte) []byte { b[16] = 1; return b },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if decode(spoil(append([]byte(nil), good...)), 4096, &s) {
+				t.Error("accepted")
+			}
+		})
+	}
+}
+
+func TestIntentSurvivesTheAgent(t *testing.T) {
+	pin := filepath.Join(bpffs, "ebpf-evict-test-"+strconv.Itoa(os.Getpid()))
+	l := open(t, Options{PinDir: pin})
+	want := Intent{ID: [16]byte{1, 2}, Ns: 7, Signal: "memory.available", UID: "u", Cgroup: "/a/b", Signalled: true}
+	slot := l.StoreIntent(&want)
+	l.IntentSignalled(slot)
+	got := staleIntents(filepath.Join(pin, "intents"))
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("found %+v, want %+v", got, want)
+	}
+	l.FreeIntent(slot)
+	if got := staleIntents(filepath.Join(pin, "intents")); len(got) != 0 {
+		t.Errorf("a freed intent is still there: %+v", got)
+	}
+}
+
+func drain(t *testing.T, l *Loader) (crossings []sample.Sample) {
+	t.Helper()
+	for {
+		var s sample.Sample
+		ok, err := l.Next(&s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			return crossings
+		}
+		if s.Kind == sample.KindCrossing {
+			crossings = append(crossings, s)
+		}
+	}
+}
+
+func ktime(t *testing.T) uint64 {
+	t.Helper()
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		t.Fatal(err)
+	}
+	return uint64(ts.Nano())
+}
+
+type cgroupDirs struct{ memory, pids, usageFile string }
+
+// newCgroup makes a cgroup of our own, on v1 in both hierarchies.
+func newCgroup(t *testing.T) cgroupDirs {
+	t.Helper()
+	name := "ebpf-evict-loader-test-" + strconv.Itoa(os.Getpid())
+	d := cgroupDirs{"/sys/fs/cgroup/memory/" + name, "/sys/fs/cgroup/pids/" + name, "memory.usage_in_bytes"}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		d = cgroupDirs{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/" + name, "memory.current"}
+	}
+	for _, dir := range []string{d.memory, d.pids} {
+		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+	}
+	return d
+}
+
+// startIn runs a shell that holds still in the cgroup until the test ends.
+func startIn(t *testing.T, d cgroupDirs) *os.Process {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := os.StartProcess("/proc/self/exe", []string{"hold", "-test.run=^TestHold$"}, &os.ProcAttr{
+		Env:   append(os.Environ(), "EBPF_EVICT_HOLD=1"),
+		Files: []*os.File{r, os.Stderr, os.Stderr},
+		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	t.Cleanup(func() {
+		_ = w.Close()
+		_ = p.Kill()
+		_, _ = p.Wait()
+		time.Sleep(50 * time.Millisecond) // the directory is busy until the kernel let go
+	})
+	for _, dir := range []string{d.memory, d.pids} {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(p.Pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.WriteString("x"); err != nil { // go and use some memory there
+		t.Fatal(err)
+	}
+	for range 1000 {
+		if readInt(t, filepath.Join(d.memory, d.usageFile)) > 8<<20 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond)
+	return p
+}
+
+func TestHold(t *testing.T) {
+	if os.Getenv("EBPF_EVICT_HOLD") == "" {
+		t.SkipNow() // only as a process that startIn starts
+	}
+	one := make([]byte, 1)
+	_, _ = os.Stdin.Read(one)
+	defer touch(t, 8<<20)()
+	_, _ = os.Stdin.Read(one) // until the other end is closed
+}
+
+func inode(t *testing.T, dir string) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Ino
+}
+
+func readInt(t *testing.T, path string) int64 {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

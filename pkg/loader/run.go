@@ -1,0 +1,94 @@
+package loader
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+)
+
+// testRunAttr is the part of union bpf_attr that BPF_PROG_TEST_RUN reads
+// (include/uapi/linux/bpf.h).
+type testRunAttr struct {
+	progFD, retval          uint32
+	dataSizeIn, dataSizeOut uint32
+	dataIn, dataOut         uint64
+	repeat, duration        uint32
+	ctxSizeIn, ctxSizeOut   uint32
+	ctxIn, ctxOut           uint64
+	flags, cpu              uint32
+	batchSize, _            uint32
+}
+
+const cmdTestRun = 10 // BPF_PROG_TEST_RUN
+
+// testRun is a prepared run of a program: a run allocates nothing. Not for two goroutines
+// at once.
+type testRun struct {
+	attr *testRunAttr
+	args *[3]uint64
+}
+
+func newTestRun(fd int) testRun {
+	r := testRun{attr: new(testRunAttr), args: new([3]uint64)}
+	r.attr.progFD = uint32(fd)
+	r.attr.ctxIn = uint64(uintptr(unsafe.Pointer(r.args)))
+	r.attr.ctxSizeIn = uint32(unsafe.Sizeof(*r.args))
+	return r
+}
+
+// run returns the program's return value.
+func (r testRun) run() (uint32, error) {
+	_, _, errno := unix.Syscall(unix.SYS_BPF, cmdTestRun, uintptr(unsafe.Pointer(r.attr)), unsafe.Sizeof(*r.attr))
+	runtime.KeepAlive(r.args)
+	if errno != 0 {
+		return 0, errno
+	}
+	return r.attr.retval, nil
+}
+
+// runOnce runs a syscall program, which takes no context.
+func runOnce(fd int) error {
+	r := newTestRun(fd)
+	r.attr.ctxIn, r.attr.ctxSizeIn = 0, 0
+	ret, err := r.run()
+	if err == nil && ret != 0 {
+		err = fmt.Errorf("the program returned %d", int32(ret))
+	}
+	return err
+}
+
+func (l *Loader) learn() (bool, error) {
+	ret, err := newTestRun(l.objs.Learn.FD()).run()
+	return ret == 0, err
+}
+
+// Look reads the node's counters now: one system call of about 7 µs, no text, no
+// allocation. For the hot thread.
+func (l *Loader) Look() (sample.Node, error) {
+	if _, err := l.lookRun.run(); err != nil {
+		return sample.Node{}, fmt.Errorf("run the look program: %w", err)
+	}
+	return l.Node(), nil
+}
+
+// Node returns the counters as they were read last, by whom ever.
+func (l *Loader) Node() sample.Node {
+	n := l.node.at(0)
+	return sample.Node{
+		Ns:                 n.UpdatedNs,
+		MemTotalBytes:      l.memTotalPages.Load() * l.page,
+		AnonBytes:          n.AnonPages * l.page,
+		FileBytes:          n.FilePages * l.page,
+		InactiveFileBytes:  n.InactiveFilePages * l.page,
+		Tasks:              n.Tasks,
+		TasksMax:           l.tasksMax.Load(),
+		MemoryChecks:       n.MemoryChecks,
+		TaskChecks:         n.TaskChecks,
+		LostSamples:        n.LostSamples,
+		CrossingsPublished: n.Crossings,
+	}
+}
