@@ -68,10 +68,13 @@ func (p *pins) remove() error {
 	if p.mounted == "" {
 		return err
 	}
-	if left, _ := os.ReadDir(p.mounted); len(left) == 0 {
-		err = errors.Join(err, unix.Unmount(p.mounted, 0))
+	left, readErr := os.ReadDir(p.mounted)
+	for _, e := range left {
+		if name := e.Name(); name != "maps.debug" && name != "progs.debug" {
+			return errors.Join(err, readErr) // somebody else uses it by now
+		}
 	}
-	return err
+	return errors.Join(err, readErr, unix.Unmount(p.mounted, 0))
 }
 
 func staleIntents(path string) []Intent {

@@ -32,6 +32,25 @@ func (l *Loader) Row(c Controller, cssID uint32, cgroupID uint64) (sample.Cgroup
 	return row, ok && row.CgroupID == cgroupID
 }
 
+// Climb visits the ids of a cgroup and of its ancestors, as far as their rows are known,
+// until visit returns false.
+func (l *Loader) Climb(c Controller, cssID uint32, visit func(cgroupID uint64) bool) {
+	table := l.table(c)
+	for range maxDepth {
+		if cssID == 0 || int(cssID) >= table.n {
+			return
+		}
+		row, ok := l.read(c, cssID, table.at(int(cssID)))
+		if !ok || !visit(row.CgroupID) {
+			return
+		}
+		cssID = row.Parent
+	}
+}
+
+// maxDepth bounds a climb, should rows of cgroups that were removed form a circle.
+const maxDepth = 32
+
 // Refresh reads one row's counters now. For the hot thread. False when the cgroup is gone.
 func (l *Loader) Refresh(c Controller, cssID uint32, cgroupID uint64) bool {
 	l.refreshRun.args[0], l.refreshRun.args[1], l.refreshRun.args[2] = uint64(c), uint64(cssID), cgroupID

@@ -1,0 +1,180 @@
+package actuator
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// ErrGone means that the unit ended by itself, or that its path is another unit by now.
+var ErrGone = errors.New("the unit is gone")
+
+// maxLeads is how many processes of a unit are held ready where there is no cgroup.kill.
+// One SIGKILL stops a hog; the rest follows in Finish.
+const maxLeads = 16
+
+// Handle is a unit opened for killing. It is bound to the directories it was opened from:
+// a unit that was removed and made again needs a new one.
+type Handle struct {
+	// ID is the identity that the directories had when they were opened.
+	ID workload.Identity
+
+	unit    *cgroupfs.Cgroup
+	targets []*cgroupfs.Cgroup
+	busy    atomic.Bool
+
+	mu    sync.Mutex // held while leads change or are used; never while anything slow runs
+	leads []lead
+	// pids and procs are buffers of Prepare.
+	pids []int
+}
+
+// lead is a process held by a pidfd, so that no reused pid can be hit.
+type lead struct {
+	pid, fd int
+}
+
+// Open opens the unit's cgroups. ErrGone when it vanished meanwhile.
+func Open(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
+	unit, err := openSame(fs, u.Cgroup, u.ID)
+	if err != nil {
+		return nil, err
+	}
+	h := &Handle{ID: u.ID, unit: unit}
+	for _, t := range u.Targets {
+		if t.Cgroup == u.Cgroup {
+			h.targets = append(h.targets, unit)
+			continue
+		}
+		c, err := fs.Open(t.Cgroup)
+		if errors.Is(err, cgroupfs.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+		h.targets = append(h.targets, c)
+	}
+	if len(h.targets) == 0 {
+		h.targets = append(h.targets, unit)
+	}
+	return h, h.Prepare()
+}
+
+func openSame(fs *cgroupfs.FS, path string, id workload.Identity) (*cgroupfs.Cgroup, error) {
+	c, err := fs.Open(path)
+	if errors.Is(err, cgroupfs.ErrGone) {
+		return nil, fmt.Errorf("open %s: %w", path, ErrGone)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if (workload.Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()}) != id {
+		return nil, errors.Join(fmt.Errorf("open %s: another cgroup of that name: %w", path, ErrGone), c.Close())
+	}
+	return c, nil
+}
+
+// Prepare opens pidfds of the unit's first processes where there is no cgroup.kill, so
+// that Strike reads no text. Off the hot path.
+func (h *Handle) Prepare() error {
+	if h.kernelKills() {
+		return nil
+	}
+	fresh, err := h.openLeads(maxLeads)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	old := h.leads
+	h.leads = fresh
+	h.mu.Unlock()
+	closeLeads(old)
+	return nil
+}
+
+func (h *Handle) kernelKills() bool {
+	for _, t := range h.targets {
+		if !t.CanKill() {
+			return false
+		}
+	}
+	return true
+}
+
+// openLeads holds up to most processes. A pid is listed, opened, and listed again: what is
+// in the second list is in the unit, whatever its number meant before.
+func (h *Handle) openLeads(most int) ([]lead, error) {
+	var leads []lead
+	for _, t := range h.targets {
+		var err error
+		if h.pids, err = t.Procs(h.pids[:0]); err != nil {
+			if errors.Is(err, cgroupfs.ErrGone) {
+				continue
+			}
+			return leads, err
+		}
+		for _, pid := range h.pids {
+			if len(leads) == most {
+				break
+			}
+			if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+				leads = append(leads, lead{pid, fd})
+			}
+		}
+	}
+	return h.stillMembers(leads)
+}
+
+func (h *Handle) stillMembers(leads []lead) ([]lead, error) {
+	members := map[int]bool{}
+	for _, t := range h.targets {
+		var err error
+		if h.pids, err = t.Procs(h.pids[:0]); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+			closeLeads(leads)
+			return nil, err
+		}
+		for _, pid := range h.pids {
+			members[pid] = true
+		}
+	}
+	kept := leads[:0]
+	for _, l := range leads {
+		if members[l.pid] {
+			kept = append(kept, l)
+			continue
+		}
+		_ = unix.Close(l.fd)
+	}
+	return kept, nil
+}
+
+func closeLeads(leads []lead) {
+	for _, l := range leads {
+		_ = unix.Close(l.fd)
+	}
+}
+
+// Busy reports whether the unit was struck and is not finished: Close must wait.
+func (h *Handle) Busy() bool { return h.busy.Load() }
+
+// Close lets go of the unit. Not while it is Busy.
+func (h *Handle) Close() error {
+	h.mu.Lock()
+	closeLeads(h.leads)
+	h.leads = nil
+	h.mu.Unlock()
+	errs := []error{h.unit.Close()}
+	for _, t := range h.targets {
+		if t != h.unit {
+			errs = append(errs, t.Close())
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,87 @@
+package actuator
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+)
+
+// Strike sends the first SIGKILL: by cgroup.kill (5.14) to everything at once, else to the
+// processes that Prepare holds. A unit so young that none is held is listed here, the one
+// case in which the hot path reads text. It returns how many processes were signalled (-1:
+// all, by the kernel), and ErrGone when there was nobody.
+func (h *Handle) Strike() (int, error) {
+	h.busy.Store(true)
+	n, err := h.strike()
+	if err != nil {
+		h.busy.Store(false)
+	}
+	return n, err
+}
+
+func (h *Handle) strike() (int, error) {
+	if h.kernelKills() {
+		return h.killByKernel()
+	}
+	if n := h.signalLeads(); n > 0 {
+		return n, nil
+	}
+	return h.sweep(nil)
+}
+
+func (h *Handle) killByKernel() (int, error) {
+	struck := false
+	for _, t := range h.targets {
+		switch err := t.Kill(); {
+		case err == nil:
+			struck = true
+		case errors.Is(err, cgroupfs.ErrUnsupported): // a threaded cgroup
+			return h.sweep(nil)
+		case !errors.Is(err, cgroupfs.ErrGone):
+			return 0, err
+		}
+	}
+	if !struck {
+		return 0, ErrGone
+	}
+	return -1, nil
+}
+
+func (h *Handle) signalLeads() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.leads {
+		if unix.PidfdSendSignal(l.fd, unix.SIGKILL, nil, 0) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// sweep lists the unit's processes and signals each; reap, when given, gets their pidfds
+// and closes them.
+func (h *Handle) sweep(reap func([]lead)) (int, error) {
+	leads, err := h.openLeads(maxSweep)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, l := range leads {
+		if unix.PidfdSendSignal(l.fd, unix.SIGKILL, nil, 0) == nil {
+			n++
+		}
+	}
+	if reap != nil {
+		reap(leads)
+	}
+	closeLeads(leads)
+	if n == 0 {
+		return 0, ErrGone
+	}
+	return n, nil
+}
+
+// maxSweep bounds the pidfds held at once, well below the limit of open files.
+const maxSweep = 4096

@@ -1,0 +1,494 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// Options are what Run needs beside the configuration.
+type Options struct {
+	Config *config.Config
+	// PinDir is where maps are pinned for bpftool; "" for none.
+	PinDir string
+	// Lock is the host file that one agent holds; DefaultLock when empty.
+	Lock string
+	// Ready is called when the agent watches.
+	Ready func()
+	Log   zerolog.Logger
+}
+
+// DefaultLock is held by the one agent of a node.
+const DefaultLock = "/run/ebpf-evict/agent.lock"
+
+// Errors of Run that are no failure but a refusal: exit code 2 or 3.
+var (
+	// ErrRunning means that another agent holds the lock.
+	ErrRunning = errors.New("another agent runs on this node")
+	// ErrNoRoot means that a configured root does not exist, or none at all.
+	ErrNoRoot = errors.New("no such root")
+)
+
+// Agent is one running agent. All fields belong to the hot thread unless they say else.
+type Agent struct {
+	kernel   *loader.Loader
+	scout    *scout
+	wires    *wires
+	recorder *recorder
+	poller   *poller
+	proc     signal.Proc
+	log      zerolog.Logger
+
+	node, mode    string
+	shadow        bool
+	fillPerSecond int64
+
+	settings decide.Settings
+	memory   decide.Memory
+	input    decide.Input
+	guards   [decide.MaxBounds]signal.Guard
+	scene    *scene
+
+	open      [maxOpen]eviction
+	shadowMet [decide.MaxBounds]bool
+	refused   [decide.MaxBounds]decide.Reason
+	entropy   [10]byte
+	crossed   sample.Sample
+
+	noDataCount uint64
+	viewed      time.Time
+	state       string
+	stateMu     sync.Mutex // one writer of the state file at a time
+}
+
+const reasonFull decide.Reason = "too many evictions under way"
+
+// overdue is how long a victim holds up the next one: 1 GiB is back in 65 to 235 ms.
+const overdue = 5 * time.Second
+
+// Run watches until ctx is done, then detaches and unpins everything. It returns an error
+// of its own kind for a bad root (ErrNoRoot), a second agent (ErrRunning), and what
+// loader.Open returns.
+func Run(ctx context.Context, o Options) error {
+	lock, err := takeLock(orText(o.Lock, DefaultLock))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	a, err := open(o)
+	if err != nil {
+		return err
+	}
+	err = a.watch(ctx, o.Ready)
+	return errors.Join(err, a.close())
+}
+
+func orText(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}
+
+// takeLock makes sure that one agent runs. The kernel gives the lock back when it dies.
+func takeLock(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock file: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := make([]byte, 32)
+		n, _ := f.ReadAt(holder, 0)
+		return nil, errors.Join(fmt.Errorf("%w: pid %s holds %s", ErrRunning, strings.TrimSpace(string(holder[:n])), path), f.Close())
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintln(os.Getpid()))); err != nil {
+		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+func writeAt(f *os.File, text string) error {
+	_, err := f.WriteAt([]byte(text), 0)
+	return err
+}
+
+func open(o Options) (*Agent, error) {
+	c := o.Config
+	fs, err := cgroupfs.New("/sys/fs/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	roots, err := rootsOf(fs, c)
+	if err != nil {
+		return nil, err
+	}
+	settings, err := settingsOf(c, roots)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		settings: settings, mode: c.Mode, shadow: c.Mode != config.ModeEnforce, log: o.Log, state: c.State,
+		proc:          signal.NewProc("/proc"),
+		fillPerSecond: c.MaxFillBytesPerSecond,
+	}
+	if a.fillPerSecond <= 0 {
+		a.fillPerSecond = loader.DefaultFillBytesPerSecond * int64(runtime.NumCPU())
+	}
+	a.node, _ = os.Hostname()
+	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
+	a.input.Dying = make([]decide.Dying, 0, maxOpen)
+	a.nextEntropy()
+	if a.kernel, err = loader.Open(loader.Options{
+		PinDir: o.PinDir, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes, Log: o.Log,
+	}); err != nil {
+		return nil, err
+	}
+	if err := a.build(o, fs, roots); err != nil {
+		return nil, errors.Join(err, a.close())
+	}
+	return a, nil
+}
+
+func (a *Agent) build(o Options, fs *cgroupfs.FS, roots []string) (err error) {
+	c := o.Config
+	node, err := a.proc.Node()
+	if err != nil {
+		return err
+	}
+	if err := a.kernel.SetLimits(node.MemTotalBytes, node.TasksMax); err != nil {
+		return err
+	}
+	if a.wires, err = newWires(a.kernel, a.settings.Bounds, roots); err != nil {
+		return err
+	}
+	journal, err := record.OpenJournal(c.Journal, record.JournalOptions{})
+	if err != nil {
+		return err
+	}
+	a.recorder = startRecorder(journal, o.Log)
+	a.closeIntents(fs)
+	margin := c.MarginBytes
+	if margin <= 0 {
+		margin = loader.DefaultMarginBytes
+	}
+	a.scout = &scout{
+		fs: fs, kernel: a.kernel, proc: a.proc, wires: a.wires, log: o.Log, margin: margin,
+		scanner: workload.NewScanner(workload.Options{
+			FS: fs, Roots: roots, Protect: c.Protect, SelfPIDs: selfPIDs(),
+			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
+		}),
+		kicks: make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{},
+	}
+	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
+		return err
+	}
+	return a.scout.round(true)
+}
+
+// rootsOf returns the roots that exist. A root that the file names must exist.
+func rootsOf(fs *cgroupfs.FS, c *config.Config) ([]string, error) {
+	var roots []string
+	for _, path := range c.Roots {
+		cg, err := fs.Open(path)
+		switch {
+		case err == nil:
+			_ = cg.Close()
+			roots = append(roots, path)
+		case c.RootsGiven:
+			return nil, fmt.Errorf("roots: %s: %w: make the cgroup first, or name another (%w)", path, ErrNoRoot, err)
+		}
+	}
+	if len(roots) == 0 {
+		return nil, fmt.Errorf("roots: %w: none of %s exists; name the cgroups below which units may be evicted",
+			ErrNoRoot, strings.Join(c.Roots, ", "))
+	}
+	return roots, nil
+}
+
+// settingsOf binds each threshold to what it watches: an allocatable one to every root.
+func settingsOf(c *config.Config, roots []string) (decide.Settings, error) {
+	s := decide.Settings{
+		Budget:  decide.Budget{PerMinute: c.Budget.KillsPerMinute, PerHour: c.Budget.KillsPerHour},
+		Overdue: overdue,
+	}
+	thresholds, err := c.Thresholds()
+	if err != nil {
+		return s, err
+	}
+	for _, t := range thresholds {
+		switch {
+		case scopeOf(t.Signal) == sample.ScopeOff:
+			continue // disk signals: config.Warnings says so
+		case t.Signal.Allocatable():
+			for _, r := range roots {
+				s.Bounds = append(s.Bounds, decide.Bound{Threshold: t, Root: r})
+			}
+		default:
+			s.Bounds = append(s.Bounds, decide.Bound{Threshold: t})
+		}
+	}
+	if len(s.Bounds) > decide.MaxBounds {
+		return s, fmt.Errorf("%d thresholds over all roots, at most %d", len(s.Bounds), decide.MaxBounds)
+	}
+	decide.SortBounds(s.Bounds)
+	return s, nil
+}
+
+// closeIntents writes the kill lines that a former agent died before it could write.
+func (a *Agent) closeIntents(fs *cgroupfs.FS) {
+	for _, in := range a.kernel.StaleIntents() {
+		outcome, reason := record.OutcomeFailed, "the agent died before it could signal, or say that it had"
+		if in.Signalled || a.isGone(fs, in) {
+			outcome, reason = record.OutcomeKilled, "the agent died before it could write this"
+		}
+		line := &record.Line{
+			Kind: record.KindKill, ID: record.ID(in.ID), Node: a.node, Mode: a.mode, Signal: in.Signal,
+			Time:     record.Time{Time: time.Unix(0, int64(in.WallNs))},
+			Observed: &record.Observed{Available: in.Available, Capacity: in.Capacity},
+			Victim:   &record.Victim{UID: in.UID, Name: filepath.Base(in.Cgroup), Cgroup: in.Cgroup, CgroupID: in.MemoryID},
+			Timeline: &record.Timeline{Crossed: in.Ns}, Attempts: 1,
+			Outcome: outcome, Reason: reason, By: record.ByAgent,
+		}
+		closing := *line
+		closing.Kind = record.KindEviction
+		a.recorder.send(line, nil)
+		a.recorder.send(&closing, nil)
+	}
+}
+
+func (a *Agent) isGone(fs *cgroupfs.FS, in loader.Intent) bool {
+	c, err := fs.Open(in.Cgroup)
+	if err != nil {
+		return errors.Is(err, cgroupfs.ErrGone)
+	}
+	defer func() { _ = c.Close() }()
+	populated, err := c.Populated()
+	return c.MemoryID() != in.MemoryID || err == nil && !populated
+}
+
+// watch is the life of the agent. The hot thread is this goroutine's.
+func (a *Agent) watch(ctx context.Context, ready func()) error {
+	runtime.LockOSThread() // never unlocked: the thread's priority must not leak to others
+	settle(a.log)
+	raise(a.log)
+	ctx, cancel := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	others.Go(func() { a.scout.run(ctx) })
+	others.Go(func() { a.scout.listen(ctx) })
+	others.Go(func() { <-ctx.Done(); a.poller.wake() })
+	defer others.Wait()
+	defer cancel()
+	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode}, nil)
+	if ready != nil {
+		ready()
+	}
+	for ctx.Err() == nil {
+		a.poller.wait(a.patience())
+		if err := a.turn(now()); err != nil {
+			return err
+		}
+	}
+	a.recorder.send(&record.Line{Kind: record.KindStop, Node: a.node, Mode: a.mode}, nil)
+	return nil
+}
+
+// turn takes what is in the ring buffer and makes one pass; without a crossing the pass is
+// the clock's.
+func (a *Agent) turn(wokeNs uint64) error {
+	crossing := false
+	for {
+		var s sample.Sample
+		ok, err := a.kernel.Next(&s)
+		if err != nil {
+			return fmt.Errorf("read the ring buffer: %w", err)
+		}
+		if !ok {
+			break
+		}
+		switch s.Kind {
+		case sample.KindArm:
+			a.scout.kick() // it attaches the hook; the timer stands in meanwhile
+		case sample.KindCrossing:
+			if !crossing || s.Ns < a.crossed.Ns {
+				a.crossed, crossing = s, true
+			}
+		}
+	}
+	if crossing {
+		a.pass(&a.crossed, wokeNs)
+	} else {
+		a.pass(nil, wokeNs)
+	}
+	a.idle()
+	return nil
+}
+
+const (
+	// followTick is how often an open eviction is looked at: dead and recovered are known
+	// to that.
+	followTick = time.Millisecond
+	// nearTick and farTick catch what no event told: a lost record, a limit that moved.
+	nearTick = 50 * time.Millisecond
+	farTick  = time.Second
+)
+
+func (a *Agent) patience() time.Duration {
+	switch {
+	case a.following():
+		return followTick
+	case a.wires.near.Load():
+		return nearTick
+	}
+	return farTick
+}
+
+// isStranger reports whether a crossing comes from a cgroup below a root that the scene
+// does not know yet.
+func (a *Agent) isStranger(s *sample.Sample) bool {
+	if s.CSSID == 0 || s.By == sample.ObserverTimer {
+		return false
+	}
+	controller, known := loader.Memory, a.scene.knownMemory
+	if s.By == sample.ObserverTask {
+		controller, known = loader.Pids, a.scene.knownPids
+	}
+	stranger := false
+	a.kernel.Climb(controller, s.CSSID, func(id uint64) bool {
+		if _, ok := known[id]; ok {
+			return false
+		}
+		for i := range a.scene.roots {
+			if r := &a.scene.roots[i]; id == r.id.MemoryID || id == r.id.PidsID {
+				stranger = true
+				return false
+			}
+		}
+		return true
+	})
+	return stranger && s.CgroupID != 0 && !a.isRoot(s.CgroupID)
+}
+
+func (a *Agent) isRoot(id uint64) bool {
+	for i := range a.scene.roots {
+		if r := &a.scene.roots[i]; id == r.id.MemoryID || id == r.id.PidsID {
+			return true
+		}
+	}
+	return false
+}
+
+// rearm lets the wires of bounds that are not met fire again.
+func (a *Agent) rearm(d *decide.Decision) {
+	for i, number := range a.wires.number {
+		if number == noWire || d.Met[i] {
+			continue
+		}
+		if seq, fired := a.kernel.WireSeq(number); seq != 0 && fired >= seq {
+			a.kernel.ArmWire(number)
+		}
+		a.shadowMet[i] = false
+		a.refused[i] = ""
+	}
+}
+
+// report records a refusal, once for each time and reason.
+func (a *Agent) report(d *decide.Decision) {
+	if d.Verdict != decide.Refuse || a.refused[d.Bound] == d.Reason {
+		return
+	}
+	a.refused[d.Bound] = d.Reason
+	b := &a.settings.Bounds[d.Bound]
+	a.log.Error().Str("signal", string(b.Signal)).Int64("available", d.Observed.Available).
+		Str("reason", string(d.Reason)).Msg("threshold met, and nobody is killed")
+	a.recorder.send(&record.Line{
+		Kind: record.KindEviction, ID: record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()),
+		Node: a.node, Mode: a.mode, Signal: string(b.Signal),
+		Threshold: &record.Threshold{Signal: string(b.Signal), Hard: b.Hard(), Value: b.Value.Text},
+		Observed:  &record.Observed{Available: d.Observed.Available, Capacity: d.Observed.Capacity},
+		Ranked:    a.ranked(d), Outcome: record.OutcomeRefused, Reason: string(d.Reason), By: record.ByAgent,
+	}, nil)
+}
+
+func (a *Agent) full() bool {
+	for i := range a.open {
+		if !a.open[i].used {
+			return false
+		}
+	}
+	return true
+}
+
+func (a *Agent) wake() { a.poller.wake() }
+
+func (a *Agent) nextEntropy() { a.entropy = record.Entropy() }
+
+// idle does what has time: the state file once a second, and a collection while every wire
+// is far.
+func (a *Agent) idle() {
+	if time.Since(a.viewed) < time.Second {
+		return
+	}
+	a.viewed = time.Now()
+	state := a.view()
+	go a.writeState(state)
+	if !a.wires.near.Load() && !a.following() {
+		var m runtime.MemStats
+		if runtime.ReadMemStats(&m); m.HeapAlloc > collectAbove {
+			go debug.FreeOSMemory()
+		}
+	}
+}
+
+func (a *Agent) writeState(s *record.State) {
+	if !a.stateMu.TryLock() {
+		return // the disk is slow; the next one will do
+	}
+	defer a.stateMu.Unlock()
+	if err := record.WriteState(a.state, s); err != nil {
+		a.log.Warn().Err(err).Msg("state file not written")
+	}
+}
+
+func (a *Agent) close() error {
+	var errs []error
+	if a.poller != nil {
+		defer a.poller.close()
+	}
+	if a.recorder != nil {
+		a.recorder.close()
+		errs = append(errs, a.recorder.journal.Close())
+	}
+	if a.scout != nil {
+		a.scout.shut()
+	}
+	errs = append(errs, a.kernel.Close())
+	if a.state != "" {
+		a.stateMu.Lock()
+		_ = os.Remove(a.state)
+		a.stateMu.Unlock()
+	}
+	return errors.Join(errs...)
+}

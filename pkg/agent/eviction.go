@@ -1,0 +1,340 @@
+package agent
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+const (
+	// maxOpen is how many evictions can be under way at once; more intents can't be kept.
+	maxOpen = 8
+	// finishDeadline is how long a victim is helped to die. In D state it dies later, and
+	// what it holds stays credited.
+	finishDeadline = 30 * time.Second
+	// closeAfter is how long a dead victim's eviction waits for the signal to recover.
+	closeAfter = 5 * time.Second
+)
+
+// eviction is one victim from the decision to the closed journal line.
+type eviction struct {
+	used     bool
+	id       record.ID
+	by       sample.Observer
+	decision decide.Decision
+	bound    decide.Bound
+	wire     int
+	seq      uint64
+	victim   workload.Workload
+	handle   *actuator.Handle
+	rows     rows
+	intended loader.Intent
+	intent   int
+	// condemned is the slot of the condemned word, -1: none.
+	condemned int
+	timeline  record.Timeline
+	wall      time.Time
+	struck    int
+	ranked    []record.Ranked
+	outcome   record.Outcome
+	reason    string
+	// lowest is the least that was available from the crossing to the recovery.
+	lowest int64
+	// heldAfter is what the unit still held when it was dead, bytes.
+	heldAfter int64
+	// finished is set by the finisher.
+	finished atomic.Pointer[actuator.Outcome]
+	pardoned bool
+	recorded bool
+}
+
+// begin takes a free slot. Every figure is copied: the scene goes on.
+func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) *eviction {
+	e := a.slot()
+	*e = eviction{
+		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy),
+		decision: *d, bound: a.settings.Bounds[d.Bound],
+		victim: a.scene.workloads[d.Victim], handle: a.scene.handles[d.Victim], rows: a.scene.rows[d.Victim],
+		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(),
+	}
+	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
+	e.wire = a.wires.number[d.Bound]
+	if crossing != nil && crossing.Wire == e.wire {
+		e.by, e.seq, e.timeline.Crossed = crossing.By, crossing.Seq, crossing.Ns
+	} else {
+		// Seen by the clock, or still below after an earlier victim: a new sequence.
+		e.by, e.seq, e.timeline.Crossed = sample.ObserverTimer, a.kernel.ArmWire(e.wire), d.Observed.Ns
+	}
+	a.nextEntropy()
+	e.intended = loader.Intent{
+		ID: e.id, Ns: e.timeline.Crossed, WallNs: uint64(e.wall.UnixNano()),
+		MemoryID: e.victim.ID.MemoryID, PidsID: e.victim.ID.PidsID, Seq: e.seq,
+		Available: d.Observed.Available, ThresholdValue: d.ThresholdValue, Capacity: d.Observed.Capacity,
+		Signal: string(e.bound.Signal), UID: e.victim.UID, Cgroup: e.victim.Cgroup,
+	}
+	return e
+}
+
+// slot returns a free eviction. There is always one: full reports whether decide may act.
+func (a *Agent) slot() *eviction {
+	for i := range a.open {
+		if !a.open[i].used {
+			return &a.open[i]
+		}
+	}
+	return &a.open[len(a.open)-1]
+}
+
+// opened starts what follows a first SIGKILL: the finisher, the ranking, the kill line.
+func (a *Agent) opened(e *eviction, struck int) {
+	e.struck = struck
+	h := e.handle
+	go func() {
+		out := h.Finish(now, finishDeadline)
+		e.finished.Store(&out)
+		a.wake()
+	}()
+	e.ranked = a.ranked(&e.decision)
+	intent := e.intent
+	a.recorder.send(a.line(record.KindKill, e), func() { a.kernel.FreeIntent(intent) })
+}
+
+// line is the journal's line of an eviction as it stands now.
+func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
+	l := &record.Line{
+		Kind: kind, ID: e.id, Time: record.Time{Time: e.wall}, Node: a.node, Mode: a.mode,
+		Tier: tierOf(e.by), Signal: string(e.bound.Signal),
+		Threshold: a.thresholdLine(e),
+		Observed:  &record.Observed{Available: e.decision.Observed.Available, Capacity: e.decision.Observed.Capacity},
+		Victim: &record.Victim{
+			UID: e.victim.UID, Namespace: e.victim.Namespace, Name: e.victim.Name, Cgroup: e.victim.Cgroup,
+			CgroupID: max(e.victim.ID.MemoryID, e.victim.ID.PidsID), QOSClass: string(e.victim.QOSClass),
+			Priority: e.victim.Priority, RequestBytes: e.victim.MemoryRequestBytes,
+			UsageBytes: figure(e.victim.Usage.WorkingSetBytes), Tasks: figure(e.victim.Usage.Tasks),
+		},
+		Ranked: e.ranked, Attempts: 1, Outcome: e.outcome, Reason: e.reason, By: record.ByAgent,
+	}
+	if e.victim.ID.MemoryID != 0 {
+		l.Victim.CgroupID = e.victim.ID.MemoryID
+	}
+	timeline := e.timeline
+	l.Timeline = &timeline
+	if kind == record.KindKill {
+		l.Reason = string(e.decision.Reason)
+		return l
+	}
+	a.figures(l, e)
+	return l
+}
+
+// figures adds what is known only when an eviction is closed.
+func (a *Agent) figures(l *record.Line, e *eviction) {
+	if e.bound.Signal.Memory() {
+		overshoot := max(0, e.decision.ThresholdValue-e.lowest)
+		l.OvershootBytes = &overshoot
+	}
+	if e.timeline.Dead != 0 && e.victim.Usage.WorkingSetBytes != workload.NoData {
+		freed := e.victim.Usage.WorkingSetBytes - e.heldAfter
+		l.FreedBytes = &freed
+	}
+	if out := e.finished.Load(); out != nil {
+		l.ProcessesKilled = max(out.Processes, e.struck, 1)
+	}
+}
+
+func (a *Agent) thresholdLine(e *eviction) *record.Threshold {
+	t := &record.Threshold{
+		Signal: string(e.bound.Signal), Hard: e.bound.Hard(), Value: e.bound.Value.Text,
+		GracePeriodSeconds: int64(e.bound.GracePeriod / time.Second),
+	}
+	if e.bound.Signal.Memory() {
+		value, reclaim := e.decision.ThresholdValue, e.decision.TargetAvailable-e.decision.ThresholdValue
+		t.ValueBytes, t.MinReclaimBytes = &value, &reclaim
+	}
+	return t
+}
+
+// tierOf names the back-end that saw a crossing.
+func tierOf(by sample.Observer) string {
+	switch {
+	case by == sample.ObserverAlloc:
+		return tierAlloc
+	case by == sample.ObserverTask:
+		return tierTask
+	}
+	return tierPoll // the timer, or a look of the agent's own
+}
+
+// The tiers that this agent can have, as the journal names them.
+const (
+	tierAlloc = "bpf-alloc"
+	tierTask  = "bpf-task"
+	tierPoll  = "poll"
+)
+
+func (a *Agent) ranked(d *decide.Decision) []record.Ranked {
+	var out []record.Ranked
+	for _, r := range decide.Rank(&a.settings, &a.settings.Bounds[d.Bound], a.scene.workloads) {
+		if len(out) == record.MaxRanked {
+			break
+		}
+		w := &a.scene.workloads[r.Index]
+		out = append(out, record.Ranked{
+			UID: w.UID, Name: w.Name,
+			UsageBytes: figure(w.Usage.WorkingSetBytes), RequestBytes: w.MemoryRequestBytes,
+			Tasks: figure(w.Usage.Tasks), Priority: w.Priority,
+			Evictable: r.Evictable, Reason: r.Reason,
+		})
+	}
+	return out
+}
+
+// figure turns "no data" into an absent figure.
+func figure(v int64) *int64 {
+	if v == workload.NoData {
+		return nil
+	}
+	return &v
+}
+
+// shadowed records what would have been done, once for each time the threshold is met.
+func (a *Agent) shadowed(e *eviction, d *decide.Decision) {
+	e.used = false
+	if a.shadowMet[d.Bound] {
+		return
+	}
+	a.shadowMet[d.Bound] = true
+	e.ranked = a.ranked(&e.decision)
+	e.outcome, e.reason = record.OutcomeShadow, "would have been killed"
+	a.recorder.send(a.line(record.KindEviction, e), nil)
+}
+
+// dying lists what former victims still hold.
+func (a *Agent) dying(dst []decide.Dying) []decide.Dying {
+	for i := range a.open {
+		e := &a.open[i]
+		if !e.used || e.timeline.Signalled == 0 {
+			continue
+		}
+		held := a.held(e)
+		dead := e.timeline.Dead != 0
+		if dead {
+			held.MemoryBytes = 0 // exit_mm comes before a cgroup counts as unpopulated
+			if held.Tasks == 0 {
+				continue
+			}
+		}
+		dst = append(dst, decide.Dying{
+			UID: e.victim.UID, Cgroup: e.victim.Cgroup, Signal: e.bound.Signal,
+			KilledNs: e.timeline.Signalled, Populated: !dead,
+			HeldBytes: held.MemoryBytes, HeldTasks: held.Tasks,
+		})
+	}
+	return dst
+}
+
+// held reads what a victim still holds; nothing when its cgroup is gone.
+func (a *Agent) held(e *eviction) (u workload.Usage) {
+	if a.kernel.Refresh(loader.Memory, e.rows.memoryCSS, e.victim.ID.MemoryID) {
+		if row, ok := a.kernel.Row(loader.Memory, e.rows.memoryCSS, e.victim.ID.MemoryID); ok {
+			u.MemoryBytes = signal.WorkingSetBytes(row.Usage, row.InactiveFileBytes)
+		}
+	}
+	if a.kernel.Refresh(loader.Pids, e.rows.pidsCSS, e.victim.ID.PidsID) {
+		if row, ok := a.kernel.Row(loader.Pids, e.rows.pidsCSS, e.victim.ID.PidsID); ok {
+			u.Tasks = row.Usage
+		}
+	}
+	return u
+}
+
+// follow moves the open evictions on: dead, recovered, closed.
+func (a *Agent) follow() {
+	for i := range a.open {
+		e := &a.open[i]
+		if !e.used || e.timeline.Signalled == 0 {
+			continue
+		}
+		a.followOne(e)
+	}
+}
+
+func (a *Agent) followOne(e *eviction) {
+	if out := e.finished.Load(); out != nil && e.timeline.SignalledAll == 0 {
+		e.timeline.Dead = out.DeadNs
+		e.timeline.SignalledAll = max(e.timeline.Signalled, out.SignalledAllNs)
+		e.heldAfter = a.held(e).MemoryBytes
+	}
+	if e.timeline.Dead != 0 && !e.pardoned {
+		e.pardoned = true
+		a.kernel.Pardon(e.condemned)
+	}
+	if o := a.observed(&e.bound); o != nil && e.timeline.Recovered == 0 {
+		e.lowest = min(e.lowest, o.Available)
+		if o.Available >= e.decision.TargetAvailable {
+			e.timeline.Recovered = o.Ns
+		}
+	}
+	if !e.recorded && e.over(now()) {
+		e.recorded = true
+		e.outcome, e.reason = record.OutcomeKilled, "dead; the signal has not recovered"
+		switch {
+		case e.timeline.Dead == 0:
+			e.outcome, e.reason = record.OutcomeFailed, "signalled, and not dead in time"
+		case e.timeline.Recovered != 0:
+			e.reason = "the signal is back above the threshold"
+		}
+		a.recorder.send(a.line(record.KindEviction, e), nil)
+	}
+	if e.recorded && e.pardoned && a.held(e).Tasks == 0 || e.recorded && e.timeline.Dead == 0 && e.finished.Load() != nil && !a.alive(e) {
+		a.release(e)
+	}
+}
+
+// alive reports whether the victim's cgroup still charges anything.
+func (a *Agent) alive(e *eviction) bool {
+	u := a.held(e)
+	return u.Tasks > 0 || u.MemoryBytes > 0
+}
+
+// over reports whether the eviction's line can be closed.
+func (e *eviction) over(nowNs uint64) bool {
+	if e.finished.Load() == nil {
+		return false
+	}
+	if e.timeline.Dead == 0 {
+		return true // the finisher gave up
+	}
+	return e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(closeAfter)
+}
+
+func (a *Agent) release(e *eviction) {
+	a.kernel.Pardon(e.condemned)
+	e.used = false
+}
+
+func (a *Agent) observed(b *decide.Bound) *signal.Observation {
+	for i := range a.input.Observations {
+		if o := &a.input.Observations[i]; o.Signal == b.Signal && o.Root == b.Root {
+			return o
+		}
+	}
+	return nil
+}
+
+// following reports whether some eviction needs frequent looks, settled whether none is open.
+func (a *Agent) following() bool {
+	for i := range a.open {
+		if a.open[i].used && !a.open[i].recorded {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,97 @@
+package agent
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+)
+
+// fifoPriority is in the middle: above everything normal, below the kernel's watchdogs.
+const fifoPriority = 50
+
+// memoryCeiling makes the collector run after all should the process grow for a reason
+// that we did not think of.
+const memoryCeiling = 256 << 20
+
+// settle prepares the process once: enough Ps that the hot thread finds one when it
+// returns from the kernel (with two it was seen waiting for 300 to 960 ms), no collection
+// in a pass, pages locked as they are touched.
+func settle(log zerolog.Logger) {
+	runtime.GOMAXPROCS(max(8, runtime.GOMAXPROCS(0)))
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(memoryCeiling)
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		log.Warn().Err(err).Msg("degraded: memory not locked, needs CAP_IPC_LOCK")
+	}
+}
+
+// collectAbove is when the scout lets the collector run, while every wire is far.
+const collectAbove = 64 << 20
+
+// raise gives the calling, locked thread real-time priority, or else a low nice value.
+// Without it the 99th percentile under load is 24 ms instead of 0.2 ms.
+func raise(log zerolog.Logger) {
+	attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: fifoPriority, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
+	err := unix.SchedSetAttr(0, attr, 0)
+	if err == nil {
+		return
+	}
+	niceErr := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
+	log.Warn().Err(err).AnErr("nice", niceErr).
+		Msg("degraded: no SCHED_FIFO, kills may take tens of milliseconds under load; needs CAP_SYS_NICE")
+}
+
+// now is CLOCK_MONOTONIC, the clock of bpf_ktime_get_ns.
+func now() uint64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return math.MaxUint64 // can't happen; everything looks old then, and nothing is done
+	}
+	return uint64(ts.Nano())
+}
+
+// poller is the one epoll of the hot thread.
+type poller struct {
+	epoll, event int
+	events       [4]unix.EpollEvent
+	word         [8]byte
+}
+
+func newPoller(crossingsFD int) (*poller, error) {
+	p := &poller{epoll: -1, event: -1}
+	var err error
+	if p.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("create epoll: %w", err)
+	}
+	if p.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("create eventfd: %w", err)
+	}
+	for _, fd := range []int{crossingsFD, p.event} {
+		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+		if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+			return nil, fmt.Errorf("add to epoll: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// wait returns when something is there or the time is over.
+func (p *poller) wait(most time.Duration) {
+	_, _ = unix.EpollWait(p.epoll, p.events[:], int(most/time.Millisecond))
+	_, _ = unix.Read(p.event, p.word[:])
+}
+
+// wake ends a wait, from any goroutine.
+func (p *poller) wake() {
+	_, _ = unix.Write(p.event, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+func (p *poller) close() {
+	_ = unix.Close(p.epoll)
+	_ = unix.Close(p.event)
+}

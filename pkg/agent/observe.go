@@ -1,0 +1,130 @@
+package agent
+
+import (
+	"errors"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+)
+
+// observe fills input.Observations with every signal that some bound asks for. A signal
+// that can't be told is absent, and counted.
+func (a *Agent) observe() {
+	obs := a.input.Observations[:0]
+	node, err := a.kernel.Look()
+	if err != nil {
+		a.noData(err)
+	}
+	for i := range a.settings.Bounds {
+		b := &a.settings.Bounds[i]
+		if has(obs, b) {
+			continue // hard and soft of one signal
+		}
+		o, oErr := a.observeOne(b, node, err)
+		if oErr == nil {
+			oErr = a.check(i, o)
+		}
+		if oErr != nil {
+			a.noData(oErr)
+			continue
+		}
+		obs = append(obs, o)
+	}
+	a.input.Observations = obs
+}
+
+func has(obs []signal.Observation, b *decide.Bound) bool {
+	for i := range obs {
+		if obs[i].Signal == b.Signal && obs[i].Root == b.Root {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) observeOne(b *decide.Bound, node sample.Node, nodeErr error) (signal.Observation, error) {
+	switch b.Signal {
+	case signal.MemoryAvailable:
+		if nodeErr != nil {
+			return signal.Observation{}, signal.ErrNoData
+		}
+		return signal.MemoryAvailableOf(node)
+	case signal.PIDAvailable:
+		if nodeErr != nil {
+			return signal.Observation{}, signal.ErrNoData
+		}
+		return signal.PIDAvailableOf(node)
+	}
+	return a.observeRoot(b)
+}
+
+func (a *Agent) observeRoot(b *decide.Bound) (signal.Observation, error) {
+	r := a.scene.root(b.Root)
+	if r == nil {
+		return signal.Observation{}, signal.ErrNoData
+	}
+	if b.Signal == signal.AllocatableMemoryAvailable {
+		if !a.kernel.Refresh(loader.Memory, r.memoryCSS, r.id.MemoryID) {
+			return signal.Observation{}, signal.ErrNoData
+		}
+		row, ok := a.kernel.Row(loader.Memory, r.memoryCSS, r.id.MemoryID)
+		if !ok {
+			return signal.Observation{}, signal.ErrNoData
+		}
+		return signal.AllocatableMemoryOf(b.Root, r.memoryMax, row.Usage, r.inactiveFile, row.Ns)
+	}
+	if !a.kernel.Refresh(loader.Pids, r.pidsCSS, r.id.PidsID) {
+		return signal.Observation{}, signal.ErrNoData
+	}
+	row, ok := a.kernel.Row(loader.Pids, r.pidsCSS, r.id.PidsID)
+	if !ok {
+		return signal.Observation{}, signal.ErrNoData
+	}
+	return signal.AllocatablePIDOf(b.Root, r.pidsMax, row.Usage, row.Ns)
+}
+
+// check holds a reading against the last one. A fall faster than the machine can fill is
+// read again from /proc at once; if both agree it is true.
+func (a *Agent) check(bound int, o signal.Observation) error {
+	g := &a.guards[bound]
+	perSecond := a.fillPerSecond
+	if !o.Signal.Memory() {
+		perSecond = maxForksPerSecond
+	}
+	err := g.Check(o, perSecond)
+	if errors.Is(err, signal.ErrJump) && o.Root == "" {
+		err = a.agrees(o, err)
+	} else if errors.Is(err, signal.ErrJump) {
+		err = nil // a page counter of the kernel's own: a limit that was lowered looks like this
+	}
+	if err == nil {
+		g.Accept(o)
+	}
+	return err
+}
+
+// maxForksPerSecond is far above what a machine can do (20,000 a CPU were measured).
+const maxForksPerSecond = 1_000_000
+
+func (a *Agent) agrees(o signal.Observation, jump error) error {
+	node, err := a.proc.Node()
+	if err != nil {
+		return errors.Join(jump, err)
+	}
+	node.Ns = o.Ns
+	other, err := signal.MemoryAvailableOf(node)
+	if o.Signal == signal.PIDAvailable {
+		other, err = signal.PIDAvailableOf(node)
+	}
+	if err != nil || !signal.Agree(o, other, max(o.Capacity/64, 64)) {
+		return errors.Join(jump, err)
+	}
+	return nil
+}
+
+func (a *Agent) noData(err error) {
+	a.noDataCount++
+	a.log.Debug().Err(err).Msg("signal without data")
+}

@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"errors"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+)
+
+// pass is one pass: look, decide, look again at the victim, strike, record. crossing is
+// the record that woke us, nil when the clock did. Nothing here allocates, reads text or
+// waits until the SIGKILL is sent.
+func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
+	a.scene = a.scout.current()
+	if crossing != nil && a.isStranger(crossing) {
+		a.scene = a.scout.refreshNow() // younger than the last scan: the one doubt worth a wait
+	}
+	d := a.consider()
+	for range lookAgain {
+		if d.Verdict != decide.Evict {
+			break
+		}
+		victim := d.Victim
+		a.scene.refresh(a.kernel, victim) // what it holds now, not what it held at the last walk
+		if d = a.consider(); d.Verdict == decide.Evict && d.Victim == victim {
+			a.evict(&d, crossing, wokeNs)
+			break
+		}
+	}
+	a.memory.Next(&a.settings, &a.input, &d)
+	a.report(&d)
+	a.follow()
+	a.rearm(&d)
+}
+
+// lookAgain is how many victims a pass may consider: each look can only show that one
+// holds less than it did, so the second or third is the one.
+const lookAgain = 4
+
+// consider reads everything that a decision needs and decides.
+func (a *Agent) consider() decide.Decision {
+	a.observe()
+	a.scene.fill(a.kernel)
+	a.input.NowNs = now()
+	a.input.Workloads = a.scene.workloads
+	a.input.Dying = a.dying(a.input.Dying[:0])
+	return decide.Decide(&a.settings, &a.memory, &a.input)
+}
+
+// evict strikes the victim, or in shadow mode only says that it would have.
+func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) {
+	if a.full() {
+		d.Verdict, d.Victim = decide.Refuse, -1
+		d.Reason = reasonFull
+		return
+	}
+	e := a.begin(d, crossing, wokeNs)
+	if a.shadow {
+		a.shadowed(e, d)
+		return
+	}
+	if !a.kernel.Claim(e.wire, e.seq) {
+		e.used = false
+		return // somebody has acted on this crossing
+	}
+	e.intent = a.kernel.StoreIntent(&e.intended)
+	e.condemned = a.kernel.Condemn(e.victim.ID.MemoryID, e.victim.ID.PidsID)
+	struck, err := e.handle.Strike()
+	e.timeline.Signalled = now()
+	if err != nil {
+		a.standDown(e, err)
+		return
+	}
+	a.kernel.IntentSignalled(e.intent)
+	a.memory.Killed(e.timeline.Signalled)
+	a.opened(e, struck)
+}
+
+func (a *Agent) standDown(e *eviction, err error) {
+	a.kernel.Pardon(e.condemned)
+	a.kernel.FreeIntent(e.intent)
+	a.kernel.Release(e.wire, e.seq)
+	if errors.Is(err, actuator.ErrGone) {
+		e.outcome, e.reason = record.OutcomeGone, "it ended before it was signalled"
+	} else {
+		e.outcome, e.reason = record.OutcomeFailed, err.Error()
+	}
+	e.used, e.timeline.Signalled = false, 0
+	a.scout.kick() // what we knew is wrong
+	a.recorder.send(a.line(record.KindEviction, e), nil)
+}

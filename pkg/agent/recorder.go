@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+// recorder writes journal and state in a goroutine of its own: nothing waits for a disk.
+type recorder struct {
+	journal *record.Journal
+	log     zerolog.Logger
+	entries chan entry
+	done    chan struct{}
+	once    sync.Once
+}
+
+type entry struct {
+	line *record.Line
+	// after runs when the line is on disk.
+	after func()
+}
+
+// backlog is how many lines may wait: evictions come one at a time, refusals once a second.
+const backlog = 256
+
+func startRecorder(j *record.Journal, log zerolog.Logger) *recorder {
+	r := &recorder{journal: j, log: log, entries: make(chan entry, backlog), done: make(chan struct{})}
+	go r.write()
+	return r
+}
+
+// send queues a line; never blocks. A line that finds no room is logged instead.
+func (r *recorder) send(l *record.Line, after func()) {
+	if l.Time.IsZero() {
+		l.Time = record.Time{Time: time.Now()}
+	}
+	select {
+	case r.entries <- entry{l, after}:
+	default:
+		r.log.Error().Str("kind", string(l.Kind)).Str("id", l.ID.String()).Msg("journal backlog full, line lost")
+	}
+}
+
+func (r *recorder) write() {
+	defer close(r.done)
+	for e := range r.entries {
+		if err := r.journal.Append(e.line); err != nil {
+			r.log.Error().Err(err).Str("kind", string(e.line.Kind)).Msg("journal line not written")
+			continue
+		}
+		r.announce(e.line)
+		if err := r.journal.Sync(); err != nil {
+			r.log.Warn().Err(err).Msg("journal not synced")
+		}
+		if e.after != nil {
+			e.after()
+		}
+	}
+}
+
+func (r *recorder) announce(l *record.Line) {
+	if l.Victim == nil {
+		return
+	}
+	ev := r.log.Warn().Str("id", l.ID.String()).Str("signal", l.Signal).Str("outcome", string(l.Outcome)).
+		Str("cgroup", l.Victim.Cgroup).Str("reason", l.Reason)
+	if l.Timeline != nil && l.Timeline.Signalled != 0 {
+		ev = ev.Dur("crossed_to_signalled_ms", time.Duration(l.Timeline.Signalled-l.Timeline.Crossed))
+	}
+	ev.Msg(string(l.Kind))
+}
+
+// close writes what is queued.
+func (r *recorder) close() {
+	r.once.Do(func() { close(r.entries) })
+	<-r.done
+}

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"math"
+	"slices"
+	"sync/atomic"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+)
+
+// wires are the bounds as the kernel watches them: one wire for each hard bound.
+type wires struct {
+	kernel *loader.Loader
+	bounds []decide.Bound
+	// number is the wire of each bound, noWire for one that the kernel does not watch.
+	number []int
+	// roots are the cgroups that some bound or some unit belongs to.
+	roots []string
+	// near: some memory wire is nearer than the margin.
+	near atomic.Bool
+}
+
+const noWire = -1
+
+func newWires(k *loader.Loader, bounds []decide.Bound, roots []string) (*wires, error) {
+	w := &wires{kernel: k, bounds: bounds, roots: roots}
+	for i := range bounds {
+		scope := scopeOf(bounds[i].Signal)
+		if scope == sample.ScopeOff || !bounds[i].Hard() {
+			w.number = append(w.number, noWire)
+			continue
+		}
+		n, err := k.AddWire(scope)
+		if err != nil {
+			return nil, err
+		}
+		w.number = append(w.number, n)
+	}
+	return w, nil
+}
+
+func scopeOf(s signal.Signal) sample.Scope {
+	switch s {
+	case signal.MemoryAvailable:
+		return sample.ScopeNodeMemory
+	case signal.AllocatableMemoryAvailable:
+		return sample.ScopeCgroupMemory
+	case signal.PIDAvailable:
+		return sample.ScopeNodeTasks
+	case signal.AllocatablePIDAvailable:
+		return sample.ScopeCgroupTasks
+	}
+	return sample.ScopeOff
+}
+
+// boundOf returns the bound of a wire, -1 for a wire that is not ours.
+func (w *wires) boundOf(number int) int { return slices.Index(w.number, number) }
+
+// place puts every wire where its threshold is now, and arms those that are off: new ones,
+// and those whose root came back.
+func (w *wires) place(s *scene) {
+	node := w.kernel.Node()
+	for i, number := range w.number {
+		if number == noWire {
+			continue
+		}
+		wire, ok := w.wire(&w.bounds[i], node, s)
+		if !ok {
+			w.kernel.DisarmWire(number)
+			continue
+		}
+		w.kernel.SetWire(number, wire)
+		if seq, _ := w.kernel.WireSeq(number); seq == 0 {
+			w.kernel.ArmWire(number)
+		}
+	}
+}
+
+func (w *wires) wire(b *decide.Bound, node sample.Node, s *scene) (loader.Wire, bool) {
+	wire := loader.Wire{Scope: scopeOf(b.Signal)}
+	switch b.Signal {
+	case signal.MemoryAvailable:
+		wire.Capacity = node.MemTotalBytes
+	case signal.PIDAvailable:
+		wire.Capacity = node.TasksMax
+	default:
+		r := s.root(b.Root)
+		if r == nil {
+			return wire, false
+		}
+		wire.Capacity, wire.CgroupID, wire.CSSID = r.pidsMax, r.id.PidsID, r.pidsCSS
+		if b.Signal == signal.AllocatableMemoryAvailable {
+			wire.Capacity, wire.CgroupID, wire.CSSID = r.memoryMax, r.id.MemoryID, r.memoryCSS
+			wire.InactiveFileBytes = r.inactiveFile
+		}
+		if wire.Capacity >= cgroupfs.Unlimited/2 || wire.CSSID == 0 {
+			return wire, false
+		}
+	}
+	wire.Limit = b.Value.Of(wire.Capacity)
+	return wire, true
+}
+
+// memoryDistance is how many bytes the nearest memory wire is away; false when there is none.
+func (w *wires) memoryDistance(node sample.Node, s *scene) (int64, bool) {
+	nearest, any := int64(math.MaxInt64), false
+	for i, number := range w.number {
+		b := &w.bounds[i]
+		if number == noWire || !b.Signal.Memory() {
+			continue
+		}
+		wire, ok := w.wire(b, node, s)
+		if !ok {
+			continue
+		}
+		available := node.MemTotalBytes - node.AnonBytes - node.FileBytes + node.InactiveFileBytes
+		if b.Signal == signal.AllocatableMemoryAvailable {
+			row, ok := w.kernel.Row(loader.Memory, wire.CSSID, wire.CgroupID)
+			if !ok {
+				continue
+			}
+			available = wire.Capacity - signal.WorkingSetBytes(row.Usage, wire.InactiveFileBytes)
+		}
+		nearest, any = min(nearest, available-wire.Limit), true
+	}
+	return nearest, any
+}

@@ -1,0 +1,153 @@
+// Package config parses the configuration file and validates it before anything
+// privileged happens. It speaks the kubelet's eviction grammar, so that the eviction part
+// of a KubeletConfiguration can be pasted in.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The modes of the agent.
+const (
+	// ModeShadow decides and records, and never kills.
+	ModeShadow = "shadow"
+	// ModeEnforce kills.
+	ModeEnforce = "enforce"
+)
+
+// CompatKubelet is the value of compat that asks for the kubelet's own behaviour.
+const CompatKubelet = "kubelet"
+
+// maxFileBytes is far above any sensible configuration (a full one has about 2 KiB).
+const maxFileBytes = 1 << 20
+
+// Config is a validated configuration. Each field's key in the file is its name with a
+// small first letter, unless its comment says otherwise.
+type Config struct {
+	// EvictionHard maps signals to quantities or percentages. nil means the kubelet's
+	// defaults, an empty map none.
+	EvictionHard map[string]string
+	// EvictionSoft is as EvictionHard; each needs an EvictionSoftGracePeriod.
+	EvictionSoft map[string]string
+	// EvictionSoftGracePeriod maps signals to Go durations such as "1m30s".
+	EvictionSoftGracePeriod map[string]string
+	// EvictionMinimumReclaim maps signals to quantities or percentages.
+	EvictionMinimumReclaim map[string]string
+	// EvictionMaxPodGracePeriod is in seconds and for soft evictions only; default 0.
+	EvictionMaxPodGracePeriod int32
+	// EvictionPressureTransitionPeriod is how long a condition stays after its threshold
+	// was last met. Default 5m, which also replaces 0.
+	EvictionPressureTransitionPeriod time.Duration
+	// MergeDefaultEvictionSettings adds the defaults of the signals that EvictionHard
+	// does not name.
+	MergeDefaultEvictionSettings bool
+	// EnforceNodeAllocatable with "pods" in it, the default, copies hard
+	// memory.available thresholds to allocatableMemory.available.
+	EnforceNodeAllocatable []string
+	// LocalStorageCapacityIsolation is about emptyDir and ephemeral-storage limits;
+	// default true.
+	LocalStorageCapacityIsolation bool
+
+	// Mode is ModeShadow, the default, or ModeEnforce.
+	Mode string
+	// Roots are clean absolute cgroup paths below which units may be evicted.
+	Roots []string
+	// RootsGiven tells Roots of the file, which must exist, from the default ones, of
+	// which those that exist are used. It has no key.
+	RootsGiven bool
+	// Compat is empty or CompatKubelet.
+	Compat string
+	// Journal, State and Workloads are absolute paths of the files of these names.
+	Journal, State, Workloads string
+	// TableOwner is the uid that must own the Workloads file; default 0.
+	TableOwner uint32
+	// Protect are globs (path.Match) of units that are never killed.
+	Protect []string
+	Budget  Budget
+	// MaxFillBytesPerSecond, key fillBytesPerSecond, is the fastest rate at which memory
+	// could fill. 0, the default, means that it is derived from the number of CPUs.
+	MaxFillBytesPerSecond int64
+	// MarginBytes is how far from a wire the hot hook is attached at the latest. 0, the
+	// default, leaves it to the agent.
+	MarginBytes int64
+}
+
+// Budget limits the kills. 0 means no kill at all.
+type Budget struct {
+	KillsPerMinute int // default 20
+	KillsPerHour   int // default 120
+}
+
+// Default returns the configuration of an empty file. Callers may change it.
+func Default() *Config {
+	return &Config{
+		EvictionPressureTransitionPeriod: defaultTransitionPeriod,
+		EnforceNodeAllocatable:           []string{"pods"},
+		LocalStorageCapacityIsolation:    true,
+		Mode:                             ModeShadow,
+		// The kubelet's two names, by its cgroup driver: cgroupfs and systemd.
+		Roots:     []string{"/kubepods", "/kubepods.slice"},
+		Journal:   "/run/ebpf-evict/agent/journal.jsonl",
+		State:     "/run/ebpf-evict/agent/state.json",
+		Workloads: "/run/ebpf-evict/table/workloads.json",
+		Budget:    Budget{KillsPerMinute: 20, KillsPerHour: 120},
+	}
+}
+
+// defaultTransitionPeriod is the kubelet's.
+const defaultTransitionPeriod = 5 * time.Minute
+
+// Load reads and parses a file. A file that can't be read is an error of package os; one
+// that is not accepted is an *Error, or an error of the YAML parser.
+func Load(path string) (*Config, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	c, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// readFile does not hang on a fifo and does not read more than maxFileBytes.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !fi.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err == nil && len(data) > maxFileBytes {
+		err = fmt.Errorf("larger than %d bytes", maxFileBytes)
+	}
+	return data, err
+}
+
+// Error says which key is wrong and what would be accepted.
+type Error struct {
+	Key string
+	// Value is what the file says; empty when the key itself is wrong or is missing.
+	Value string
+	// Want is the accepted form.
+	Want string
+}
+
+func (e *Error) Error() string {
+	if e.Value == "" {
+		return fmt.Sprintf("%s: want %s", e.Key, e.Want)
+	}
+	return fmt.Sprintf("%s: %s is not accepted, want %s", e.Key, e.Value, e.Want)
+}

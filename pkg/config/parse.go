@@ -1,0 +1,272 @@
+package config
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+)
+
+// decoder stores the JSON value of a key. It returns nil or an *Error.
+type decoder func(key string, raw json.RawMessage) error
+
+// Parse parses and validates YAML; keys that are absent or null keep their default.
+// Unknown and repeated keys are errors. The error is an *Error, or of the YAML parser.
+func Parse(data []byte) (*Config, error) {
+	j, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return nil, err
+	}
+	if secondDocument(data) {
+		return nil, &Error{Key: "the file", Want: "one YAML document"}
+	}
+	c := Default()
+	if err := decodeObject("", j, c.keys()); err != nil {
+		return nil, err
+	}
+	if _, err := c.Thresholds(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// secondDocument reports what the YAML parser would silently ignore. "---" at the start of
+// a line is a document's start wherever it stands (YAML 1.2, 9.1.2).
+func secondDocument(data []byte) bool {
+	started, ended := false, false
+	for line := range strings.Lines(strings.ReplaceAll(string(data), "\r", "\n")) {
+		first, _, _ := strings.Cut(strings.TrimRight(line, "\n"), " ")
+		switch blank := strings.TrimSpace(line); {
+		case blank == "" || blank[0] == '#' || (line[0] == '%' && !started):
+		case ended || (first == "---" && started):
+			return true
+		case first == "...":
+			ended = true
+		default:
+			started = true
+		}
+	}
+	return false
+}
+
+// keys are all keys of the file. They are decoded one by one, not by encoding/json's
+// struct decoding, which takes keys in any case, and not by sigs.k8s.io/yaml's, which
+// takes numbers for strings.
+func (c *Config) keys() map[string]decoder {
+	return map[string]decoder{
+		"evictionHard":                     quantities(&c.EvictionHard),
+		"evictionSoft":                     quantities(&c.EvictionSoft),
+		"evictionSoftGracePeriod":          strs(&c.EvictionSoftGracePeriod, durationForm),
+		"evictionMinimumReclaim":           quantities(&c.EvictionMinimumReclaim),
+		"evictionMaxPodGracePeriod":        value(&c.EvictionMaxPodGracePeriod, "seconds as a 32-bit number", nil),
+		"evictionPressureTransitionPeriod": transition(&c.EvictionPressureTransitionPeriod),
+		"mergeDefaultEvictionSettings":     boolean(&c.MergeDefaultEvictionSettings),
+		"enforceNodeAllocatable":           value(&c.EnforceNodeAllocatable, enforceForm, enforceOK),
+		"localStorageCapacityIsolation":    boolean(&c.LocalStorageCapacityIsolation),
+		"mode":                             choice(&c.Mode, ModeShadow, ModeEnforce),
+		"compat":                           choice(&c.Compat, "", CompatKubelet),
+		"roots":                            c.roots,
+		"journal":                          filePath(&c.Journal),
+		"state":                            filePath(&c.State),
+		"workloads":                        filePath(&c.Workloads),
+		"tableOwner":                       value(&c.TableOwner, "a numeric uid", nil),
+		"protect":                          value(&c.Protect, `a list of globs such as ["kube-system/*"]`, globsOK),
+		"budget":                           c.Budget.decode,
+		"fillBytesPerSecond":               amount(&c.MaxFillBytesPerSecond),
+		"marginBytes":                      amount(&c.MarginBytes),
+	}
+}
+
+func (b *Budget) decode(key string, raw json.RawMessage) error {
+	form := fmt.Sprintf("a number from 0 (no kill at all) to %d", decide.MaxBudgetPerHour)
+	ok := func(n int) bool { return n >= 0 && n <= decide.MaxBudgetPerHour }
+	return decodeObject(key, raw, map[string]decoder{
+		"killsPerMinute": value(&b.KillsPerMinute, form, ok),
+		"killsPerHour":   value(&b.KillsPerHour, form, ok),
+	})
+}
+
+func (c *Config) roots(key string, raw json.RawMessage) error {
+	err := value(&c.Roots, `a list of absolute cgroup paths below the top, such as ["/kubepods.slice"]`, rootsOK)(key, raw)
+	c.RootsGiven = err == nil
+	return err
+}
+
+// decodeObject hands each member of a JSON object to the decoder of its key, in sorted
+// order so that of several errors the same is reported every time.
+func decodeObject(parent string, raw json.RawMessage, keys map[string]decoder) error {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(raw, &members) != nil {
+		return &Error{Key: cmp.Or(parent, "the file"), Value: show(raw), Want: "a map of " + list(keys)}
+	}
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		key := strings.TrimPrefix(parent+"."+name, ".")
+		decode, ok := keys[name]
+		if !ok {
+			return &Error{Key: key, Want: "no such key, but one of " + list(keys)}
+		}
+		if isNull(members[name]) {
+			continue
+		}
+		if err := decode(key, members[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// value decodes into dst what encoding/json takes for it, if ok (when given) holds.
+func value[T any](dst *T, form string, ok func(T) bool) decoder {
+	return func(key string, raw json.RawMessage) error {
+		var v T
+		if json.Unmarshal(raw, &v) != nil || (ok != nil && !ok(v)) {
+			return &Error{Key: key, Value: show(raw), Want: form}
+		}
+		*dst = v
+		return nil
+	}
+}
+
+func boolean(dst *bool) decoder { return value(dst, "true or false", nil) }
+
+func choice(dst *string, of ...string) decoder {
+	form := strings.Join(slices.DeleteFunc(slices.Clone(of), func(s string) bool { return s == "" }), " or ")
+	return value(dst, form, func(s string) bool { return slices.Contains(of, s) })
+}
+
+func filePath(dst *string) decoder {
+	return value(dst, "an absolute path", func(s string) bool {
+		return path.IsAbs(s) && !strings.Contains(s, "\x00") && !strings.HasSuffix(s, "/")
+	})
+}
+
+func quantities(dst *map[string]string) decoder { return strs(dst, quantityForm) }
+
+// strs decodes a map of strings. As in the kubelet a number without quotes is an error.
+func strs(dst *map[string]string, form string) decoder {
+	return func(key string, raw json.RawMessage) error {
+		var members map[string]json.RawMessage
+		if json.Unmarshal(raw, &members) != nil {
+			return &Error{Key: key, Value: show(raw), Want: "a map of signals to " + form}
+		}
+		m := make(map[string]string, len(members))
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			var s string
+			if isNull(members[name]) || json.Unmarshal(members[name], &s) != nil {
+				return &Error{Key: entry(key, name), Value: show(members[name]), Want: form}
+			}
+			m[name] = s
+		}
+		*dst = m
+		return nil
+	}
+}
+
+// transition takes what metav1.Duration takes: a string. 0 is replaced, as in the kubelet.
+func transition(dst *time.Duration) decoder {
+	return func(key string, raw json.RawMessage) error {
+		var s string
+		err := json.Unmarshal(raw, &s)
+		d, parseErr := time.ParseDuration(s)
+		if errors.Join(err, parseErr) != nil {
+			return &Error{Key: key, Value: show(raw), Want: durationForm}
+		}
+		if *dst = d; d == 0 {
+			*dst = defaultTransitionPeriod
+		}
+		return nil
+	}
+}
+
+// amount takes a number of bytes or a quantity string, not below zero.
+func amount(dst *int64) decoder {
+	return func(key string, raw json.RawMessage) error {
+		var s string
+		if json.Unmarshal(raw, &s) != nil {
+			s = string(raw)
+		}
+		q, err := resource.ParseQuantity(s)
+		if err != nil || q.Sign() < 0 || tooLarge(q) {
+			return &Error{Key: key, Value: show(raw), Want: `bytes as a number or a quantity such as "1Gi"`}
+		}
+		*dst = q.Value()
+		return nil
+	}
+}
+
+// tooLarge guards Value, which returns 0 for 1e30.
+func tooLarge(q resource.Quantity) bool { return q.CmpInt64(math.MaxInt64) > 0 }
+
+const enforceForm = "a list of pods, system-reserved, kube-reserved, their -compressible forms, or none alone"
+
+// enforceOK holds for what the kubelet accepts (component validation, v1.34).
+func enforceOK(list []string) bool {
+	for _, s := range list {
+		switch s {
+		case "pods", "system-reserved", "kube-reserved", "system-reserved-compressible", "kube-reserved-compressible":
+		case "none":
+			if len(list) > 1 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// rootsOK refuses the top of the hierarchy: its direct children are the system's slices.
+func rootsOK(roots []string) bool {
+	for _, r := range roots {
+		if !path.IsAbs(r) || path.Clean(r) != r || r == "/" || strings.Contains(r, "\x00") {
+			return false
+		}
+	}
+	return len(roots) > 0
+}
+
+func globsOK(globs []string) bool {
+	for _, g := range globs {
+		if _, err := path.Match(g, ""); err != nil || g == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// entry names a member of a map whose keys hold dots.
+func entry(key, member string) string { return key + "[" + member + "]" }
+
+func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
+
+// unescapeHTML undoes what the YAML parser's JSON encoder does to "memory.available<1Gi".
+var unescapeHTML = strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&")
+
+// show is a value for a message, short enough for one line.
+func show(raw json.RawMessage) string {
+	const most = 80
+	text := unescapeHTML.Replace(string(raw))
+	if s := []rune(text); len(s) > most {
+		return string(s[:most]) + "…"
+	}
+	return text
+}
+
+func list(keys map[string]decoder) string {
+	return strings.Join(slices.Sorted(maps.Keys(keys)), ", ")
+}
+
+// known reports whether a threshold may name the signal.
+func known(name string) bool { return slices.Contains(signal.Names(), signal.Signal(name)) }

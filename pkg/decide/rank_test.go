@@ -1,0 +1,221 @@
+package decide_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// mem and pid make units whose uid is their name; figures are bytes of request and
+// working set, or tasks.
+func mem(name string, priority int32, request, use int64) workload.Workload {
+	return workload.Workload{
+		UID: name, Cgroup: "/" + name, Priority: priority, MemoryRequestBytes: request,
+		Usage: workload.Usage{MemoryBytes: use, WorkingSetBytes: use, Tasks: workload.NoData},
+	}
+}
+
+func pid(name string, priority int32, tasks int64) workload.Workload {
+	return workload.Workload{
+		UID: name, Cgroup: "/" + name, Priority: priority,
+		Usage: workload.Usage{MemoryBytes: workload.NoData, WorkingSetBytes: workload.NoData, Tasks: tasks},
+	}
+}
+
+func TestRankMemory(t *testing.T) {
+	const unknown = workload.NoData
+	first := func(w *workload.Workload) { w.Evict = "first" }
+	cgroup := func(path string) func(*workload.Workload) {
+		return func(w *workload.Workload) { w.Cgroup = path }
+	}
+	tests := map[string]struct {
+		ws   []workload.Workload
+		want []string
+	}{
+		"V1: QoS emerges from requests": {
+			[]workload.Workload{mem("guar", 0, 1000, 950), mem("burst-under", 0, 500, 400), mem("burst-over", 0, 100, 300), mem("be", 0, 0, 250)},
+			[]string{"be", "burst-over", "guar", "burst-under"},
+		},
+		"V2: over request outranks priority": {
+			[]workload.Workload{mem("lo-under", -10, 500, 499), mem("hi-over", 1000, 100, 101)},
+			[]string{"hi-over", "lo-under"},
+		},
+		"V3: priority outranks amount": {
+			[]workload.Workload{mem("hi-huge", 100, 0, 9000), mem("lo-tiny", 0, 0, 10)},
+			[]string{"lo-tiny", "hi-huge"},
+		},
+		"V4: the amount is usage less request": {
+			[]workload.Workload{mem("big", 0, 4000, 4100), mem("small", 0, 10, 400)},
+			[]string{"small", "big"},
+		},
+		"V5: usage equal to the request is not over": {
+			[]workload.Workload{mem("eq", 0, 300, 300), mem("over1", 0, 299, 300)},
+			[]string{"over1", "eq"},
+		},
+		"V5 with priorities: only strictly over outranks them": {
+			[]workload.Workload{mem("eq", 0, 300, 300), mem("over1", 9, 299, 300)},
+			[]string{"over1", "eq"},
+		},
+		"V6: nobody over: priority, then least headroom": {
+			[]workload.Workload{mem("a", 0, 1000, 100), mem("b", 0, 1000, 900), mem("c", 5, 1000, 999)},
+			[]string{"b", "a", "c"},
+		},
+		"V9: negative priority before none before positive": {
+			[]workload.Workload{mem("p7", 7, 0, 50), mem("nil", 0, 0, 50), mem("neg", -5, 0, 50)},
+			[]string{"neg", "nil", "p7"},
+		},
+		"V13: all three keys": {
+			[]workload.Workload{mem("A", 0, 100, 150), mem("B", 0, 100, 400), mem("C", 10, 0, 9999), mem("D", -1, 500, 100), mem("E", 0, 500, 480)},
+			[]string{"B", "A", "C", "D", "E"},
+		},
+		"V22: a critical pod is ranked and not evictable": {
+			[]workload.Workload{mem("app", 5, 1000, 10), mem("crit", workload.CriticalPriority, 0, 900)},
+			[]string{"-crit", "app"},
+		},
+		"V23: a static pod over its request": {
+			[]workload.Workload{with(mem("st", 0, 0, 900), func(w *workload.Workload) { w.Static = true }), mem("n", 0, 9, 1)},
+			[]string{"-st", "n"},
+		},
+		"equal in all but the uid": {
+			[]workload.Workload{mem("b", 0, 0, 50), mem("c", 0, 0, 50), mem("a", 0, 0, 50)},
+			[]string{"a", "b", "c"},
+		},
+		"equal in all but the cgroup": {
+			[]workload.Workload{with(mem("u", 0, 0, 50), cgroup("/2")), with(mem("u", 0, 0, 50), cgroup("/1"))},
+			[]string{"u/1", "u/2"},
+		},
+		"unknown usage ranks last": {
+			[]workload.Workload{mem("unknown", -9, 0, unknown), mem("under", 9, 500, 1)},
+			[]string{"under", "-unknown"},
+		},
+		"unknown usage ranks last, marked or not": {
+			[]workload.Workload{with(mem("unknown", -9, 0, unknown), first), mem("under", 9, 500, 1)},
+			[]string{"under", "-unknown"},
+		},
+		"two of unknown usage rank by priority, whatever they request": {
+			[]workload.Workload{mem("request", 5, 100, unknown), mem("none", 0, 0, unknown)},
+			[]string{"-none", "-request"},
+		},
+		"marked first outranks every key": {
+			[]workload.Workload{mem("hog", -9, 0, 9999), with(mem("marked", 9, 500, 1), first)},
+			[]string{"marked", "hog"},
+		},
+		"two marked ones rank as any": {
+			[]workload.Workload{with(mem("x", 0, 0, 10), first), with(mem("y", 0, 0, 20), first)},
+			[]string{"y", "x"},
+		},
+		"who holds nothing is ranked and not evictable": {
+			[]workload.Workload{mem("idle", -9, 0, 0), mem("under", 9, 500, 1), mem("below-zero", -10, 0, -7)},
+			[]string{"-below-zero", "-idle", "under"},
+		},
+		"a request so negative that the excess would wrap around": {
+			[]workload.Workload{mem("small", 0, 0, 10), mem("hostile", 0, -1<<63, 20)},
+			[]string{"hostile", "small"},
+		},
+		"nobody": {nil, nil},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) { checkRank(t, nodeMemory, tc.ws, tc.want) })
+	}
+}
+
+func TestRankPIDs(t *testing.T) {
+	tests := map[string]struct {
+		ws   []workload.Workload
+		want []string
+	}{
+		"V14: priority, then tasks": {
+			[]workload.Workload{pid("x", 0, 50), pid("y", 0, 4000), pid("z", -1, 3), pid("w", 9, 30000)},
+			[]string{"z", "y", "x", "w"},
+		},
+		"requests do not count": {
+			[]workload.Workload{with(pid("over", 0, 50), func(w *workload.Workload) { w.Usage.WorkingSetBytes = 999 }), pid("more", 0, 51)},
+			[]string{"more", "over"},
+		},
+		"equal in all but the uid": {
+			[]workload.Workload{pid("b", 0, 5), pid("a", 0, 5)},
+			[]string{"a", "b"},
+		},
+		"unknown tasks rank last": {
+			[]workload.Workload{pid("unknown", -9, workload.NoData), pid("known", 9, 1)},
+			[]string{"known", "-unknown"},
+		},
+		"no tasks": {
+			[]workload.Workload{pid("empty", -9, 0), pid("known", 9, 1)},
+			[]string{"-empty", "known"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) { checkRank(t, nodePIDs, tc.ws, tc.want) })
+	}
+}
+
+// checkRank compares uids (with the cgroup where that is not the uid), "-" for one that
+// is not evictable, and asks Decide for the first evictable one.
+func checkRank(t *testing.T, b decide.Bound, ws []workload.Workload, want []string) {
+	t.Helper()
+	var got []string
+	victim := -1
+	for _, r := range decide.Rank(settings(b), &b, ws) {
+		name := ws[r.Index].UID
+		if ws[r.Index].Cgroup != "/"+name {
+			name += ws[r.Index].Cgroup
+		}
+		if !r.Evictable {
+			name = "-" + name
+		} else if victim < 0 {
+			victim = r.Index
+		}
+		got = append(got, name)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("ranking (-want +got):\n%s", diff)
+	}
+	d := decide.Decide(settings(b), &decide.Memory{}, &decide.Input{
+		NowNs: now, Observations: []signal.Observation{observe(b, 1)}, Workloads: ws,
+	})
+	if d.Victim != victim {
+		t.Errorf("Decide's victim is %d, the first evictable one %d", d.Victim, victim)
+	}
+}
+
+func TestRankReasons(t *testing.T) {
+	const mi = 1 << 20
+	change := func(c func(*workload.Workload)) workload.Workload { return with(mem("u", 3, 0, 50), c) }
+	tests := map[string]struct {
+		bound decide.Bound
+		w     workload.Workload
+		want  decide.Ranked
+	}{
+		"above":          {nodeMemory, mem("u", 0, 100*mi, 220*mi), decide.Ranked{Evictable: true, Reason: "120Mi above its request, priority 0"}},
+		"with a tenth":   {nodeMemory, mem("u", -7, 0, 1536*mi), decide.Ranked{Evictable: true, Reason: "1.5Gi above its request, priority -7"}},
+		"below":          {nodeMemory, mem("u", 0, 100, 37), decide.Ranked{Evictable: true, Reason: "63 below its request, priority 0"}},
+		"at":             {nodeMemory, mem("u", 0, 100, 100), decide.Ranked{Evictable: true, Reason: "at its request, priority 0"}},
+		"absurd request": {nodeMemory, mem("u", 0, -1<<63, 100), decide.Ranked{Evictable: true, Reason: "8Ei above its request, priority 0"}},
+		"tasks":          {nodePIDs, pid("u", 9, 30000), decide.Ranked{Evictable: true, Reason: "30000 tasks, priority 9"}},
+		"marked first":   {nodeMemory, change(func(w *workload.Workload) { w.Evict = "first" }), decide.Ranked{Evictable: true, Reason: `marked "first", 50 above its request, priority 3`}},
+		"marked allow":   {nodeMemory, change(func(w *workload.Workload) { w.Evict = "allow" }), decide.Ranked{Evictable: true, Reason: "50 above its request, priority 3"}},
+		"marked never":   {nodeMemory, change(func(w *workload.Workload) { w.Evict = "never" }), decide.Ranked{Reason: `marked "never"`}},
+		"protected":      {nodeMemory, change(func(w *workload.Workload) { w.Protected = "the agent itself" }), decide.Ranked{Reason: "the agent itself"}},
+		"critical":       {nodeMemory, change(func(w *workload.Workload) { w.Priority = workload.CriticalPriority }), decide.Ranked{Reason: "critical"}},
+		"just not":       {nodeMemory, change(func(w *workload.Workload) { w.Priority = workload.CriticalPriority - 1 }), decide.Ranked{Evictable: true, Reason: "50 above its request, priority 1999999999"}},
+		"static":         {nodeMemory, change(func(w *workload.Workload) { w.Static = true }), decide.Ranked{Reason: "critical"}},
+		"mirror":         {nodeMemory, change(func(w *workload.Workload) { w.Mirror = true }), decide.Ranked{Reason: "critical"}},
+		"unknown":        {nodeMemory, pid("u", 0, 5), decide.Ranked{Reason: "no usage known"}},
+		"unknown tasks":  {nodePIDs, mem("u", 0, 0, 5), decide.Ranked{Reason: "no usage known"}},
+		"nothing":        {nodeMemory, mem("u", 0, 0, 0), decide.Ranked{Reason: "holds nothing"}},
+		"other resource": {bound(signal.NodeFsAvailable, "", 1, 0), mem("u", 0, 0, 5), decide.Ranked{Reason: "no usage known"}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := decide.Rank(settings(tc.bound), &tc.bound, []workload.Workload{tc.w})
+			if diff := cmp.Diff([]decide.Ranked{tc.want}, got); diff != "" {
+				t.Errorf("ranking (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

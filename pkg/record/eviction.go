@@ -1,0 +1,54 @@
+package record
+
+// Eviction is what the journal tells of one eviction.
+type Eviction struct {
+	// Kill is the first line written after SIGKILL, nil where nobody was killed.
+	Kill *Entry
+	// Closed is the closing line. While it is nil the eviction is still open, or the
+	// agent died before it closed it.
+	Closed *Entry
+}
+
+// Last is the line that knows most: the closing one if there is one.
+func (e Eviction) Last() *Line {
+	if e.Closed != nil {
+		return &e.Closed.Line
+	}
+	return &e.Kill.Line
+}
+
+// Entries are the lines there are, in the order they were written.
+func (e Eviction) Entries() []*Entry {
+	var es []*Entry
+	for _, entry := range []*Entry{e.Kill, e.Closed} {
+		if entry != nil {
+			es = append(es, entry)
+		}
+	}
+	return es
+}
+
+// ReadEvictions reads the evictions of a journal in the order of their first line. It
+// joins kill and eviction lines by their id. Errors are those of ReadJournal.
+func ReadEvictions(path string) (all []Eviction, skipped int, err error) {
+	at := map[ID]int{}
+	skipped, err = ScanJournal(path, func(e Entry) error {
+		if e.Kind != KindKill && e.Kind != KindEviction {
+			return nil
+		}
+		i, ok := at[e.ID]
+		if !ok || e.ID.IsZero() {
+			i = len(all)
+			at[e.ID] = i
+			all = append(all, Eviction{})
+		}
+		switch {
+		case e.Kind == KindEviction:
+			all[i].Closed = &e
+		case all[i].Kill == nil:
+			all[i].Kill = &e
+		}
+		return nil
+	})
+	return all, skipped, err
+}

@@ -1,0 +1,175 @@
+package workload
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// TableSchema is the schema of the workload table.
+const TableSchema = "ebpf-evict/workloads/v1"
+
+// maxTableBytes holds some 40,000 pods.
+const maxTableBytes = 16 << 20
+
+// Table is what an orchestrator's companion knows about the units. It adds knowledge and
+// never outranks the kernel's facts.
+type Table struct {
+	Schema     string  `json:"schema"`
+	Node       string  `json:"node"`
+	Generation uint64  `json:"generation"`
+	Workloads  []Entry `json:"workloads"`
+}
+
+// Entry is one unit of the table: the snapshot's workload without usage.
+type Entry struct {
+	UID                           string `json:"uid"`
+	Namespace                     string `json:"namespace"`
+	Name                          string `json:"name"`
+	Cgroup                        string `json:"cgroup"`
+	QOSClass                      string `json:"qosClass"`
+	Priority                      int32  `json:"priority"`
+	Static                        bool   `json:"static"`
+	Mirror                        bool   `json:"mirror"`
+	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds"`
+	Memory                        struct {
+		RequestBytes *int64 `json:"requestBytes"`
+	} `json:"memory"`
+	// Evict is "allow" (or empty), "never" or "first".
+	Evict string `json:"evict"`
+}
+
+// TableStatus says how the table is doing.
+type TableStatus struct {
+	Generation uint64
+	// Refused counts the tables that were not taken over; the last good one stays.
+	Refused   uint64
+	LastError error
+}
+
+// ErrTable means that a table is not one: refused, and the last good one kept.
+var ErrTable = errors.New("workload table refused")
+
+// LoadTable reads a table that owner wrote. A symbolic link, a fifo, a file of another
+// owner or of more than 16 MiB is ErrTable; no file is os.ErrNotExist.
+func LoadTable(path string, owner uint32) (*Table, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("%w: %s is a symbolic link", ErrTable, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the workload table: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, fmt.Errorf("stat the workload table: %w", err)
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return nil, fmt.Errorf("%w: %s is no regular file", ErrTable, path)
+	case st.Uid != owner:
+		return nil, fmt.Errorf("%w: %s belongs to uid %d, not %d", ErrTable, path, st.Uid, owner)
+	case st.Size > maxTableBytes:
+		return nil, fmt.Errorf("%w: %s has %d bytes, more than %d", ErrTable, path, st.Size, maxTableBytes)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxTableBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the workload table: %w", err)
+	}
+	return ParseTable(data)
+}
+
+// ParseTable parses and checks a table. All errors are ErrTable.
+func ParseTable(data []byte) (*Table, error) {
+	if len(data) > maxTableBytes {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTable, maxTableBytes)
+	}
+	var t Table
+	d := json.NewDecoder(bytes.NewReader(data))
+	if err := d.Decode(&t); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTable, err)
+	}
+	if t.Schema != TableSchema {
+		return nil, fmt.Errorf("%w: schema %q, want %q", ErrTable, t.Schema, TableSchema)
+	}
+	seen := make(map[string]bool, len(t.Workloads))
+	for i := range t.Workloads {
+		if err := t.Workloads[i].check(seen); err != nil {
+			return nil, fmt.Errorf("%w: workloads[%d]: %w", ErrTable, i, err)
+		}
+	}
+	return &t, nil
+}
+
+func (e *Entry) check(seen map[string]bool) error {
+	switch {
+	case e.UID == "":
+		return errors.New("no uid")
+	case seen[e.UID]:
+		return fmt.Errorf("uid %q twice", e.UID)
+	case slices.Contains(strings.Split(e.Cgroup, "/"), ".."):
+		return fmt.Errorf("cgroup %q leads upwards", e.Cgroup)
+	case e.Memory.RequestBytes != nil && *e.Memory.RequestBytes < 0:
+		return fmt.Errorf("negative memory request %d", *e.Memory.RequestBytes)
+	case !slices.Contains([]string{"", "allow", "never", "first"}, e.Evict):
+		return fmt.Errorf("evict %q, want allow, never or first", e.Evict)
+	}
+	seen[e.UID] = true
+	return nil
+}
+
+// TableStatus reports the table in use and what was refused.
+func (s *Scanner) TableStatus() TableStatus { return s.status }
+
+// loadTable takes a newer table over and keeps the last good one otherwise.
+func (s *Scanner) loadTable() {
+	if s.o.TablePath == "" {
+		return
+	}
+	t, err := LoadTable(s.o.TablePath, s.o.TableUID)
+	if errors.Is(err, os.ErrNotExist) {
+		return // no companion: the cgroups alone tell enough
+	}
+	if err == nil && s.table != nil && t.Generation < s.table.Generation {
+		err = fmt.Errorf("%w: generation %d after %d", ErrTable, t.Generation, s.table.Generation)
+	}
+	if err != nil {
+		s.status.Refused++
+		s.status.LastError = err
+		return
+	}
+	s.table, s.status.Generation, s.status.LastError = t, t.Generation, nil
+}
+
+// applyTable adds what the table knows of a unit that the cgroups show.
+func (s *Scanner) applyTable(u *Unit) {
+	if s.table == nil {
+		return
+	}
+	for i := range s.table.Workloads {
+		e := &s.table.Workloads[i]
+		if e.UID != u.UID {
+			continue
+		}
+		u.Namespace, u.Name = e.Namespace, e.Name
+		u.Priority, u.Static, u.Mirror = e.Priority, e.Static, e.Mirror
+		if e.Memory.RequestBytes != nil {
+			u.MemoryRequestBytes = *e.Memory.RequestBytes
+		}
+		if e.TerminationGracePeriodSeconds != nil {
+			u.TerminationGracePeriodSeconds = *e.TerminationGracePeriodSeconds
+		}
+		if e.Evict != "first" || s.o.AllowFirst {
+			u.Evict = e.Evict
+		}
+		return
+	}
+}
