@@ -1,0 +1,140 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+)
+
+// finding is one line of the preflight.
+type finding struct {
+	What string `json:"what"`
+	OK   bool   `json:"ok"`
+	// Needed: without it the node is not protected.
+	Needed bool   `json:"needed"`
+	Detail string `json:"detail"`
+}
+
+func newCheckCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:     "check",
+		Short:   "Say what this kernel allows, and which back-end each signal gets",
+		Long:    "Loads and attaches every program for a moment and changes nothing else. Exit code 3: not protected.",
+		Example: "  ebpf-evict check -o json",
+		Args:    noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			log, err := log()
+			if err != nil {
+				return err
+			}
+			findings := preflight(log)
+			if err := printFindings(out, format, findings); err != nil {
+				return err
+			}
+			for _, f := range findings {
+				if f.Needed && !f.OK {
+					return fmt.Errorf("%w: %s: %s", errUnprotected, f.What, f.Detail)
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func preflight(log zerolog.Logger) []finding {
+	findings := []finding{kernelRelease(), btf(), cgroupVersion(), fifo()}
+	l, err := loader.Open(loader.Options{Log: log})
+	if err != nil {
+		return append(findings, finding{"bpf programs", false, true, err.Error()})
+	}
+	defer func() { _ = l.Close() }()
+	findings = append(findings,
+		finding{"bpf programs", true, true, "all load; task:task_newtask and the timer (bpf_timer) run"},
+		finding{"pid.available", true, true, "tier bpf-task: task:task_newtask"})
+	if err := l.Arm(); err != nil {
+		return append(findings, finding{"memory.available", false, true, err.Error()})
+	}
+	detail := "tier bpf-alloc: kmem:mm_page_alloc, attached while a wire is near"
+	rows, err := l.Walk()
+	findings = append(findings,
+		finding{"memory.available", true, true, detail},
+		finding{"allocatableMemory.available", true, true, detail})
+	return append(findings, finding{"cgroup table", err == nil, true, fmt.Sprintf("%d memory cgroups", rows)})
+}
+
+func kernelRelease() finding {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return finding{"kernel", false, false, err.Error()}
+	}
+	return finding{"kernel", true, false, unix.ByteSliceToString(u.Release[:])}
+}
+
+func btf() finding {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return finding{"btf", false, true, loader.ErrNoBTF.Error()}
+	}
+	return finding{"btf", true, true, "/sys/kernel/btf/vmlinux"}
+}
+
+func cgroupVersion() finding {
+	fs, err := cgroupfs.New("/sys/fs/cgroup")
+	if err != nil {
+		return finding{"cgroup", false, true, err.Error()}
+	}
+	version := "v2"
+	if fs.Version() == cgroupfs.V1 {
+		version = "v1 or hybrid: SIGKILL by pidfd, no cgroup.kill"
+	}
+	return finding{"cgroup", true, true, version + " (" + strings.Join(fs.Controllers(), " ") + ")"}
+}
+
+// fifo tries real-time priority in a thread that it gives back.
+func fifo() finding {
+	attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+	old, err := unix.SchedGetAttr(0, 0)
+	if err == nil {
+		err = unix.SchedSetAttr(0, attr, 0)
+	}
+	if err == nil {
+		err = unix.SchedSetAttr(0, old, 0)
+	}
+	if err != nil {
+		return finding{"sched_fifo", false, false, "refused: kills may take tens of milliseconds under load; needs CAP_SYS_NICE, and on v1 a cpu cgroup with cpu.rt_runtime_us"}
+	}
+	return finding{"sched_fifo", true, false, "granted"}
+}
+
+func printFindings(out io.Writer, format string, findings []finding) error {
+	switch format {
+	case "json":
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return e.Encode(findings)
+	case "table":
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		for _, f := range findings {
+			mark := "ok"
+			if !f.OK {
+				mark = "MISSING"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", mark, f.What, f.Detail)
+		}
+		return w.Flush()
+	}
+	return usageError{errors.New("-o: want table or json")}
+}

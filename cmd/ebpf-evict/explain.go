@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+func newExplainCmd(out io.Writer) *cobra.Command {
+	var flags journalFlags
+	cmd := &cobra.Command{
+		Use:   "explain ID",
+		Short: "Tell one eviction: what crossed, who was chosen and why, and each stage's time",
+		Long:  "Tells one eviction of the journal. The start of an ID is enough where only one begins so.",
+		Example: "  ebpf-evict explain 01KDYAK383041061050R3GG28A\n" +
+			"  ebpf-evict explain 01kdyak3 -o json",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 || args[0] == "" {
+				return usageError{errors.New("explain: want one ID, as history shows them")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, err := flags.read(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			e, err := find(all, args[0])
+			if err != nil {
+				return err
+			}
+			if flags.output == "json" {
+				return printRaw(out, []record.Eviction{e})
+			}
+			return printEviction(out, e)
+		},
+	}
+	flags.add(cmd)
+	return cmd
+}
+
+func find(all []record.Eviction, prefix string) (record.Eviction, error) {
+	var found []record.Eviction
+	for _, e := range all {
+		if strings.HasPrefix(e.Last().ID.String(), strings.ToUpper(prefix)) {
+			found = append(found, e)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return record.Eviction{}, fmt.Errorf("no eviction %q among the %d of the journal", prefix, len(all))
+	case 1:
+		return found[0], nil
+	}
+	return record.Eviction{}, usageError{fmt.Errorf("%d evictions begin with %q, such as %s and %s",
+		len(found), prefix, found[0].Last().ID, found[1].Last().ID)}
+}
+
+func printEviction(out io.Writer, e record.Eviction) error {
+	l := e.Last()
+	var b strings.Builder
+	fmt.Fprintf(&b, "eviction %s\n%s\n\n", l.ID, record.Printable(origin(l)))
+	fmt.Fprintf(&b, "%s\n", record.RenderTimeline(l))
+	printRanking(&b, l)
+	fmt.Fprintf(&b, "outcome: %s\n", ending(e))
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// origin says when, where and by whom.
+func origin(l *record.Line) string {
+	parts := []string{l.Time.UTC().Format("2006-01-02 15:04:05.000000 UTC")}
+	for _, p := range []struct{ label, value string }{
+		{"node ", l.Node}, {"mode ", l.Mode}, {"seen by ", l.Tier}, {"killed by the ", l.By}, {"scene ", l.Scene},
+	} {
+		if p.value != "" {
+			parts = append(parts, p.label+p.value)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func printRanking(out io.Writer, l *record.Line) {
+	if len(l.Ranked) == 0 {
+		return
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "RANK\tUNIT\tUSES\tREQUESTS\tTASKS\tPRIORITY\tEVICTABLE\tNOTE")
+	for i, r := range l.Ranked {
+		usage, tasks, may, note := "-", "-", "no", r.Reason
+		if r.UsageBytes != nil {
+			usage = record.FormatBytes(*r.UsageBytes)
+		}
+		if r.Tasks != nil {
+			tasks = fmt.Sprint(*r.Tasks)
+		}
+		if r.Evictable {
+			may = "yes"
+		}
+		if l.Victim != nil && r.UID == l.Victim.UID {
+			note = strings.TrimPrefix(note+"; the victim", "; ")
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", i+1, record.Printable(r.FullName()), usage,
+			record.FormatBytes(r.RequestBytes), tasks, r.Priority, may, record.Printable(note))
+	}
+	_ = w.Flush() // to a strings.Builder
+	fmt.Fprintln(out)
+}
+
+// ending is the outcome with its figures.
+func ending(e record.Eviction) string {
+	l := e.Last()
+	parts := []string{outcome(e)}
+	if l.Reason != "" {
+		parts = append(parts, record.Printable(l.Reason))
+	}
+	if l.ProcessesKilled > 0 {
+		parts = append(parts, fmt.Sprintf("%d processes killed", l.ProcessesKilled))
+	}
+	if l.FreedBytes != nil {
+		parts = append(parts, record.FormatBytes(*l.FreedBytes)+" freed")
+	}
+	if l.Attempts > 1 {
+		parts = append(parts, fmt.Sprintf("%d attempts", l.Attempts))
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+)
+
+func newRunCmd(log func() (zerolog.Logger, error)) *cobra.Command {
+	var file, mode string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent",
+		Long: "Watches the node and evicts the first-ranked unit when a threshold is crossed.\n" +
+			"In shadow mode, the default, it decides and records and never kills.",
+		Example: "  ebpf-evict run --config /etc/ebpf-evict/config.yaml --mode enforce",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log, err := log()
+			if err != nil {
+				return err
+			}
+			c, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			if err := setMode(c, mode); err != nil {
+				return err
+			}
+			for _, w := range c.Warnings() {
+				log.Warn().Msg(w)
+			}
+			if os.Geteuid() != 0 {
+				return loader.ErrPrivilege
+			}
+			return agent.Run(cmd.Context(), agent.Options{
+				Config: c, PinDir: loader.DefaultPinDir, Log: log,
+				Ready: func() { log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching") },
+			})
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML); none: the kubelet's defaults, shadow mode")
+	cmd.Flags().StringVar(&mode, "mode", "", "enforce or shadow; outranks the file")
+	return cmd
+}
+
+func loadConfig(file string) (*config.Config, error) {
+	if file == "" {
+		return config.Default(), nil
+	}
+	c, err := config.Load(file)
+	if err == nil {
+		_, err = c.Thresholds()
+	}
+	if err != nil {
+		return nil, usageError{fmt.Errorf("configuration %s: %w", file, err)}
+	}
+	return c, nil
+}
+
+func setMode(c *config.Config, mode string) error {
+	switch mode {
+	case "":
+	case config.ModeEnforce, config.ModeShadow:
+		c.Mode = mode
+	default:
+		return usageError{fmt.Errorf("--mode %q: want enforce or shadow", mode)}
+	}
+	return nil
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// errUnprotected means that the node can't be protected as asked.
+var errUnprotected = errors.New("this node can't be protected as asked")
