@@ -91,7 +91,7 @@ func (h *Handle) thaw() error {
 
 // sweepNew signals everybody and returns how many were not seen before.
 func (h *Handle) sweepNew(seen map[int]bool) (fresh int, err error) {
-	_, err = h.sweep(func(leads []lead) {
+	_, err = h.sweep(maxSweep, func(leads []lead) {
 		for _, l := range leads {
 			if !seen[l.pid] {
 				seen[l.pid] = true

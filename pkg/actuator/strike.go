@@ -28,7 +28,7 @@ func (h *Handle) strike() (int, error) {
 	if n := h.signalLeads(); n > 0 {
 		return n, nil
 	}
-	return h.sweep(nil)
+	return h.sweep(maxLeads, nil) // Finish has the rest: 200 pidfds take 2 ms
 }
 
 func (h *Handle) killByKernel() (int, error) {
@@ -38,7 +38,7 @@ func (h *Handle) killByKernel() (int, error) {
 		case err == nil:
 			struck = true
 		case errors.Is(err, cgroupfs.ErrUnsupported): // a threaded cgroup
-			return h.sweep(nil)
+			return h.sweep(maxSweep, nil)
 		case !errors.Is(err, cgroupfs.ErrGone):
 			return 0, err
 		}
@@ -60,10 +60,10 @@ func (h *Handle) signalLeads() (n int) {
 	return n
 }
 
-// sweep lists the unit's processes and signals each; reap, when given, gets their pidfds
-// and closes them.
-func (h *Handle) sweep(reap func([]lead)) (int, error) {
-	leads, err := h.openLeads(maxSweep)
+// sweep lists the unit's processes and signals up to most of them; reap, when given, sees
+// their pidfds before they are closed.
+func (h *Handle) sweep(most int, reap func([]lead)) (int, error) {
+	leads, err := h.openLeads(most)
 	if err != nil {
 		return 0, err
 	}

@@ -96,7 +96,14 @@ func (a *Agent) slot() *eviction {
 func (a *Agent) opened(e *eviction, struck int) {
 	e.struck = struck
 	h := e.handle
+	a.wires.killing.Add(1)
 	go func() {
+		defer a.wires.killing.Add(-1)
+		// With the fork hook alone a bomb hops: each fork costs it the parent, and the child
+		// goes on. The allocation hook gets the child too, at its first page.
+		if err := a.kernel.Arm(); err != nil {
+			a.log.Warn().Err(err).Msg("the allocation hook does not help with this kill")
+		}
 		out := h.Finish(now, finishDeadline)
 		e.finished.Store(&out)
 		a.wake()

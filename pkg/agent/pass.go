@@ -18,6 +18,10 @@ func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
 		a.scene = a.scout.refreshNow() // younger than the last scan: the one doubt worth a wait
 	}
 	d := a.consider()
+	if a.isDoubtful(&d) {
+		a.scene = a.scout.refreshNow()
+		d = a.consider()
+	}
 	for range lookAgain {
 		if d.Verdict != decide.Evict {
 			break
@@ -33,6 +37,13 @@ func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
 	a.report(&d)
 	a.follow()
 	a.rearm(&d)
+}
+
+// isDoubtful reports whether a refusal may come from what we don't know yet: nobody is
+// spared, or killed, for that before a fresh read. Asked once for each refusal.
+func (a *Agent) isDoubtful(d *decide.Decision) bool {
+	return d.Verdict == decide.Refuse && a.refused[d.Bound] != d.Reason &&
+		(d.Reason == decide.ReasonNoCandidate || d.Reason == decide.ReasonNoUsage)
 }
 
 // lookAgain is how many victims a pass may consider: each look can only show that one

@@ -247,6 +247,8 @@ func (s *scout) bury() {
 func (s *scout) arm() error {
 	distance, any := s.wires.memoryDistance(s.kernel.Node(), s.current())
 	switch {
+	case s.wires.killing.Load() > 0:
+		s.farSince = time.Time{}
 	case any && distance < s.margin:
 		s.farSince = time.Time{}
 		s.wires.near.Store(true)

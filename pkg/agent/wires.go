@@ -22,6 +22,8 @@ type wires struct {
 	roots []string
 	// near: some memory wire is nearer than the margin.
 	near atomic.Bool
+	// killing counts the victims that are not dead yet: the allocation hook helps with them.
+	killing atomic.Int32
 }
 
 const noWire = -1

@@ -1,0 +1,400 @@
+// Package e2e runs the built program against real loads: EBPF_EVICT_BIN names it.
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "load" {
+		os.Exit(load.Main(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+// rounds is how often a scene is played; EBPF_EVICT_ROUNDS changes it.
+func rounds(t *testing.T, usual int) int {
+	t.Helper()
+	text := os.Getenv("EBPF_EVICT_ROUNDS")
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("EBPF_EVICT_ROUNDS: %v", err)
+	}
+	return n
+}
+
+func binary(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loads BPF programs and makes cgroups")
+	}
+	bin := os.Getenv("EBPF_EVICT_BIN")
+	if bin == "" {
+		t.Fatal("EBPF_EVICT_BIN names no program: run `make test`, or `make build` and set it to bin/ebpf-evict")
+	}
+	return bin
+}
+
+// world is a cgroup root of the test's own with a limit, and one agent on it.
+type world struct {
+	t       *testing.T
+	fs      *cgroupfs.FS
+	root    string
+	dir     string
+	journal string
+	agent   *exec.Cmd
+}
+
+const rootMemory = 1 << 30
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	fs, err := cgroupfs.New("/sys/fs/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, fs: fs, root: "/ebpf-evict-e2e-" + strconv.Itoa(os.Getpid()), dir: t.TempDir()}
+	w.journal = filepath.Join(w.dir, "journal.jsonl")
+	must(t, fs.Create(w.root))
+	t.Cleanup(func() {
+		if err := fs.Remove(w.root); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+			t.Errorf("remove the test's root: %v", err)
+		}
+	})
+	c, err := fs.Open(w.root)
+	must(t, err)
+	defer func() { _ = c.Close() }()
+	must(t, c.SetMemoryMax(rootMemory))
+	must(t, c.SetPidsMax(400))
+	return w
+}
+
+func (w *world) load(unit string, s load.Spec) *load.Load {
+	w.t.Helper()
+	dir := path.Join(w.root, unit)
+	must(w.t, w.fs.Create(dir))
+	s.ProcsFiles = w.fs.ProcsFiles(dir)
+	if s.Deadline == 0 {
+		s.Deadline = 2 * time.Minute
+	}
+	l, err := load.Start("/proc/self/exe", []string{"load"}, s)
+	must(w.t, err)
+	w.t.Cleanup(func() { _ = l.Stop() })
+	return l
+}
+
+// start runs the agent with these thresholds and waits until it watches.
+func (w *world) start(thresholds map[string]string) {
+	w.t.Helper()
+	hard, err := json.Marshal(thresholds)
+	must(w.t, err)
+	file := filepath.Join(w.dir, "config.yaml")
+	must(w.t, os.WriteFile(file, []byte(fmt.Sprintf(
+		"mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n",
+		w.root, hard, w.journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "none.json"))), 0o600))
+	before := w.count(record.KindStart)
+	w.agent = exec.Command(binary(w.t), "run", "--config", file, "--log-level", "error")
+	w.agent.Stderr = os.Stderr
+	must(w.t, w.agent.Start())
+	w.t.Cleanup(w.stop)
+	w.await("the agent's start", func() bool { return w.count(record.KindStart) > before })
+}
+
+func (w *world) stop() {
+	if w.agent == nil {
+		return
+	}
+	_ = w.agent.Process.Signal(syscall.SIGTERM)
+	if err := w.agent.Wait(); err != nil {
+		w.t.Errorf("the agent ended with %v", err)
+	}
+	w.agent = nil
+}
+
+// kill9 ends the agent as nothing should.
+func (w *world) kill9() {
+	_ = w.agent.Process.Kill()
+	_ = w.agent.Wait()
+	w.agent = nil
+}
+
+func (w *world) lines(kind record.Kind) (found []record.Line) {
+	w.t.Helper()
+	lines, _, err := record.ReadJournal(w.journal)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+	for _, l := range lines {
+		if l.Kind == kind {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+func (w *world) count(kind record.Kind) int { return len(w.lines(kind)) }
+
+func (w *world) await(what string, ok func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	w.t.Fatalf("waited 40 s for %s; journal: %+v", what, w.lines(record.KindEviction))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// populated reports whether a unit has processes other than zombies.
+func (w *world) populated(unit string) bool {
+	w.t.Helper()
+	c, err := w.fs.Open(path.Join(w.root, unit))
+	if errors.Is(err, cgroupfs.ErrGone) {
+		return false
+	}
+	must(w.t, err)
+	defer func() { _ = c.Close() }()
+	p, err := c.Populated()
+	must(w.t, err)
+	return p
+}
+
+func (w *world) remove(unit string) {
+	w.t.Helper()
+	if err := w.fs.Remove(path.Join(w.root, unit)); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+		w.t.Fatal(err)
+	}
+}
+
+// evicted checks a closed eviction and returns the time from the crossing to SIGKILL.
+func evicted(t *testing.T, l record.Line, cgroup string) time.Duration {
+	t.Helper()
+	if l.Victim == nil || l.Victim.Cgroup != cgroup || l.Outcome != record.OutcomeKilled {
+		t.Fatalf("evicted %+v with %s (%s), want %s killed; ranked %+v", l.Victim, l.Outcome, l.Reason, cgroup, l.Ranked)
+	}
+	if testing.Verbose() {
+		t.Log(record.RenderTimeline(&l))
+	}
+	tl := l.Timeline
+	if tl.Crossed == 0 || tl.Signalled < tl.Crossed || tl.Dead < tl.Signalled {
+		t.Fatalf("timeline out of order: %+v", *tl)
+	}
+	return time.Duration(tl.Signalled - tl.Crossed)
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// The real kubelet kills the idle bystander here in two of three rounds: its older reading
+// looks bigger than the hog's.
+func TestYoungFastHogIsTheVictim(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 200 << 20})
+	w.start(map[string]string{"allocatableMemory.available": "400Mi"})
+	var took []time.Duration
+	for i := range rounds(t, 5) {
+		unit := fmt.Sprintf("hog-%d", i)
+		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 800 << 20})
+		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
+		took = append(took, evicted(t, w.lines(record.KindEviction)[i], path.Join(w.root, unit)))
+		if !bystander.Alive() {
+			t.Fatalf("round %d: the bystander died", i)
+		}
+		_ = hog.Stop()
+		w.remove(unit)
+	}
+	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
+}
+
+func TestHogIsEvictedWithBothCoresBusy(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	for i := range 4 {
+		w.load(fmt.Sprintf("spinner-%d", i), load.Spec{Kind: load.Spinner})
+	}
+	w.start(map[string]string{"allocatableMemory.available": "400Mi"})
+	var took []time.Duration
+	for i := range rounds(t, 5) {
+		unit := fmt.Sprintf("hog-%d", i)
+		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 800 << 20})
+		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
+		took = append(took, evicted(t, w.lines(record.KindEviction)[i], path.Join(w.root, unit)))
+		_ = hog.Stop()
+		w.remove(unit)
+	}
+	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
+}
+
+// The bomb's orphans stay zombies for a while, and zombies count as tasks: nobody else may
+// be killed for them.
+func TestForkBombIsKilledCompletelyAndNobodyElse(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
+	w.start(map[string]string{"allocatablePID.available": "200"})
+	var took []time.Duration
+	for i := range rounds(t, 5) {
+		unit := fmt.Sprintf("bomb-%d", i)
+		bomb := w.load(unit, load.Spec{Kind: load.Bomb, Tasks: 1000, NoReap: 500 * time.Millisecond})
+		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
+		took = append(took, evicted(t, w.lines(record.KindEviction)[i], path.Join(w.root, unit)))
+		if w.populated(unit) {
+			t.Fatalf("round %d: the bomb still has processes", i)
+		}
+		_ = bomb.Stop()
+		w.remove(unit)
+		if !bystander.Alive() {
+			t.Fatalf("round %d: the bystander died", i)
+		}
+		if kills := w.count(record.KindKill); kills != i+1 {
+			t.Fatalf("round %d: %d kills, want one a round", i, kills)
+		}
+	}
+	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
+}
+
+// However the agent dies, the kernel lets go of its programs, and the next start ends what
+// it left.
+func TestKill9LeavesNothingAndTheNextStartGoesOn(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	for i, delay := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond} {
+		w.start(map[string]string{"allocatableMemory.available": "500Mi"})
+		unit := fmt.Sprintf("hog-%d", i)
+		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 800 << 20, Held: true})
+		must(t, hog.Go())
+		time.Sleep(100*time.Millisecond + delay)
+		w.kill9()
+		time.Sleep(time.Second)
+		if progs := ourPrograms(t); len(progs) != 0 {
+			t.Fatalf("a second after kill -9 programs are left: %v", progs)
+		}
+		_ = hog.Stop()
+		w.remove(unit)
+	}
+	w.start(map[string]string{"allocatableMemory.available": "500Mi"})
+	hog := w.load("last", load.Spec{Kind: load.Hog, Bytes: 800 << 20})
+	w.await("the last eviction", func() bool {
+		for _, l := range w.lines(record.KindEviction) {
+			if l.Victim != nil && l.Victim.Cgroup == path.Join(w.root, "last") && l.Outcome == record.OutcomeKilled {
+				return true
+			}
+		}
+		return false
+	})
+	_ = hog.Stop()
+	kills := map[record.ID]bool{}
+	for _, l := range w.lines(record.KindKill) {
+		kills[l.ID] = true
+	}
+	for _, l := range w.lines(record.KindEviction) {
+		if l.Outcome == record.OutcomeKilled && !kills[l.ID] {
+			t.Errorf("eviction %s has no kill line", l.ID)
+		}
+	}
+}
+
+// ourPrograms lists the names of our BPF programs that are loaded.
+func ourPrograms(t *testing.T) (names []string) {
+	t.Helper()
+	bpftool, err := exec.LookPath("bpftool")
+	if err != nil {
+		t.Log("bpftool is not here: not checked")
+		return nil
+	}
+	out, err := exec.Command(bpftool, "-j", "prog", "show").Output()
+	must(t, err)
+	var progs []struct {
+		Name string `json:"name"`
+	}
+	must(t, json.Unmarshal(out, &progs))
+	for _, p := range progs {
+		if slices.Contains([]string{"page_alloc", "newtask", "start_far_timer", "walk", "look"}, p.Name) {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+func TestShadowModeNeverKills(t *testing.T) {
+	bin := binary(t)
+	w := newWorld(t)
+	hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 700 << 20, Held: true})
+	file := filepath.Join(w.dir, "shadow.yaml")
+	must(t, os.WriteFile(file, []byte(fmt.Sprintf("roots: [%q]\nenforceNodeAllocatable: []\nevictionHard: {allocatableMemory.available: 400Mi}\njournal: %q\nstate: %q\n",
+		w.root, w.journal, filepath.Join(w.dir, "state.json"))), 0o600))
+	w.agent = exec.Command(bin, "run", "--config", file, "--log-level", "error")
+	w.agent.Stderr = os.Stderr
+	must(t, w.agent.Start())
+	t.Cleanup(w.stop)
+	w.await("the start", func() bool { return w.count(record.KindStart) == 1 })
+	must(t, hog.Go())
+	w.await("the shadow line", func() bool { return w.count(record.KindEviction) > 0 })
+	time.Sleep(200 * time.Millisecond)
+	l := w.lines(record.KindEviction)
+	if len(l) != 1 || l[0].Outcome != record.OutcomeShadow || l[0].Victim.Cgroup != path.Join(w.root, "hog") {
+		t.Errorf("journal: %+v", l)
+	}
+	if !hog.Alive() || w.count(record.KindKill) != 0 {
+		t.Error("shadow mode killed")
+	}
+}
+
+func TestBadInputIsRefusedInOneSentence(t *testing.T) {
+	bin := binary(t)
+	for _, tc := range []struct {
+		name, config string
+		want         string
+		code         int
+	}{
+		{"unknown key", "evictionHrad: {}\n", "evictionHrad", 2},
+		{"bad quantity", "evictionHard: {memory.available: 12cows}\n", "memory.available", 2},
+		{"unquoted number", "evictionHard: {memory.available: 100}\n", "memory.available", 2},
+		{"unknown signal", "evictionHard: {memory.free: 1Gi}\n", "memory.free", 2},
+		{"missing root", "roots: [/no-such-root-of-ours]\n", "/no-such-root-of-ours", 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.yaml")
+			must(t, os.WriteFile(file, []byte(tc.config), 0o600))
+			cmd := exec.Command(bin, "run", "--config", file, "--log-level", "error")
+			var out, errOut strings.Builder
+			cmd.Stdout, cmd.Stderr = &out, &errOut
+			err := cmd.Run()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != tc.code {
+				t.Errorf("ended with %v, want exit code %d", err, tc.code)
+			}
+			if out.Len() != 0 || !strings.Contains(errOut.String(), tc.want) || strings.Count(errOut.String(), "\n") != 1 {
+				t.Errorf("printed %q and %q, want one line that names %q", out.String(), errOut.String(), tc.want)
+			}
+		})
+	}
+}
