@@ -56,11 +56,8 @@ func loadConfig(file string) (*config.Config, error) {
 		return config.Default(), nil
 	}
 	c, err := config.Load(file)
-	if err == nil {
-		_, err = c.Thresholds()
-	}
 	if err != nil {
-		return nil, usageError{fmt.Errorf("configuration %s: %w", file, err)}
+		return nil, usageError{err}
 	}
 	return c, nil
 }

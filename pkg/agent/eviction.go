@@ -281,7 +281,7 @@ func (a *Agent) followOne(e *eviction) {
 	}
 	if e.timeline.Dead != 0 && !e.pardoned {
 		e.pardoned = true
-		a.kernel.Pardon(e.condemned)
+		a.pardon(e)
 	}
 	if o := a.observed(&e.bound); o != nil && e.timeline.Recovered == 0 {
 		e.lowest = min(e.lowest, o.Available)
@@ -323,8 +323,14 @@ func (e *eviction) over(nowNs uint64) bool {
 }
 
 func (a *Agent) release(e *eviction) {
-	a.kernel.Pardon(e.condemned)
+	a.pardon(e)
 	e.used = false
+}
+
+// pardon gives the condemned word back, once: by the next time it may be another victim's.
+func (a *Agent) pardon(e *eviction) {
+	a.kernel.Pardon(e.condemned)
+	e.condemned = -1
 }
 
 func (a *Agent) observed(b *decide.Bound) *signal.Observation {

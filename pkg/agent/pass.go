@@ -90,7 +90,7 @@ func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 }
 
 func (a *Agent) standDown(e *eviction, err error) {
-	a.kernel.Pardon(e.condemned)
+	a.pardon(e)
 	a.kernel.FreeIntent(e.intent)
 	a.kernel.Release(e.wire, e.seq)
 	if errors.Is(err, actuator.ErrGone) {

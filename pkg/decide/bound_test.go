@@ -17,14 +17,16 @@ var sorted = []decide.Bound{
 	share(bound(signal.MemoryAvailable, "", 0, 0), 0.1),
 	bound(signal.MemoryAvailable, "", 100, 5),
 	bound(signal.MemoryAvailable, "", 100, 0),
-	bound(signal.MemoryAvailable, "", 50, 0),
+	text(bound(signal.MemoryAvailable, "", 50, 0), "50"),
+	text(bound(signal.MemoryAvailable, "", 50, 0), "0.05k"),
 	bound(signal.AllocatableMemoryAvailable, "/b", 900, 0),
 	bound(signal.AllocatableMemoryAvailable, "/a", 800, 0),
 	bound(signal.AllocatableMemoryAvailable, "/b", 800, 0),
 	bound(signal.PIDAvailable, "", 9000, 0),
 	bound(signal.AllocatablePIDAvailable, "/a", 9001, 0),
 	bound(signal.NodeFsAvailable, "", 9002, 0),
-	bound("zebra.available", "", 9003, 0),
+	bound("yak.available", "", 9003, 0),
+	bound("zebra.available", "", 9004, 0),
 	grace(bound(signal.MemoryAvailable, "", 9004, 0), 30*time.Second),
 	grace(bound(signal.MemoryAvailable, "", 9004, 0), 60*time.Second),
 	grace(bound(signal.PIDAvailable, "", 9005, 0), time.Second),
@@ -32,6 +34,11 @@ var sorted = []decide.Bound{
 
 func share(b decide.Bound, percent float32) decide.Bound {
 	b.Value.Percent = percent
+	return b
+}
+
+func text(b decide.Bound, written string) decide.Bound {
+	b.Value.Text = written
 	return b
 }
 

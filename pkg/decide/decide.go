@@ -139,17 +139,21 @@ func (in *Input) credit(b *Bound) int64 {
 	var sum int64
 	for i := range in.Dying {
 		v := &in.Dying[i]
-		if !b.covers(v.Cgroup) {
-			continue
-		}
-		switch resourceOf(b.Signal) {
-		case memory:
-			sum = add(sum, max(0, v.HeldBytes))
-		case tasks:
-			sum = add(sum, max(0, v.HeldTasks))
+		if b.covers(v.Cgroup) {
+			sum = add(sum, max(0, v.held(resourceOf(b.Signal))))
 		}
 	}
 	return sum
+}
+
+func (v *Dying) held(r resource) int64 {
+	switch r {
+	case memory:
+		return v.HeldBytes
+	case tasks:
+		return v.HeldTasks
+	}
+	return 0
 }
 
 // dying matches by uid and cgroup: a unit that is no pod has only its path.

@@ -263,6 +263,13 @@ func TestDecide(t *testing.T) {
 			}},
 			want: decide.Evict, reason: decide.ReasonMet, victim: "/hog",
 		},
+		"an unknown holding takes nothing off a known one": {
+			in: decide.Input{Workloads: []workload.Workload{hog}, Dying: []decide.Dying{
+				also(dying("/old", workload.NoData), func(v *decide.Dying) { v.Populated = false }),
+				also(dying("/older", 60), func(v *decide.Dying) { v.Populated = false }),
+			}},
+			want: decide.Wait, reason: decide.ReasonCredit,
+		},
 		"absurd holdings don't wrap around": {
 			in: decide.Input{Workloads: []workload.Workload{hog}, Dying: []decide.Dying{
 				also(dying("/old", math.MaxInt64), func(v *decide.Dying) { v.Populated = false }),
@@ -449,7 +456,7 @@ func TestDecideOverSeveralBounds(t *testing.T) {
 			want: decide.Evict, reason: decide.ReasonMet, bound: 0, met: []bool{true},
 		},
 		"a target beyond 63 bits does not wrap around": {
-			bounds: []decide.Bound{bound(signal.PIDAvailable, "", math.MaxInt64, math.MaxInt64)}, available: []int64{-5},
+			bounds: []decide.Bound{bound(signal.PIDAvailable, "", math.MaxInt64, math.MaxInt64)}, available: []int64{5},
 			in:   decide.Input{Workloads: []workload.Workload{hog}},
 			want: decide.Evict, reason: decide.ReasonMet, bound: 0, met: []bool{true},
 		},

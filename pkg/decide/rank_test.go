@@ -15,7 +15,7 @@ import (
 func mem(name string, priority int32, request, use int64) workload.Workload {
 	return workload.Workload{
 		UID: name, Cgroup: "/" + name, Priority: priority, MemoryRequestBytes: request,
-		Usage: workload.Usage{MemoryBytes: use, WorkingSetBytes: use, Tasks: workload.NoData},
+		Usage: workload.Usage{MemoryBytes: 1, WorkingSetBytes: use, Tasks: workload.NoData},
 	}
 }
 
@@ -88,6 +88,10 @@ func TestRankMemory(t *testing.T) {
 			[]workload.Workload{with(mem("u", 0, 0, 50), cgroup("/2")), with(mem("u", 0, 0, 50), cgroup("/1"))},
 			[]string{"u/1", "u/2"},
 		},
+		"the uid comes before the cgroup": {
+			[]workload.Workload{with(mem("b", 0, 0, 50), cgroup("/1")), with(mem("a", 0, 0, 50), cgroup("/2"))},
+			[]string{"a/2", "b/1"},
+		},
 		"unknown usage ranks last": {
 			[]workload.Workload{mem("unknown", -9, 0, unknown), mem("under", 9, 500, 1)},
 			[]string{"under", "-unknown"},
@@ -151,6 +155,21 @@ func TestRankPIDs(t *testing.T) {
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) { checkRank(t, nodePIDs, tc.ws, tc.want) })
+	}
+}
+
+// The same unit given many times over, which no input should hold, stays in its order.
+func TestRankOfEqualsKeepsTheirOrder(t *testing.T) {
+	ws := make([]workload.Workload, 100)
+	for i := range ws {
+		ws[i] = mem("same", int32(i%3), 0, 50)
+	}
+	last := -1
+	for _, r := range decide.Rank(settings(nodeMemory), &nodeMemory, ws) {
+		if last >= 0 && r.Index < last && ws[r.Index].Priority == ws[last].Priority {
+			t.Fatalf("index %d after %d", r.Index, last)
+		}
+		last = r.Index
 	}
 }
 

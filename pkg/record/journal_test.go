@@ -290,6 +290,19 @@ func TestFullDiskDoesNotStopTheRecord(t *testing.T) {
 	}
 }
 
+func TestSyncAllocatesAhead(t *testing.T) {
+	dir := smallDisk(t, "1m")
+	j := openJournal(t, filepath.Join(dir, "journal"), JournalOptions{PreallocBytes: 64 << 10})
+	half := note(strings.Repeat("x", 40<<10))
+	if err := errors.Join(j.Append(half), j.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, filepath.Join(dir, "full"))
+	if err := j.Append(half); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFullDiskDropsOldestFile(t *testing.T) {
 	dir := smallDisk(t, "2m")
 	path := filepath.Join(dir, "journal")

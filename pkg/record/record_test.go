@@ -45,6 +45,7 @@ func killLine() *Line {
 		Ranked: []Ranked{
 			{UID: "uid-proxy", Name: "kube-proxy", UsageBytes: new(int64(30 * mi)), Priority: 2000001000, Reason: "critical priority"},
 			{UID: "uid-hog", Name: "hog", UsageBytes: new(int64(612 * mi)), RequestBytes: 100 * mi, Tasks: new(int64(5)), Evictable: true},
+			{UID: "uid-dns", Name: "dns", Reason: "protect: glob kube-system/*"},
 			{UID: "uid-idle", Name: "idle", UsageBytes: new(int64(2 * mi)), Evictable: true},
 		},
 		Timeline: &Timeline{Crossed: 1000_000_000, Woke: 1000_041_000, Decided: 1000_060_200, Signalled: 1000_085_000, SignalledAll: 1000_120_000},

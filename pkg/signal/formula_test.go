@@ -31,7 +31,7 @@ func TestMemoryAvailableOf(t *testing.T) {
 		"negative MemTotal":                 {func(n *sample.Node) { n.MemTotalBytes = -1 }, 0, "MemTotal"},
 		"negative anonymous pages":          {func(n *sample.Node) { n.AnonBytes = -1 }, 0, "anonymous"},
 		"anonymous pages above MemTotal":    {func(n *sample.Node) { n.AnonBytes = math.MaxInt64 }, 0, "anonymous"},
-		"negative file pages":               {func(n *sample.Node) { n.FileBytes = -1 }, 0, "file pages"},
+		"negative file pages":               {func(n *sample.Node) { n.FileBytes = -1 }, 0, "implausible file pages"},
 		"file pages above MemTotal":         {func(n *sample.Node) { n.FileBytes = math.MaxInt64 }, 0, "file pages"},
 		"negative inactive file":            {func(n *sample.Node) { n.InactiveFileBytes = -1 }, 0, "inactive"},
 		"more inactive file than file":      {func(n *sample.Node) { n.InactiveFileBytes = n.FileBytes + 1 }, 0, "inactive"},
