@@ -19,7 +19,8 @@ type Outcome struct {
 	// Processes is how many were signalled one by one; with cgroup.kill those that were
 	// seen before they ended.
 	Processes int
-	Err       error
+	// Err is what failed in the last sweep of a unit that did not die in time.
+	Err error
 }
 
 const (
@@ -41,22 +42,21 @@ func (h *Handle) Finish(now func() uint64, deadline time.Duration) (out Outcome)
 	end := now() + uint64(deadline)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		populated, err := h.populated()
-		if err != nil {
-			out.Err = err
-			return out
-		}
-		if !populated {
-			out.DeadNs = now()
+		if err == nil && !populated {
+			out.DeadNs, out.Err = now(), nil
 			return out
 		}
 		if now() > end {
+			out.Err = errors.Join(out.Err, err)
 			return out
 		}
-		out.Err = errors.Join(h.thaw())
-		fresh, err := h.sweepNew(seen)
-		if err != nil && !errors.Is(err, ErrGone) {
-			out.Err = err
+		// What fails in one sweep, of a unit that changes under it, is tried in the next.
+		thawErr := h.thaw()
+		fresh, sweepErr := h.sweepNew(seen)
+		if errors.Is(sweepErr, ErrGone) {
+			sweepErr = nil
 		}
+		out.Err = errors.Join(thawErr, sweepErr)
 		if fresh > 0 {
 			out.SignalledAllNs = now()
 			out.Processes += fresh

@@ -295,6 +295,9 @@ func (a *Agent) followOne(e *eviction) {
 		switch {
 		case e.timeline.Dead == 0:
 			e.outcome, e.reason = record.OutcomeFailed, "signalled, and not dead in time"
+			if err := e.finished.Load().Err; err != nil {
+				e.reason += ": " + err.Error()
+			}
 		case e.timeline.Recovered != 0:
 			e.reason = "the signal is back above the threshold"
 		}

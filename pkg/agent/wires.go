@@ -2,7 +2,6 @@ package agent
 
 import (
 	"math"
-	"slices"
 	"sync/atomic"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
@@ -58,9 +57,6 @@ func scopeOf(s signal.Signal) sample.Scope {
 	}
 	return sample.ScopeOff
 }
-
-// boundOf returns the bound of a wire, -1 for a wire that is not ours.
-func (w *wires) boundOf(number int) int { return slices.Index(w.number, number) }
 
 // place puts every wire where its threshold is now, and arms those that are off: new ones,
 // and those whose root came back.

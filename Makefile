@@ -1,0 +1,73 @@
+# `make help` lists the targets. What grows beyond a line or two lives in scripts/.
+
+CLANG         ?= clang-19
+CLANG_FORMAT  ?= clang-format-19
+GOLANGCI_LINT ?= v2.15.0
+BPF_CFLAGS    ?= -O2 -g -Wall -Werror -mcpu=v3
+KERNEL        ?= 6.1
+VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Packages with tests that need root: run one at a time, natively and in the VM.
+ROOT_PKGS := ./pkg/cgroupfs ./pkg/loader ./pkg/actuator ./pkg/agent ./test/e2e
+
+BIN := bin/ebpf-evict
+
+export CLANG CLANG_FORMAT GOLANGCI_LINT ROOT_PKGS
+export BPF2GO_CC := $(CLANG)
+export BPF2GO_CFLAGS := $(BPF_CFLAGS)
+# Tests that start the program find it here.
+export EBPF_EVICT_BIN := $(CURDIR)/$(BIN)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/ebpf-evict (needs Go alone)
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/ebpf-evict
+
+.PHONY: generate
+generate: ## compile bpf/ and generate gen/ (clang-19, llvm-19)
+	go generate ./gen
+
+.PHONY: verify-generate
+verify-generate: ## fail if gen/ is not what bpf/ generates
+	scripts/verify-generate.sh
+
+.PHONY: fmt
+fmt: ## format Go and C
+	gofmt -l -w cmd gen pkg test
+	find bpf -name '*.[ch]' ! -name 'vmlinux*.h' -exec $(CLANG_FORMAT) -i {} +
+
+.PHONY: lint
+lint: ## golangci-lint, clang-format, shellcheck
+	scripts/lint.sh
+
+.PHONY: test
+test: deps test-unit test-root test-vm ## everything: all packages, as root for real, and in a VM
+
+.PHONY: test-unit
+test-unit: ## packages whose tests need no root
+	scripts/test.sh unit
+
+.PHONY: test-root
+test-root: build ## tests that load BPF programs and kill, as root (by sudo where needed)
+	scripts/test.sh root
+
+.PHONY: test-vm
+test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=6.1|6.12
+	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) -- $(ROOT_PKGS)
+
+.PHONY: demo
+demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)
+	scripts/as-root.sh $(BIN) demo
+
+.PHONY: deps
+deps: ## install the packages that tests and lint need (Debian), or name them
+	scripts/deps.sh
+
+.PHONY: clean
+clean: ## remove what was built; downloaded VM kernels stay in the user's cache
+	rm -rf bin

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# test.sh unit: every package outside ROOT_PKGS, as whoever calls.
+# test.sh root: the packages of ROOT_PKGS that exist, as root, one at a time, since
+#               their tests watch and load the whole machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+root_pkgs=()
+# shellcheck disable=SC2153 # ROOT_PKGS comes from the Makefile
+for pkg in $ROOT_PKGS; do
+	compgen -G "$pkg/*_test.go" >/dev/null && root_pkgs+=("$pkg")
+done
+if [ ${#root_pkgs[@]} -eq 0 ]; then
+	echo "error: none of these has tests: $ROOT_PKGS" >&2
+	exit 1
+fi
+
+case ${1:-} in
+unit)
+	mapfile -t pkgs < <(go list ./... | grep -vxF "$(go list "${root_pkgs[@]}")")
+	go test "${pkgs[@]}"
+	;;
+root)
+	scripts/as-root.sh true
+	go test -count=1 -p 1 -timeout 15m -exec "$PWD/scripts/as-root.sh" "${root_pkgs[@]}"
+	;;
+*)
+	echo "usage: test.sh unit|root" >&2
+	exit 2
+	;;
+esac

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroupRoot is the unified hierarchy; the command line keeps v1 controllers away.
+const cgroupRoot = "/sys/fs/cgroup"
+
+func mountAll() error {
+	mounts := []struct{ target, fstype string }{
+		{"/proc", "proc"},
+		{"/sys", "sysfs"},
+		{"/dev", "devtmpfs"},
+		{"/dev/shm", "tmpfs"},
+		{cgroupRoot, "cgroup2"},
+		{"/sys/fs/bpf", "bpf"},
+		{"/sys/kernel/tracing", "tracefs"},
+		{"/run", "tmpfs"},
+		{"/tmp", "tmpfs"},
+	}
+	for _, m := range mounts {
+		// Missing only where the parent is a plain directory; the kernel makes the others.
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.fstype, m.target, m.fstype, 0, ""); err != nil {
+			return fmt.Errorf("mount %s at %s: %w", m.fstype, m.target, err)
+		}
+	}
+	return os.Chmod("/tmp", 0o1777)
+}
+
+// delegateControllers lets children of the root cgroup have the files the agent reads.
+func delegateControllers() error {
+	control := filepath.Join(cgroupRoot, "cgroup.subtree_control")
+	return os.WriteFile(control, []byte("+memory +pids"), 0)
+}
+
+// loopbackUp brings lo up; the kernel gives it its addresses.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(fd)
+
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	return nil
+}

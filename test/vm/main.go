@@ -1,0 +1,168 @@
+// Command vm runs the root tests of packages in a virtual machine: a Debian kernel,
+// pure cgroup v2, PID 1 of our own.
+//
+//	go run ./test/vm -kernel 6.1 -bin bin/ebpf-evict -- ./pkg/loader ./test/e2e
+//
+// amd64 only. Needs qemu, apt-get, dpkg-deb and no root.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/test/vm/guest"
+)
+
+// guestBin is where the program under test lies in the guest.
+const guestBin = "/bin/ebpf-evict"
+
+type options struct {
+	kernel, bin, run string
+	timeout          time.Duration
+	packages         []string
+}
+
+func main() {
+	// Pdeathsig follows the thread that started the emulator: keep this one.
+	runtime.LockOSThread()
+	os.Exit(runMain())
+}
+
+func runMain() int {
+	opts := options{}
+	flag.StringVar(&opts.kernel, "kernel", "6.1", "Debian kernel: 6.1 or 6.12")
+	flag.StringVar(&opts.bin, "bin", "", "the program under test, built for this machine; in the guest "+guestBin)
+	flag.StringVar(&opts.run, "run", "", "run only tests that match, as in go test -run")
+	flag.DurationVar(&opts.timeout, "timeout", 10*time.Minute, "for one boot with all its tests")
+	flag.Parse()
+	opts.packages = flag.Args()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	code, err := testInVM(ctx, opts)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		return 1
+	}
+	return code
+}
+
+func testInVM(ctx context.Context, opts options) (int, error) {
+	packages := withTests(opts.packages)
+	if len(packages) == 0 {
+		return 1, fmt.Errorf("none of these packages has tests: %s", strings.Join(opts.packages, " "))
+	}
+	kernel, err := fetchKernel(ctx, opts.kernel)
+	if err != nil {
+		return 1, fmt.Errorf("get kernel %s: %w", opts.kernel, err)
+	}
+	dir, err := os.MkdirTemp("", "ebpf-evict-vm-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a leftover only costs disk space
+	initrd, err := build(ctx, dir, opts, packages)
+	if err != nil {
+		return 1, err
+	}
+
+	fmt.Printf("booting %s\n", strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"))
+	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
+	defer cancel()
+	return bootUntilResult(ctx, kernel, initrd)
+}
+
+// withTests keeps the packages, given as directories, that have test files, and says
+// which ones it leaves out.
+func withTests(packages []string) []string {
+	var kept []string
+	for _, pkg := range packages {
+		if files, _ := filepath.Glob(filepath.Join(pkg, "*_test.go")); len(files) == 0 {
+			fmt.Printf("%s has no tests yet\n", pkg)
+			continue
+		}
+		kept = append(kept, pkg)
+	}
+	return kept
+}
+
+// build compiles PID 1 and the tests and packs them, with their testdata, into an
+// initramfs in dir.
+func build(ctx context.Context, dir string, opts options, packages []string) (string, error) {
+	initrd := filepath.Join(dir, "initrd")
+	f, err := os.Create(initrd)
+	if err != nil {
+		return "", err
+	}
+	archive := newInitramfs(f)
+	archive.console()
+
+	init := filepath.Join(dir, "init")
+	if err := goTool(ctx, "build", "-o", init, "./test/vm/init"); err != nil {
+		return "", err
+	}
+	archive.file("/init", init)
+
+	manifest := guest.Manifest{Env: []string{"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp"}}
+	if opts.bin != "" {
+		archive.file(guestBin, opts.bin)
+		manifest.Env = append(manifest.Env, "EBPF_EVICT_BIN="+guestBin)
+	}
+	for _, pkg := range packages {
+		job := testJob(pkg, opts)
+		binary := filepath.Join(dir, strings.ReplaceAll(filepath.Clean(pkg), "/", "-")+".test")
+		if err := goTool(ctx, "test", "-c", "-o", binary, pkg); err != nil {
+			return "", err
+		}
+		archive.file(job.Path, binary)
+		archive.dir(job.Dir)
+		archive.tree(job.Dir+"/testdata", filepath.Join(pkg, "testdata"))
+		manifest.Jobs = append(manifest.Jobs, job)
+	}
+
+	raw, err := json.Marshal(manifest)
+	if err != nil {
+		return "", err
+	}
+	archive.bytes(guest.ManifestPath, string(raw))
+	return initrd, errors.Join(archive.close(), f.Close())
+}
+
+// testJob is how the guest runs the package's tests: verbosely, and with a deadline
+// that shows the goroutines before the VM's own ends everything.
+func testJob(pkg string, opts options) guest.Job {
+	name := filepath.ToSlash(filepath.Clean(pkg))
+	job := guest.Job{
+		Name: name,
+		Path: path.Join("/src", name, path.Base(name)+".test"),
+		Dir:  path.Join("/src", name),
+		Args: []string{"-test.v", "-test.timeout=" + (opts.timeout * 9 / 10).String()},
+	}
+	if opts.run != "" {
+		job.Args = append(job.Args, "-test.run="+opts.run)
+	}
+	return job
+}
+
+// goTool runs the go command for a static guest program without debug information.
+func goTool(ctx context.Context, verb string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{verb, "-buildvcs=false", "-ldflags=-s -w"}, args...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
+	}
+	return nil
+}
