@@ -31,8 +31,6 @@ type Handle struct {
 
 	mu    sync.Mutex // held while leads change or are used; never while anything slow runs
 	leads []lead
-	// pids and procs are buffers of Prepare.
-	pids []int
 }
 
 // lead is a process held by a pidfd, so that no reused pid can be hit.
@@ -111,16 +109,19 @@ func (h *Handle) kernelKills() bool {
 // openLeads holds up to most processes. A pid is listed, opened, and listed again: what is
 // in the second list is in the unit, whatever its number meant before.
 func (h *Handle) openLeads(most int) ([]lead, error) {
-	var leads []lead
+	var (
+		leads []lead
+		pids  []int
+		err   error
+	)
 	for _, t := range h.targets {
-		var err error
-		if h.pids, err = t.Procs(h.pids[:0]); err != nil {
+		if pids, err = t.Procs(pids[:0]); err != nil {
 			if errors.Is(err, cgroupfs.ErrGone) {
 				continue
 			}
 			return leads, err
 		}
-		for _, pid := range h.pids {
+		for _, pid := range pids {
 			if len(leads) == most {
 				break
 			}
@@ -133,14 +134,17 @@ func (h *Handle) openLeads(most int) ([]lead, error) {
 }
 
 func (h *Handle) stillMembers(leads []lead) ([]lead, error) {
+	var (
+		pids []int
+		err  error
+	)
 	members := map[int]bool{}
 	for _, t := range h.targets {
-		var err error
-		if h.pids, err = t.Procs(h.pids[:0]); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+		if pids, err = t.Procs(pids[:0]); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
 			closeLeads(leads)
 			return nil, err
 		}
-		for _, pid := range h.pids {
+		for _, pid := range pids {
 			members[pid] = true
 		}
 	}

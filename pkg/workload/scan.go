@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -124,9 +125,10 @@ func (s *Scanner) unit(dir string) (Unit, error) {
 		u.QOSClass = qosOf(dir)
 		u.MemoryRequestBytes = s.inferRequest(c, u.QOSClass)
 		u.Targets = s.containers(dir)
+		u.Protected = s.holdsSelf()
 	} else {
 		u.Targets = []Target{{dir}}
-		u.Protected = s.holdsOurs()
+		u.Protected = cmp.Or(s.holdsSelf(), s.holdsVital())
 	}
 	s.applyTable(&u)
 	s.protect(&u)
@@ -180,13 +182,21 @@ func (s *Scanner) comm(pid int) string {
 // vital are processes without which the node's pods can't be run at all.
 var vital = []string{"kubelet", "containerd", "crio", "dockerd", "conmon", "systemd"}
 
-// holdsOurs says why a unit that is no pod is never a victim, judged by s.pids.
-func (s *Scanner) holdsOurs() string {
+// holdsSelf says that the agent runs in the unit of s.pids: it is never its own victim.
+func (s *Scanner) holdsSelf() string {
+	for _, pid := range s.pids {
+		if slices.Contains(s.o.SelfPIDs, pid) {
+			return "the agent itself"
+		}
+	}
+	return ""
+}
+
+// holdsVital says why a unit that is no pod is never a victim, judged by s.pids.
+func (s *Scanner) holdsVital() string {
 	for _, pid := range s.pids {
 		comm := s.comm(pid)
 		switch {
-		case slices.Contains(s.o.SelfPIDs, pid):
-			return "the agent itself"
 		case pid == 1:
 			return "holds PID 1"
 		case slices.Contains(vital, comm), strings.HasPrefix(comm, "containerd-shim"):

@@ -1,0 +1,127 @@
+package workload
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const goodTable = `{"schema":"ebpf-evict/workloads/v1","node":"n","generation":7,"workloads":[
+ {"uid":"u1","namespace":"ns","name":"web","priority":5,"memory":{"requestBytes":100},"evict":"never"}]}`
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "workloads.json")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestHostileTablesAreRefused(t *testing.T) {
+	owner := uint32(os.Getuid())
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(write(t, goodTable), link); err != nil {
+		t.Fatal(err)
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	big := write(t, goodTable)
+	if err := os.Truncate(big, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{
+		"symbolic link":    link,
+		"fifo":             fifo,
+		"directory":        t.TempDir(),
+		"1 GiB":            big,
+		"torn":             write(t, goodTable[:60]),
+		"empty":            write(t, ""),
+		"unknown schema":   write(t, strings.Replace(goodTable, "/v1", "/v9", 1)),
+		"leads upwards":    write(t, strings.Replace(goodTable, `"uid":"u1"`, `"uid":"u1","cgroup":"/kubepods/../system"`, 1)),
+		"negative request": write(t, strings.Replace(goodTable, "100", "-1", 1)),
+		"unknown mark":     write(t, strings.Replace(goodTable, "never", "always", 1)),
+		"no uid":           write(t, strings.Replace(goodTable, `"u1"`, `""`, 1)),
+		"one uid twice":    write(t, strings.Replace(goodTable, "]}", `,{"uid":"u1"}]}`, 1)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			done := make(chan error, 1)
+			go func() { _, err := LoadTable(path, owner); done <- err }()
+			select {
+			case err := <-done:
+				if !errors.Is(err, ErrTable) {
+					t.Errorf("got %v, want ErrTable", err)
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatal("blocked")
+			}
+		})
+	}
+	if _, err := LoadTable(write(t, goodTable), owner+1); !errors.Is(err, ErrTable) {
+		t.Errorf("another owner's table: got %v, want ErrTable", err)
+	}
+	if _, err := LoadTable(write(t, goodTable), owner); err != nil {
+		t.Errorf("the good table: %v", err)
+	}
+}
+
+func TestLastGoodTableStays(t *testing.T) {
+	path := write(t, goodTable)
+	s := NewScanner(Options{TablePath: path, TableUID: uint32(os.Getuid())})
+	s.loadTable()
+	for _, bad := range []string{"{", strings.Replace(goodTable, `:7`, `:6`, 1)} {
+		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.loadTable()
+	}
+	st := s.TableStatus()
+	if st.Generation != 7 || st.Refused != 2 || st.LastError == nil {
+		t.Errorf("status %+v, want generation 7 and two refusals", st)
+	}
+	u := Unit{Workload: Workload{UID: "u1", QOSClass: QOSBurstable}}
+	s.applyTable(&u)
+	s.protect(&u)
+	if u.Name != "web" || u.Priority != 5 || u.MemoryRequestBytes != 100 || u.Protected != "table: never" || u.QOSClass != QOSBurstable {
+		t.Errorf("unit %+v: not what the last good table says", u.Workload)
+	}
+}
+
+func TestMarkFirstCountsOnlyWhereAllowed(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		s := NewScanner(Options{AllowFirst: allowed})
+		s.table = &Table{Workloads: []Entry{{UID: "u", Evict: "first"}}}
+		u := Unit{Workload: Workload{UID: "u"}}
+		s.applyTable(&u)
+		if (u.Evict == "first") != allowed {
+			t.Errorf("allowed %v: mark %q", allowed, u.Evict)
+		}
+	}
+}
+
+func FuzzParseTable(f *testing.F) {
+	f.Add([]byte(goodTable))
+	f.Add([]byte(`{"schema":"ebpf-evict/workloads/v1","workloads":[{"uid":"a"},{"uid":"a"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		table, err := ParseTable(data)
+		if err != nil {
+			if !errors.Is(err, ErrTable) {
+				t.Errorf("error %v is no ErrTable", err)
+			}
+			return
+		}
+		seen := map[string]bool{}
+		for _, e := range table.Workloads {
+			if e.UID == "" || seen[e.UID] || strings.Contains("/"+e.Cgroup+"/", "/../") {
+				t.Errorf("accepted %+v", e)
+			}
+			seen[e.UID] = true
+		}
+	})
+}
