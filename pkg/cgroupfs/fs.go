@@ -209,7 +209,7 @@ func bothGone(a, b error) error {
 func retry(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
-		if err != unix.EINTR && err != unix.EAGAIN {
+		if err != unix.EINTR {
 			return n, err
 		}
 	}

@@ -105,9 +105,10 @@ func (g group) tasks(t testing.TB) int {
 	return number(t, filepath.Join(g.pids, "pids.current"))
 }
 
-// killAll kills what is in the group until nothing is, a bomb too.
+// killAll kills what is in the group until nothing is; without a pid to fork, a bomb too.
 func (g group) killAll(t testing.TB) {
 	t.Helper()
+	write(t, filepath.Join(g.pids, "pids.max"), "0")
 	eventually(t, "kill all of the group", func() bool {
 		procs := g.procs(t)
 		for _, p := range procs {
@@ -284,22 +285,24 @@ func TestDelayComesBeforeTheFirstByte(t *testing.T) {
 }
 
 func TestBombOutlivesItsFirstProcessAndDiesOnStop(t *testing.T) {
-	g := newGroup(t, 256*mib, 200)
-	l := start(t, load.Spec{Kind: load.Bomb, Tasks: 1000, ProcsFiles: g.procsFiles()})
-	eventually(t, "pids.max reached", func() bool { return g.tasks(t) == 200 })
+	// Each refused fork costs a whole one: more processes would take an emulated CPU for themselves.
+	const pidsMax = 64
+	g := newGroup(t, 256*mib, pidsMax)
+	l := start(t, load.Spec{Kind: load.Bomb, Tasks: 1000, Deadline: 5 * time.Minute, ProcsFiles: g.procsFiles()})
+	eventually(t, "pids.max reached", func() bool { return g.tasks(t) == pidsMax })
 
 	kill(t, strconv.Itoa(l.PID()))
 	if !l.Wait(patience) {
 		t.Fatal("the first process does not die")
 	}
-	for round := range 5 {
+	for round := range 3 {
 		before, procs := progress(t, l), g.procs(t)
 		for _, p := range procs[len(procs)/2:] { // the younger half: their parents live
 			kill(t, p)
 		}
 		// Not all are made up for: a fork whose parent is killed in the middle is not counted.
 		eventually(t, fmt.Sprintf("forks after killing half, round %d", round), func() bool {
-			return progress(t, l) >= before+int64(len(procs)/4) && g.tasks(t) == 200
+			return progress(t, l) >= before+int64(len(procs)/4) && g.tasks(t) == pidsMax
 		})
 	}
 	stop(t, l)
@@ -477,6 +480,7 @@ func TestStartRefuses(t *testing.T) {
 		"bomb without tasks":        {load.Spec{Kind: load.Bomb, ProcsFiles: g.procsFiles()}, load.ErrSpec, "0 tasks"},
 		"another file":              {load.Spec{Kind: load.Spinner, ProcsFiles: []string{"/etc/passwd"}}, load.ErrSpec, "/etc/passwd"},
 		"hog without a cgroup":      {load.Spec{Kind: load.Hog, Bytes: mib}, load.ErrUnlimited, "memory.max"},
+		"hog in the root cgroup":    {load.Spec{Kind: load.Hog, Bytes: mib, ProcsFiles: []string{"/sys/fs/cgroup/memory/cgroup.procs"}}, load.ErrUnlimited, "memory.max"},
 		"sleeper without a cgroup":  {load.Spec{Kind: load.Sleeper, Hold: mib}, load.ErrUnlimited, "memory.max"},
 		"bomb without pids.max":     {load.Spec{Kind: load.Bomb, Tasks: 9, ProcsFiles: []string{"/sys/fs/cgroup/cgroup.procs"}}, load.ErrUnlimited, "pids.max"},
 		"vanished cgroup":           {load.Spec{Kind: load.Bomb, Tasks: 9, ProcsFiles: []string{gone}}, nil, gone},

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -96,7 +97,7 @@ func (w *world) load(unit string, s load.Spec) *load.Load {
 	must(w.t, w.fs.Create(dir))
 	s.ProcsFiles = w.fs.ProcsFiles(dir)
 	if s.Deadline == 0 {
-		s.Deadline = 2 * time.Minute
+		s.Deadline = 8 * time.Minute // beyond every wait of a test
 	}
 	l, err := load.Start("/proc/self/exe", []string{"load"}, s)
 	must(w.t, err)
@@ -155,14 +156,18 @@ func (w *world) lines(kind record.Kind) (found []record.Line) {
 
 func (w *world) count(kind record.Kind) int { return len(w.lines(kind)) }
 
+// patience is no bound on speed: an emulated CPU shared with spinners is a hundred times
+// slower than a real one.
+const patience = 2 * time.Minute
+
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	w.t.Fatalf("waited 40 s for %s; journal: %+v", what, w.lines(record.KindEviction))
+	w.t.Fatalf("waited %v for %s; journal: %+v", patience, what, w.lines(record.KindEviction))
 }
 
 func must(t *testing.T, err error) {
@@ -236,17 +241,17 @@ func TestYoungFastHogIsTheVictim(t *testing.T) {
 	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
 }
 
-func TestHogIsEvictedWithBothCoresBusy(t *testing.T) {
+func TestHogIsEvictedWithAllCoresBusy(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
-	w.start(map[string]string{"allocatableMemory.available": "400Mi"})
-	for i := range 4 {
+	w.start(map[string]string{"allocatableMemory.available": "900Mi"})
+	for i := range 2 * runtime.NumCPU() {
 		w.load(fmt.Sprintf("spinner-%d", i), load.Spec{Kind: load.Spinner})
 	}
 	var took []time.Duration
 	for i := range rounds(t, 5) {
 		unit := fmt.Sprintf("hog-%d", i)
-		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 800 << 20})
+		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 400 << 20})
 		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
 		took = append(took, evicted(t, w.lines(record.KindEviction)[i], path.Join(w.root, unit)))
 		_ = hog.Stop()
