@@ -53,7 +53,7 @@ func formatLimit(v int64, unlimited string) string {
 //	inactive_file 19329024\n
 func parseKey(data []byte, key string) (int64, error) {
 	for line := range bytes.Lines(data) {
-		name, value, _ := bytes.Cut(line, []byte(" "))
+		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(" "))
 		if string(name) == key {
 			return parseValue(value)
 		}
