@@ -18,6 +18,8 @@ func TestParseLimit(t *testing.T) {
 		"zero is a limit":              {in: "0\n", want: 0},
 		"v2's word for no limit":       {in: "max\n", want: Unlimited},
 		"v1's figure for no limit":     {in: "9223372036854771712\n", want: Unlimited},
+		"the largest limit":            {in: "4611686018427387904\n", want: 1 << 62},
+		"above the largest limit":      {in: "4611686018427387905\n", want: Unlimited},
 		"negative is no figure":        {in: "-1\n", bad: true},
 		"empty is no figure":           {in: "", bad: true},
 		"two figures are no figure":    {in: "1 2\n", bad: true},

@@ -78,6 +78,7 @@ func newGroup(t testing.TB, memoryMax int64, pidsMax int) group {
 		}
 		t.Cleanup(func() { remove(t, dir) })
 	}
+	t.Cleanup(func() { g.killAll(t) }) // what a failed test left
 	write(t, filepath.Join(g.memory, memoryFile), strconv.FormatInt(memoryMax, 10))
 	write(t, filepath.Join(g.pids, "pids.max"), strconv.Itoa(pidsMax))
 	return g
