@@ -49,10 +49,11 @@ type Options struct {
 
 // Scanner lists units. It belongs to one goroutine.
 type Scanner struct {
-	o      Options
-	table  *Table
-	status TableStatus
-	pids   []int
+	o       Options
+	table   *Table
+	entries map[string]*Entry // table's, by uid
+	status  TableStatus
+	pids    []int
 }
 
 // NewScanner makes a scanner; nothing is read before Scan.
@@ -211,7 +212,11 @@ func (s *Scanner) protect(u *Unit) {
 		return
 	}
 	for _, glob := range s.o.Protect {
-		for _, name := range []string{u.Cgroup, u.Namespace + "/" + u.Name, u.UID} {
+		names := []string{u.Cgroup, u.UID}
+		if u.Namespace != "" { // else it would look like a cgroup's path
+			names = append(names, u.Namespace+"/"+u.Name)
+		}
+		for _, name := range names {
 			if ok, _ := path.Match(glob, name); ok {
 				u.Protected = "protect: " + glob
 				return

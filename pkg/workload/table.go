@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -93,8 +92,7 @@ func ParseTable(data []byte) (*Table, error) {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrTable, maxTableBytes)
 	}
 	var t Table
-	d := json.NewDecoder(bytes.NewReader(data))
-	if err := d.Decode(&t); err != nil {
+	if err := json.Unmarshal(data, &t); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrTable, err)
 	}
 	if t.Schema != TableSchema {
@@ -146,30 +144,33 @@ func (s *Scanner) loadTable() {
 		s.status.LastError = err
 		return
 	}
-	s.table, s.status.Generation, s.status.LastError = t, t.Generation, nil
+	s.take(t)
+	s.status.Generation, s.status.LastError = t.Generation, nil
+}
+
+// take makes t the table in use.
+func (s *Scanner) take(t *Table) {
+	s.table, s.entries = t, make(map[string]*Entry, len(t.Workloads))
+	for i := range t.Workloads {
+		s.entries[t.Workloads[i].UID] = &t.Workloads[i]
+	}
 }
 
 // applyTable adds what the table knows of a unit that the cgroups show.
 func (s *Scanner) applyTable(u *Unit) {
-	if s.table == nil {
+	e := s.entries[u.UID]
+	if e == nil {
 		return
 	}
-	for i := range s.table.Workloads {
-		e := &s.table.Workloads[i]
-		if e.UID != u.UID {
-			continue
-		}
-		u.Namespace, u.Name = e.Namespace, e.Name
-		u.Priority, u.Static, u.Mirror = e.Priority, e.Static, e.Mirror
-		if e.Memory.RequestBytes != nil {
-			u.MemoryRequestBytes = *e.Memory.RequestBytes
-		}
-		if e.TerminationGracePeriodSeconds != nil {
-			u.TerminationGracePeriodSeconds = *e.TerminationGracePeriodSeconds
-		}
-		if e.Evict != "first" || s.o.AllowFirst {
-			u.Evict = e.Evict
-		}
-		return
+	u.Namespace, u.Name = e.Namespace, e.Name
+	u.Priority, u.Static, u.Mirror = e.Priority, e.Static, e.Mirror
+	if e.Memory.RequestBytes != nil {
+		u.MemoryRequestBytes = *e.Memory.RequestBytes
+	}
+	if e.TerminationGracePeriodSeconds != nil {
+		u.TerminationGracePeriodSeconds = *e.TerminationGracePeriodSeconds
+	}
+	if e.Evict != "first" || s.o.AllowFirst {
+		u.Evict = e.Evict
 	}
 }

@@ -43,6 +43,7 @@ func TestHostileTablesAreRefused(t *testing.T) {
 		"1 GiB":            big,
 		"torn":             write(t, goodTable[:60]),
 		"empty":            write(t, ""),
+		"more after it":    write(t, goodTable+goodTable[:60]),
 		"unknown schema":   write(t, strings.Replace(goodTable, "/v1", "/v9", 1)),
 		"leads upwards":    write(t, strings.Replace(goodTable, `"uid":"u1"`, `"uid":"u1","cgroup":"/kubepods/../system"`, 1)),
 		"negative request": write(t, strings.Replace(goodTable, "100", "-1", 1)),
@@ -96,7 +97,7 @@ func TestLastGoodTableStays(t *testing.T) {
 func TestMarkFirstCountsOnlyWhereAllowed(t *testing.T) {
 	for _, allowed := range []bool{false, true} {
 		s := NewScanner(Options{AllowFirst: allowed})
-		s.table = &Table{Workloads: []Entry{{UID: "u", Evict: "first"}}}
+		s.take(&Table{Workloads: []Entry{{UID: "u", Evict: "first"}}})
 		u := Unit{Workload: Workload{UID: "u"}}
 		s.applyTable(&u)
 		if (u.Evict == "first") != allowed {

@@ -1,0 +1,269 @@
+package workload
+
+import (
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+)
+
+const (
+	uidA       = "0a1b2c3d-0000-4000-8000-00000000000a"
+	uidB       = "0a1b2c3d-0000-4000-8000-00000000000b"
+	underlineB = "0a1b2c3d_0000_4000_8000_00000000000b"
+)
+
+// node is a cgroup v2 tree and a /proc, both made of plain files.
+type node struct {
+	t              *testing.T
+	cgroups, procs string
+}
+
+func newNode(t *testing.T) *node {
+	n := &node{t, t.TempDir(), t.TempDir()}
+	n.file(filepath.Join(n.cgroups, "cgroup.controllers"), "memory pids\n")
+	return n
+}
+
+func (n *node) file(name, text string) {
+	n.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// cgroup makes a cgroup, and those above it, with these processes in it.
+func (n *node) cgroup(dir string, pids ...int) {
+	n.t.Helper()
+	text := ""
+	for _, pid := range pids {
+		text += strconv.Itoa(pid) + "\n"
+	}
+	n.file(filepath.Join(n.cgroups, dir, "cgroup.procs"), text)
+	for up := path.Dir(dir); ; up = path.Dir(up) {
+		procs := filepath.Join(n.cgroups, up, "cgroup.procs")
+		if _, err := os.Stat(procs); err != nil {
+			n.file(procs, "")
+		}
+		if up == "/" {
+			return
+		}
+	}
+}
+
+func (n *node) process(pid int, comm string, oomScoreAdj int) {
+	dir := filepath.Join(n.procs, strconv.Itoa(pid))
+	n.file(filepath.Join(dir, "comm"), comm+"\n")
+	n.file(filepath.Join(dir, "oom_score_adj"), strconv.Itoa(oomScoreAdj)+"\n")
+}
+
+// table makes a table of this text and has o name it.
+func (n *node) table(o *Options, workloads string) {
+	o.TablePath, o.TableUID = filepath.Join(n.t.TempDir(), "workloads.json"), uint32(os.Getuid())
+	n.file(o.TablePath, `{"schema":"ebpf-evict/workloads/v1","workloads":[`+workloads+`]}`)
+}
+
+func (n *node) scan(o Options) map[string]Unit {
+	n.t.Helper()
+	fs, err := cgroupfs.New(n.cgroups)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	o.FS, o.Procfs = fs, n.procs
+	s := NewScanner(o)
+	found, err := s.Scan()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := s.TableStatus().LastError; err != nil {
+		n.t.Fatal(err)
+	}
+	units := map[string]Unit{}
+	for _, u := range found {
+		if _, twice := units[u.Cgroup]; twice {
+			n.t.Errorf("%s twice", u.Cgroup)
+		}
+		units[u.Cgroup] = u
+	}
+	return units
+}
+
+func TestScanFindsUnits(t *testing.T) {
+	const slice = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + underlineB + ".slice"
+	for name, tc := range map[string]struct {
+		cgroups, roots []string
+		want           map[string]string // cgroup to uid and QoS
+	}{
+		"cgroupfs driver: pods, never levels": {
+			[]string{"/kubepods/besteffort/pod" + uidA + "/c", "/kubepods/burstable", "/kubepods/pod" + uidB + "/c"},
+			[]string{"/kubepods"},
+			map[string]string{
+				"/kubepods/besteffort/pod" + uidA: uidA + " BestEffort",
+				"/kubepods/pod" + uidB:            uidB + " Guaranteed",
+			},
+		},
+		"systemd driver": {
+			[]string{slice + "/cri-containerd-1.scope"},
+			[]string{"/kubepods.slice"},
+			map[string]string{slice: uidB + " Burstable"},
+		},
+		"a stranger among the pods is none": {
+			[]string{"/kubepods/burstable/stranger", "/kubepods/other"}, []string{"/kubepods"}, map[string]string{},
+		},
+		"standalone: direct children only": {
+			[]string{"/jobs/a/below", "/jobs/b", "/elsewhere"}, []string{"/jobs"},
+			map[string]string{"/jobs/a": "/jobs/a ", "/jobs/b": "/jobs/b "},
+		},
+		"root of roots: levels are passed through": {
+			[]string{"/kubepods/burstable/pod" + uidA, "/system"}, []string{"/"},
+			map[string]string{"/kubepods/burstable/pod" + uidA: uidA + " Burstable", "/system": "/system "},
+		},
+		"a root inside a root": {
+			[]string{"/kubepods/burstable/pod" + uidA}, []string{"/kubepods", "/kubepods/burstable"},
+			map[string]string{"/kubepods/burstable/pod" + uidA: uidA + " Burstable"},
+		},
+		"a missing root": {[]string{"/jobs/a"}, []string{"/gone", "/jobs"}, map[string]string{"/jobs/a": "/jobs/a "}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			for _, dir := range tc.cgroups {
+				n.cgroup(dir)
+			}
+			got := map[string]string{}
+			for dir, u := range n.scan(Options{Roots: tc.roots}) {
+				got[dir] = u.UID + " " + string(u.QOSClass)
+				if u.ID.MemoryID == 0 || u.TerminationGracePeriodSeconds != -1 || u.Usage != NoUsage {
+					t.Errorf("%+v: want an identity, and no data where nothing is known", u)
+				}
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTargetsLeaveTheSandboxOut(t *testing.T) {
+	const pod = "/kubepods/pod" + uidA
+	for name, tc := range map[string]struct {
+		containers map[string][]int
+		want       []Target
+	}{
+		"sandbox and containers":   {map[string][]int{"a": {11}, "b": {12, 10}, "s": {10}}, []Target{{pod + "/a"}, {pod + "/b"}}},
+		"the sandbox alone":        {map[string][]int{"s": {10}}, []Target{{pod + "/s"}}},
+		"an empty container stays": {map[string][]int{"a": nil, "s": {10}}, []Target{{pod + "/a"}}},
+		"no containers":            {nil, []Target{{pod}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.process(10, "pause", -998)
+			n.process(11, "web", 999)
+			n.process(12, "db", 999)
+			n.cgroup(pod)
+			for c, pids := range tc.containers {
+				n.cgroup(pod+"/"+c, pids...)
+			}
+			if diff := cmp.Diff(tc.want, n.scan(Options{Roots: []string{"/kubepods"}})[pod].Targets); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestProtectedUnits(t *testing.T) {
+	const job, pod = "/jobs/a", "/kubepods/pod" + uidA
+	for name, tc := range map[string]struct {
+		unit, comm string
+		pid        int
+		o          Options
+		table      string
+		want       string
+	}{
+		"nothing speaks against it":     {unit: job, want: ""},
+		"glob of the cgroup":            {unit: job, o: Options{Protect: []string{"/jobs/*"}}, want: "protect: /jobs/*"},
+		"glob of another level":         {unit: job, o: Options{Protect: []string{"/*"}}, want: ""},
+		"glob of the uid":               {unit: pod, o: Options{Protect: []string{"0a1b*"}}, want: "protect: 0a1b*"},
+		"glob of namespace and name":    {unit: pod, o: Options{Protect: []string{"ns/*"}}, table: `{"uid":"` + uidA + `","namespace":"ns","name":"w"}`, want: "protect: ns/*"},
+		"the agent itself":              {unit: job, pid: 20, o: Options{SelfPIDs: []int{20}}, want: "the agent itself"},
+		"the agent itself, in a pod":    {unit: pod, pid: 20, o: Options{SelfPIDs: []int{20}}, want: "the agent itself"},
+		"PID 1":                         {unit: job, pid: 1, want: "holds PID 1"},
+		"kubelet":                       {unit: job, comm: "kubelet", want: "holds the container runtime or kubelet: kubelet"},
+		"a shim, its name cut":          {unit: job, comm: "containerd-shim", want: "holds the container runtime or kubelet: containerd-shim"},
+		"a pod may run its own systemd": {unit: pod, comm: "systemd", want: ""},
+		"critical priority":             {unit: pod, table: `{"uid":"` + uidA + `","priority":2000000000}`, want: "critical"},
+		"just below critical":           {unit: pod, table: `{"uid":"` + uidA + `","priority":1999999999}`, want: ""},
+		"static":                        {unit: pod, table: `{"uid":"` + uidA + `","static":true}`, want: "critical"},
+		"mirror":                        {unit: pod, table: `{"uid":"` + uidA + `","mirror":true}`, want: "critical"},
+		"never":                         {unit: pod, table: `{"uid":"` + uidA + `","evict":"never"}`, want: "table: never"},
+		"first does not lift a glob":    {unit: pod, o: Options{Protect: []string{pod}, AllowFirst: true}, table: `{"uid":"` + uidA + `","evict":"first"}`, want: "protect: " + pod},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, pid, comm := newNode(t), max(tc.pid, 1), tc.comm
+			if tc.pid == 0 {
+				pid = 30
+			}
+			n.cgroup(tc.unit+"/c", pid)
+			n.process(pid, comm, 0)
+			tc.o.Roots = []string{"/jobs", "/kubepods"}
+			if tc.table != "" {
+				n.table(&tc.o, tc.table)
+			}
+			if got := n.scan(tc.o)[tc.unit].Protected; got != tc.want {
+				t.Errorf("protected: %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestMemoryRequestWithoutATable(t *testing.T) {
+	const capacity = 1 << 30
+	for name, tc := range map[string]struct {
+		dir, limit string
+		adj        int
+		want       int64
+	}{
+		"Burstable, from oom_score_adj":     {"/kubepods/burstable/pod" + uidA, "max", 900, capacity / 1000 * 100},
+		"Burstable, not the kubelet's":      {"/kubepods/burstable/pod" + uidA, "max", -998, 0},
+		"Guaranteed, the limit":             {"/kubepods/pod" + uidA, "4096", -997, 4096},
+		"Guaranteed, no limit":              {"/kubepods/pod" + uidA, "max", -997, 0},
+		"BestEffort, whatever is the limit": {"/kubepods/besteffort/pod" + uidA, "4096", 1000, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.cgroup(tc.dir+"/c", 40)
+			n.process(40, "web", tc.adj)
+			n.file(filepath.Join(n.cgroups, tc.dir, "memory.max"), tc.limit+"\n")
+			got := n.scan(Options{Roots: []string{"/kubepods"}, NodeMemoryBytes: capacity})[tc.dir]
+			if got.MemoryRequestBytes != tc.want {
+				t.Errorf("request %d, want %d", got.MemoryRequestBytes, tc.want)
+			}
+		})
+	}
+}
+
+// A table knows more of what is there; what is not below the roots it can't name.
+func TestTableAddsKnowledgeAndNoUnits(t *testing.T) {
+	const pod = "/kubepods/besteffort/pod" + uidA
+	n := newNode(t)
+	n.cgroup(pod + "/c")
+	n.cgroup("/system/sshd")
+	o := Options{Roots: []string{"/kubepods"}}
+	n.table(&o, `{"uid":"`+uidA+`","name":"web","cgroup":"/system/sshd","qosClass":"Guaranteed","terminationGracePeriodSeconds":9},
+		{"uid":"/system/sshd","cgroup":"/system/sshd","evict":"first"}, {"uid":"`+uidB+`","cgroup":"/kubepods/pod`+uidB+`"}`)
+	units := n.scan(o)
+	u := units[pod]
+	if len(units) != 1 || u.Name != "web" || u.TerminationGracePeriodSeconds != 9 {
+		t.Errorf("units %+v, want the one pod and its name", units)
+	}
+	if diff := cmp.Diff([]Target{{pod + "/c"}}, u.Targets); diff != "" || u.QOSClass != QOSBestEffort {
+		t.Errorf("QoS %s and targets are the path's alone (-want +got)\n%s", u.QOSClass, diff)
+	}
+}
