@@ -350,11 +350,23 @@ func TestCreateLeavesNothingBehindOnFailure(t *testing.T) {
 	if err := f.Create("/a/../../b"); err == nil {
 		t.Error("a path with .. was created")
 	}
-	if err := f.Remove("/"); err == nil {
-		t.Error("the root may be removed")
-	}
 	if err := f.Remove("/none"); err != nil {
 		t.Errorf("removing what is not there: %v", err)
+	}
+}
+
+func TestRemoveLeavesTheRoot(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "memory/job"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/", "", "."} {
+		if err := mustNew(t, root).Remove(path); err == nil {
+			t.Errorf("%q was removed", path)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(root, "memory/job")); err != nil {
+		t.Error(err)
 	}
 }
 

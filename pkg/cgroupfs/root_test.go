@@ -257,6 +257,12 @@ func TestRealKill(t *testing.T) {
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Errorf("the child ended by %v", err)
 	}
+	if err := f.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Kill(); !errors.Is(err, ErrGone) {
+		t.Errorf("kill of a removed cgroup: got %v, want ErrGone", err)
+	}
 	if s := state(t, bystander.Process.Pid); s == "Z" {
 		t.Error("the bystander was killed, too")
 	}
@@ -295,9 +301,9 @@ func TestRealThaw(t *testing.T) {
 	}
 	c, child := mustOpen(t, f, path), mustOpen(t, f, path+"/child")
 	cmd := start(t, "sleep", f.ProcsFiles(path+"/child")...)
-	// Whatever fails below, nothing may stay frozen: it could not be killed.
-	t.Cleanup(func() { _ = c.Thaw() })
 	for _, frozen := range []*Cgroup{c, child} {
+		// Whatever fails below, nothing may stay frozen: it could not be killed.
+		t.Cleanup(func() { _ = frozen.freezer.write("freezer.state", "THAWED") })
 		if err := frozen.freezer.write("freezer.state", "FROZEN"); err != nil {
 			t.Fatal(err)
 		}
