@@ -62,7 +62,10 @@ func Open(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
 	if len(h.targets) == 0 {
 		h.targets = append(h.targets, unit)
 	}
-	return h, h.Prepare()
+	if err := h.Prepare(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
 }
 
 func openSame(fs *cgroupfs.FS, path string, id workload.Identity) (*cgroupfs.Cgroup, error) {
@@ -119,7 +122,8 @@ func (h *Handle) openLeads(most int) ([]lead, error) {
 			if errors.Is(err, cgroupfs.ErrGone) {
 				continue
 			}
-			return leads, err
+			closeLeads(leads)
+			return nil, err
 		}
 		for _, pid := range pids {
 			if len(leads) == most {

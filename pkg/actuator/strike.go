@@ -11,7 +11,8 @@ import (
 // Strike sends the first SIGKILL: by cgroup.kill (5.14) to everything at once, else to the
 // processes that Prepare holds. A unit so young that none is held is listed here, the one
 // case in which the hot path reads text. It returns how many processes were signalled (-1:
-// all, by the kernel), and ErrGone when there was nobody.
+// all, by the kernel, which does not tell whether there was anybody), and ErrGone when the
+// unit was removed or, without cgroup.kill, empty.
 func (h *Handle) Strike() (int, error) {
 	h.busy.Store(true)
 	n, err := h.strike()
