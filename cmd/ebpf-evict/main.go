@@ -88,6 +88,7 @@ func newRootCmd(out, errOut io.Writer) *cobra.Command {
 	log := func() (zerolog.Logger, error) { return newLogger(errOut, level, format) }
 	root.AddCommand(
 		newRunCmd(log), newDemoCmd(out, log), newCheckCmd(out, log),
+		newRankCmd(out, errOut), newReplayCmd(out, errOut),
 		newHistoryCmd(out), newExplainCmd(out), newVersionCmd(out),
 	)
 	return root

@@ -230,30 +230,29 @@ func rootsOf(fs *cgroupfs.FS, c *config.Config) ([]string, error) {
 
 // settingsOf binds each threshold to what it watches: an allocatable one to every root.
 func settingsOf(c *config.Config, roots []string) (decide.Settings, error) {
-	s := decide.Settings{
-		Budget:  decide.Budget{PerMinute: c.Budget.KillsPerMinute, PerHour: c.Budget.KillsPerHour},
-		Overdue: overdue,
-	}
-	thresholds, err := c.Thresholds()
+	s, err := c.Settings()
 	if err != nil {
 		return s, err
 	}
-	for _, t := range thresholds {
+	asked := s.Bounds
+	s.Bounds, s.Overdue = nil, overdue
+	for _, b := range asked {
 		switch {
-		case scopeOf(t.Signal) == sample.ScopeOff:
-			continue // disk signals: config.Warnings says so
-		case t.Signal.Allocatable():
+		case scopeOf(b.Signal) == sample.ScopeOff, !b.Hard():
+			continue // disk signals and soft thresholds: config.Warnings says so
+		case b.Signal.Allocatable():
 			for _, r := range roots {
-				s.Bounds = append(s.Bounds, decide.Bound{Threshold: t, Root: r})
+				b.Root = r
+				s.Bounds = append(s.Bounds, b)
 			}
 		default:
-			s.Bounds = append(s.Bounds, decide.Bound{Threshold: t})
+			s.Bounds = append(s.Bounds, b)
 		}
 	}
 	if len(s.Bounds) > decide.MaxBounds {
 		return s, fmt.Errorf("%d thresholds over all roots, at most %d", len(s.Bounds), decide.MaxBounds)
 	}
-	decide.SortBounds(s.Bounds)
+	decide.SortBounds(s.Bounds, s.Compat)
 	return s, nil
 }
 

@@ -16,6 +16,9 @@ func thousand() (*decide.Settings, *decide.Memory, *decide.Input) {
 		NowNs:        now,
 		Observations: []signal.Observation{observe(nodePIDs, 999), observe(nodeMemory, -1_000_000)},
 	}
+	for i := range in.Observations {
+		in.Observations[i].Ns = 0 // never stale, however often it is asked about
+	}
 	for i := range int64(1000) {
 		w := unit(fmt.Sprintf("/kubepods/burstable/pod0b2a61e2-5f0c-4f0e-9b3c-0a1b2c3d%04d", i), i+1)
 		w.UID = fmt.Sprintf("0b2a61e2-5f0c-4f0e-9b3c-0a1b2c3d%04d", i)

@@ -50,7 +50,7 @@ func grace(b decide.Bound, d time.Duration) decide.Bound {
 func TestSortBoundsWhateverTheOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		got := rapid.Permutation(sorted).Draw(t, "bounds")
-		decide.SortBounds(got)
+		decide.SortBounds(got, false)
 		if diff := cmp.Diff(sorted, got); diff != "" {
 			t.Fatalf("order (-want +got):\n%s", diff)
 		}

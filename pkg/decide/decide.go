@@ -6,7 +6,6 @@ package decide
 import (
 	"math"
 	"strings"
-	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
@@ -14,8 +13,8 @@ import (
 
 // Input is what one decision is made from.
 type Input struct {
-	// NowNs is the time of the decision, CLOCK_MONOTONIC. A NowNs before a kill counts as
-	// no time passed since.
+	// NowNs is the time of the decision, CLOCK_MONOTONIC. A NowNs before an earlier one
+	// counts as no time passed since.
 	NowNs uint64
 	// Observations hold at most one of each signal and root. What is absent is no data:
 	// its bounds are not met, and no longer held.
@@ -23,43 +22,58 @@ type Input struct {
 	Workloads    []workload.Workload
 	// Dying are the victims that still hold something, in any order.
 	Dying []Dying
+	// Reclaimed: node-level reclaim was tried since these observations, and AfterReclaim
+	// are those made after it.
+	Reclaimed    bool
+	AfterReclaim []signal.Observation
 }
 
 // urgency orders verdicts over several bounds: a memory victim that is still dying does
 // not hold up a kill for pids, and a refusal is an alarm, which a wait would hide.
-var urgency = [...]uint8{Nothing: 0, Wait: 1, Refuse: 2, Evict: 3}
+var urgency = [...]uint8{Nothing: 0, Wait: 1, Refuse: 2, Reclaim: 3, Evict: 3}
 
-// Decide says what to do now. Of the bounds that are met or held, the first that asks for
-// an eviction wins, else the first that has to refuse, else the first that waits. Soft
-// thresholds show up in Decision.Met and are never acted on.
+// Decide says what to do now. A bound is due when it has been met, or held by its minimum
+// reclaim, for its grace period; it is acted on when its reading is newer than the one of
+// the last pass. Of those bounds the first that asks for an eviction or for node-level
+// reclaim wins, else the first that has to refuse, else the first that waits. The kubelet
+// looks at the first one alone.
 func Decide(s *Settings, m *Memory, in *Input) Decision {
 	out := Decision{Bound: -1, Victim: -1}
-	var met [MaxBounds]bool
+	var met, due [MaxBounds]bool
 	for i := range s.Bounds {
 		b := &s.Bounds[i]
-		o, ok := in.observed(b)
-		if !ok {
+		o, ok := observed(in.Observations, b)
+		if !ok || !m.effective(s, b) {
 			continue
 		}
-		d := b.measure(o, m.held[i])
-		met[i] = d.Reason != ""
-		if !met[i] || !b.Hard() || out.Verdict == Evict {
+		d := b.measure(o, m.due[i])
+		if d.Reason == "" {
+			continue
+		}
+		met[i] = true
+		due[i] = m.metFor(i, in.NowNs) >= uint64(max(0, b.GracePeriod))
+		if !due[i] || m.isStale(i, o) || out.isFinal(s) {
 			continue
 		}
 		d.Bound = i
 		d.answer(s, m, in, b)
-		if urgency[d.Verdict] > urgency[out.Verdict] {
+		if out.Bound < 0 || urgency[d.Verdict] > urgency[out.Verdict] {
 			out = d
 		}
 	}
-	out.Met = met
+	out.Met, out.Due = met, due
+	out.Conditions = m.conditions(s, &met, in.NowNs)
 	return out
 }
 
-func (in *Input) observed(b *Bound) (signal.Observation, bool) {
-	for _, o := range in.Observations {
-		if o.Signal == b.Signal && o.Root == b.Root {
-			return o, true
+func (d *Decision) isFinal(s *Settings) bool {
+	return d.Verdict == Evict || d.Verdict == Reclaim || s.Compat && d.Bound >= 0
+}
+
+func observed(obs []signal.Observation, b *Bound) (signal.Observation, bool) {
+	for i := range obs {
+		if obs[i].Signal == b.Signal && obs[i].Root == b.Root {
+			return obs[i], true
 		}
 	}
 	return signal.Observation{}, false
@@ -79,35 +93,43 @@ func (b *Bound) measure(o signal.Observation, held bool) Decision {
 	return d
 }
 
-// answer fills in what to do about a bound that is met or held.
+// answer fills in what to do about a bound that is due.
 func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
+	d.Reclaim = s.reclaimFor(b.Signal)
 	switch {
-	case in.awaits(b, s.Overdue):
+	case in.awaits(s, b):
 		d.Verdict, d.Reason = Wait, ReasonDying
 	case sub(d.TargetAvailable, d.Observed.Available) <= in.credit(b):
 		d.Verdict, d.Reason = Wait, ReasonCredit
+	case d.Reclaim.Any() && !in.Reclaimed:
+		d.Verdict = Reclaim
+	case d.Reclaim.Any() && s.isRelieved(in.AfterReclaim):
+		d.Verdict, d.Reason = Wait, ReasonReclaimed
 	case m.spent(s, in.NowNs):
 		d.Verdict, d.Reason = Refuse, ReasonBudget
 	default:
-		d.pick(in, b)
+		d.pick(s, in, b)
 	}
 }
 
 // pick names the victim: the first of Rank that may be evicted and is not dying already,
 // found in one scan. The reason why the bound asks for it stays.
-func (d *Decision) pick(in *Input, b *Bound) {
+func (d *Decision) pick(s *Settings, in *Input, b *Bound) {
 	unknown := false
+	var first place
 	for i := range in.Workloads {
 		w := &in.Workloads[i]
-		if !b.covers(w.Cgroup) || spared(w) != "" {
+		if !b.covers(w.Cgroup) {
 			continue
 		}
-		switch use := b.use(w); { // dying last: it compares the most text
-		case use == workload.NoData:
-			unknown = unknown || !in.dying(w)
-		case use <= 0: // frees nothing
-		case (d.Victim < 0 || b.compare(w, &in.Workloads[d.Victim]) < 0) && !in.dying(w):
-			d.Victim = i
+		switch s.unfit(b, w) { // dying last: it compares the most text
+		case "":
+			p := s.place(b, w)
+			if (d.Victim < 0 || p.compare(&first) < 0) && !in.isDying(b, w) {
+				d.Victim, first = i, p
+			}
+		case noUsage:
+			unknown = unknown || !in.isDying(b, w)
 		}
 	}
 	switch {
@@ -122,11 +144,11 @@ func (d *Decision) pick(in *Input, b *Bound) {
 
 // awaits reports whether a victim killed for the same resource is still running and not
 // yet overdue.
-func (in *Input) awaits(b *Bound, overdue time.Duration) bool {
+func (in *Input) awaits(s *Settings, b *Bound) bool {
 	for i := range in.Dying {
 		v := &in.Dying[i]
-		if v.Populated && b.covers(v.Cgroup) && resourceOf(v.Signal) == resourceOf(b.Signal) &&
-			elapsed(in.NowNs, v.KilledNs) < uint64(max(0, overdue)) {
+		if v.Populated && v.counts(b) && resourceOf(v.Signal) == resourceOf(b.Signal) &&
+			(v.Terminating || elapsed(in.NowNs, v.KilledNs) < uint64(max(0, s.Overdue))) {
 			return true
 		}
 	}
@@ -138,12 +160,17 @@ func (in *Input) awaits(b *Bound, overdue time.Duration) bool {
 func (in *Input) credit(b *Bound) int64 {
 	var sum int64
 	for i := range in.Dying {
-		v := &in.Dying[i]
-		if b.covers(v.Cgroup) {
+		if v := &in.Dying[i]; v.counts(b) {
 			sum = add(sum, max(0, v.held(resourceOf(b.Signal))))
 		}
 	}
 	return sum
+}
+
+// counts reports whether a bound has to do with the victim. A unit that is only asked to
+// end gives a hard bound nothing yet: a soft eviction never delays a hard one.
+func (v *Dying) counts(b *Bound) bool {
+	return b.covers(v.Cgroup) && !(v.Terminating && b.Hard())
 }
 
 func (v *Dying) held(r resource) int64 {
@@ -152,14 +179,16 @@ func (v *Dying) held(r resource) int64 {
 		return v.HeldBytes
 	case tasks:
 		return v.HeldTasks
+	case resourceOf(v.Signal):
+		return v.HeldDisk
 	}
 	return 0
 }
 
-// dying matches by uid and cgroup: a unit that is no pod has only its path.
-func (in *Input) dying(w *workload.Workload) bool {
+// isDying matches by uid and cgroup: a unit that is no pod has only its path.
+func (in *Input) isDying(b *Bound, w *workload.Workload) bool {
 	for i := range in.Dying {
-		if in.Dying[i].Cgroup == w.Cgroup && in.Dying[i].UID == w.UID {
+		if v := &in.Dying[i]; v.Cgroup == w.Cgroup && v.UID == w.UID && v.counts(b) {
 			return true
 		}
 	}
@@ -173,26 +202,6 @@ func (b *Bound) covers(cgroup string) bool {
 	}
 	rest, ok := strings.CutPrefix(cgroup, strings.TrimSuffix(b.Root, "/"))
 	return ok && len(rest) > 1 && rest[0] == '/'
-}
-
-// resource is what a victim gives back. A signal of no resource known here can be met and
-// has no usage to rank by, so it ends in ReasonNoUsage.
-type resource uint8
-
-const (
-	other resource = iota
-	memory
-	tasks
-)
-
-func resourceOf(s signal.Signal) resource {
-	switch s {
-	case signal.MemoryAvailable, signal.AllocatableMemoryAvailable:
-		return memory
-	case signal.PIDAvailable, signal.AllocatablePIDAvailable:
-		return tasks
-	}
-	return other
 }
 
 // elapsed is 0 when the clock went back: implausible, and no reason to call a victim

@@ -102,6 +102,7 @@ func TestHysteresisScene(t *testing.T) {
 		in := &decide.Input{NowNs: step.at * second, Workloads: []workload.Workload{unit("/u", 10)}}
 		if step.available != absent {
 			in.Observations = []signal.Observation{observe(nodeMemory, step.available)}
+			in.Observations[0].Ns = in.NowNs
 		}
 		d := decide.Decide(s, &m, in)
 		if d.Verdict != step.want || d.Reason != step.reason {
@@ -114,23 +115,26 @@ func TestHysteresisScene(t *testing.T) {
 	}
 }
 
+// New settings number the bounds anew: none is held, and the kills still count.
 func TestReleaseLetsGoOfHeldBounds(t *testing.T) {
 	s := settings(nodeMemory)
 	in := &decide.Input{NowNs: now, Observations: []signal.Observation{observe(nodeMemory, 99)}}
 	var m decide.Memory
 	m.Killed(now)
-	killed := m
 	d := decide.Decide(s, &m, in)
 	m.Next(s, in, &d)
-	m.Release()
-	if m != killed {
-		t.Error("Release left more than the kills")
+	in.NowNs += second
+	in.Observations[0] = observe(nodeMemory, 120)
+	in.Observations[0].Ns = in.NowNs
+	if d := decide.Decide(s, &m, in); !d.Met[0] {
+		t.Fatal("120 is not held before Release")
 	}
-	m.Next(s, in, &d)
-	none := decide.Decision{}
-	m.Next(settings(), in, &none)
-	if m != killed {
-		t.Error("settings without bounds hold one")
+	m.Release()
+	if d := decide.Decide(s, &m, in); d.Met[0] {
+		t.Error("120 is still held after Release")
+	}
+	if minute, hour := m.Left(s, now); minute != 9 || hour != 59 {
+		t.Errorf("%d and %d kills left after Release, want 9 and 59", minute, hour)
 	}
 }
 
@@ -341,7 +345,7 @@ func TestDecide(t *testing.T) {
 				Verdict: tc.want, Reason: tc.reason, Observed: observe(nodeMemory, 90),
 				ThresholdValue: 100, TargetAvailable: 150, Victim: indexOf(tc.in.Workloads, tc.victim),
 			}
-			want.Met[0] = true
+			want.Met[0], want.Due[0] = true, true
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("decision (-want +got):\n%s", diff)
 			}
@@ -447,7 +451,10 @@ func TestDecideOverSeveralBounds(t *testing.T) {
 		},
 		"a signal of another resource finds nobody's usage": {
 			bounds: []decide.Bound{bound(signal.NodeFsAvailable, "", 100, 0)}, available: []int64{1},
-			in:   decide.Input{Workloads: []workload.Workload{hog}},
+			in: decide.Input{
+				Workloads: []workload.Workload{hog}, Reclaimed: true,
+				AfterReclaim: []signal.Observation{{Signal: signal.NodeFsAvailable, Available: 1, Capacity: 1000}},
+			},
 			want: decide.Refuse, reason: decide.ReasonNoUsage, bound: 0, met: []bool{true},
 		},
 		"a negative minimum reclaim takes nothing off": {

@@ -38,6 +38,7 @@ func TestBudgetScene(t *testing.T) {
 			NowNs: at, Observations: []signal.Observation{observe(nodeMemory, 1)},
 			Workloads: []workload.Workload{unit("/u", 10)},
 		}
+		in.Observations[0].Ns = 0 // never stale, also when the clock goes back
 		d := decide.Decide(s, &m, in)
 		if d.Verdict != step.want || d.Verdict == decide.Refuse && d.Reason != decide.ReasonBudget {
 			t.Errorf("t=%d: %v %q, want %v", step.at, d.Verdict, d.Reason, step.want)

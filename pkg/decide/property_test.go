@@ -54,6 +54,9 @@ func drawWorld(t *rapid.T) world {
 		m.Killed(now - uint64(rapid.IntRange(0, 100).Draw(t, "ago"))*second)
 	}
 	earlier := &decide.Input{NowNs: now - second, Observations: drawObservations(t, bounds)}
+	for i := range earlier.Observations {
+		earlier.Observations[i].Ns = earlier.NowNs
+	}
 	d := decide.Decide(s, &m, earlier)
 	m.Next(s, earlier, &d)
 	return world{s: s, m: m, in: in}
@@ -233,7 +236,7 @@ func TestInputOrderDoesNotMatter(t *testing.T) {
 // ranking is what Rank says, without the places in the input.
 func ranking(b *decide.Bound, ws []workload.Workload) []string {
 	var out []string
-	for _, r := range decide.Rank(nil, b, ws) {
+	for _, r := range decide.Rank(&decide.Settings{}, b, ws) {
 		out = append(out, fmt.Sprintf("%s %v %s", ws[r.Index].Cgroup, r.Evictable, r.Reason))
 	}
 	return out
@@ -244,11 +247,11 @@ func ranking(b *decide.Bound, ws []workload.Workload) []string {
 func TestRankIsATotalOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b, ws := drawBound(t), drawWorkloads(t)
-		ranked := decide.Rank(nil, &b, ws)
+		ranked := decide.Rank(&decide.Settings{}, &b, ws)
 		for i := range ranked {
 			for j := i + 1; j < len(ranked); j++ {
 				pair := []workload.Workload{ws[ranked[j].Index], ws[ranked[i].Index]}
-				if got := decide.Rank(nil, &b, pair); got[0].Index != 1 {
+				if got := decide.Rank(&decide.Settings{}, &b, pair); got[0].Index != 1 {
 					t.Fatalf("%+v ranks before %+v among all, and after it alone", pair[1], pair[0])
 				}
 			}

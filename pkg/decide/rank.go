@@ -2,7 +2,7 @@ package decide
 
 import (
 	"cmp"
-	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,82 +24,104 @@ type Ranked struct {
 // that are never evicted. The order is total and the same as Decide's: its victim is the
 // first evictable one that is not dying already.
 //
-// Memory ranks as in the kubelet: working set above request first, then lower priority,
-// then larger excess. Tasks rank by lower priority, then more tasks (the kubelet counts
-// processes, so its thread bombs rank low). Ours on top: a unit marked "first" precedes
-// those that are not; one whose usage is unknown ranks last and is not evictable, and
-// neither is one that holds nothing: its death would free nothing.
-func Rank(_ *Settings, b *Bound, ws []workload.Workload) []Ranked {
-	ranked := make([]Ranked, 0, len(ws))
-	for i := range ws {
-		if !b.covers(ws[i].Cgroup) {
-			continue
-		}
-		r := Ranked{Index: i, Reason: b.unfit(&ws[i])}
-		if r.Evictable = r.Reason == ""; r.Evictable {
-			r.Reason = b.why(&ws[i])
-		}
-		ranked = append(ranked, r)
+// Memory and disk bytes rank as in the kubelet: usage above request first, then lower
+// priority, then larger excess. Inodes have no request: those that hold any first, then
+// lower priority, then more inodes (the kubelet takes off the request in bytes). Tasks
+// rank by lower priority, then more tasks (the kubelet counts processes, so its thread
+// bombs rank low). Ours on top: a unit marked "first" precedes those that are not; one
+// whose usage is unknown ranks last and is not evictable (the kubelet evicts it first), and
+// neither is one that holds nothing: its death would free nothing. Settings.Compat takes
+// all of ours away but the marks "never" and the protected.
+func Rank(s *Settings, b *Bound, ws []workload.Workload) []Ranked {
+	type placed struct {
+		place
+		index int
 	}
-	slices.SortFunc(ranked, func(x, y Ranked) int {
-		return cmp.Or(b.compare(&ws[x.Index], &ws[y.Index]), cmp.Compare(x.Index, y.Index))
+	places := make([]placed, 0, len(ws))
+	for i := range ws {
+		if b.covers(ws[i].Cgroup) {
+			places = append(places, placed{s.place(b, &ws[i]), i})
+		}
+	}
+	slices.SortFunc(places, func(x, y placed) int {
+		return cmp.Or(x.compare(&y.place), cmp.Compare(x.index, y.index))
 	})
+	ranked := make([]Ranked, len(places))
+	for i := range places {
+		w := &ws[places[i].index]
+		r := Ranked{Index: places[i].index, Reason: s.unfit(b, w)}
+		if r.Evictable = r.Reason == ""; r.Evictable {
+			r.Reason = s.why(b, w)
+		}
+		ranked[i] = r
+	}
 	return ranked
 }
 
-// compare is negative when x is to be evicted before y.
-func (b *Bound) compare(x, y *workload.Workload) int {
-	if c := b.compareUse(x, y); c != 0 {
-		return c
-	}
-	return cmp.Or(strings.Compare(x.UID, y.UID), strings.Compare(x.Cgroup, y.Cgroup))
+// place is where a unit stands in a ranking, field by field.
+type place struct {
+	// class is what outranks the priority, lower first.
+	class    int8
+	priority int32
+	// amount is what outranks the identity, larger first.
+	amount      int64
+	uid, cgroup string
 }
 
-func (b *Bound) compareUse(x, y *workload.Workload) int {
-	use, other := b.use(x), b.use(y)
-	if c := cmp.Or(
-		trueFirst(use != workload.NoData, other != workload.NoData),
-		trueFirst(x.Evict == "first", y.Evict == "first"),
-	); c != 0 {
-		return c
-	}
-	if resourceOf(b.Signal) == memory {
-		return cmp.Or(
-			trueFirst(excess(x) > 0, excess(y) > 0),
-			cmp.Compare(x.Priority, y.Priority),
-			cmp.Compare(excess(y), excess(x)),
-		)
-	}
-	return cmp.Or(
-		cmp.Compare(x.Priority, y.Priority),
-		cmp.Compare(other, use),
-	)
-}
-
-func trueFirst(x, y bool) int {
+// compare is negative when p is to be evicted before q.
+func (p *place) compare(q *place) int {
 	switch {
-	case x == y:
+	case p.class != q.class:
+		return cmp.Compare(p.class, q.class)
+	case p.priority != q.priority:
+		return cmp.Compare(p.priority, q.priority)
+	case p.amount != q.amount:
+		return cmp.Compare(q.amount, p.amount)
+	case p.uid != q.uid:
+		return strings.Compare(p.uid, q.uid)
+	}
+	return strings.Compare(p.cgroup, q.cgroup)
+}
+
+func (s *Settings) place(b *Bound, w *workload.Workload) place {
+	r := resourceOf(b.Signal)
+	p := place{priority: w.Priority, uid: w.UID, cgroup: w.Cgroup}
+	use := s.use(r, w)
+	if use == workload.NoData {
+		p.amount = math.MaxInt64
+		if !s.Compat {
+			p.class = unknown
+		}
+		return p
+	}
+	p.amount = sub(use, s.request(r, w))
+	over := p.amount > 0
+	if r.inodes() {
+		over = use > 0 // the kubelet's request for inodes is zero, whatever it takes off above
+	}
+	p.class = s.class(r, w, over)
+	return p
+}
+
+// unknown is the class of units whose usage is not known: behind all others.
+const unknown = 4
+
+func (s *Settings) class(r resource, w *workload.Workload, over bool) (class int8) {
+	switch {
+	case s.Compat && r == tasks:
 		return 0
-	case x:
-		return -1
+	case s.Compat && over:
+		return 1 // behind those without statistics
+	case s.Compat:
+		return 2
 	}
-	return 1
-}
-
-// use is what the unit holds of the bound's resource: bytes of working set or tasks.
-func (b *Bound) use(w *workload.Workload) int64 {
-	switch resourceOf(b.Signal) {
-	case memory:
-		return w.Usage.WorkingSetBytes
-	case tasks:
-		return w.Usage.Tasks
+	if w.Evict != "first" {
+		class += 2
 	}
-	return workload.NoData
-}
-
-// excess is the working set above the request, in bytes; negative below it.
-func excess(w *workload.Workload) int64 {
-	return sub(w.Usage.WorkingSetBytes, w.MemoryRequestBytes)
+	if !over && r != tasks {
+		class++
+	}
+	return class
 }
 
 // spared says why a unit is never evicted, whatever it uses.
@@ -115,50 +137,67 @@ func spared(w *workload.Workload) string {
 	return ""
 }
 
+const noUsage = "no usage known"
+
 // unfit says why a unit can't be evicted for this bound.
-func (b *Bound) unfit(w *workload.Workload) string {
-	if reason := spared(w); reason != "" {
+func (s *Settings) unfit(b *Bound, w *workload.Workload) string {
+	if reason := spared(w); reason != "" || s.Compat {
 		return reason
 	}
-	switch use := b.use(w); {
+	switch use := s.use(resourceOf(b.Signal), w); {
 	case use == workload.NoData:
-		return "no usage known"
+		return noUsage
 	case use <= 0:
 		return "holds nothing"
 	}
 	return ""
 }
 
-// why says in words what compare looked at.
-func (b *Bound) why(w *workload.Workload) string {
-	what := fmt.Sprintf("%d tasks", w.Usage.Tasks)
-	if resourceOf(b.Signal) == memory {
-		what = distance(excess(w)) + " its request"
+// why says in words what the ranking looked at.
+func (s *Settings) why(b *Bound, w *workload.Workload) string {
+	r := resourceOf(b.Signal)
+	text := make([]byte, 0, 64)
+	if w.Evict == "first" && !s.Compat {
+		text = append(text, `marked "first", `...)
 	}
-	what += fmt.Sprintf(", priority %d", w.Priority)
-	if w.Evict == "first" {
-		what = `marked "first", ` + what
+	switch use := s.use(r, w); {
+	case use == workload.NoData:
+		text = append(text, noUsage...)
+	case r == tasks && s.Compat:
+		text = append(strconv.AppendInt(text, use, 10), " processes"...)
+	case r == tasks:
+		text = append(strconv.AppendInt(text, use, 10), " tasks"...)
+	case r.inodes():
+		text = append(strconv.AppendInt(text, use, 10), " inodes"...)
+	default:
+		text = append(appendDistance(text, sub(use, s.request(r, w))), " its request"...)
 	}
-	return what
+	text = append(text, ", priority "...)
+	return string(strconv.AppendInt(text, int64(w.Priority), 10))
 }
 
-func distance(excess int64) string {
+func appendDistance(text []byte, excess int64) []byte {
 	switch {
 	case excess > 0:
-		return bytesText(excess) + " above"
+		return append(appendBytes(text, excess), " above"...)
 	case excess < 0:
-		return bytesText(sub(0, excess)) + " below"
+		return append(appendBytes(text, sub(0, excess)), " below"...)
 	}
-	return "at"
+	return append(text, "at"...)
 }
 
-// bytesText prints bytes for people, to a tenth of the largest binary unit: "1.5Gi".
-func bytesText(n int64) string {
+// appendBytes prints bytes for people, to a tenth of the largest binary unit: "1.5Gi".
+func appendBytes(text []byte, n int64) []byte {
 	value, unit := float64(n), 0
 	units := [...]string{"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"}
 	for value >= 1024 && unit < len(units)-1 {
 		value /= 1024
 		unit++
 	}
-	return strings.TrimSuffix(strconv.FormatFloat(value, 'f', 1, 64), ".0") + units[unit]
+	start := len(text)
+	text = strconv.AppendFloat(text, value, 'f', 1, 64)
+	if end, ok := strings.CutSuffix(string(text[start:]), ".0"); ok {
+		text = text[:start+len(end)]
+	}
+	return append(text, units[unit]...)
 }

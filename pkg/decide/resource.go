@@ -1,0 +1,141 @@
+package decide
+
+import (
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// resource is what a victim gives back: of disk one for each filesystem and unit.
+type resource uint8
+
+const (
+	other resource = iota
+	memory
+	tasks
+	nodeFsBytes
+	nodeFsInodes
+	imageFsBytes
+	imageFsInodes
+	containerFsBytes
+	containerFsInodes
+)
+
+func resourceOf(s signal.Signal) resource {
+	switch s {
+	case signal.MemoryAvailable, signal.AllocatableMemoryAvailable:
+		return memory
+	case signal.PIDAvailable, signal.AllocatablePIDAvailable:
+		return tasks
+	case signal.NodeFsAvailable:
+		return nodeFsBytes
+	case signal.NodeFsInodesFree:
+		return nodeFsInodes
+	case signal.ImageFsAvailable:
+		return imageFsBytes
+	case signal.ImageFsInodesFree:
+		return imageFsInodes
+	case signal.ContainerFsAvailable:
+		return containerFsBytes
+	case signal.ContainerFsInodesFree:
+		return containerFsInodes
+	}
+	return other
+}
+
+func (r resource) inodes() bool {
+	return r == nodeFsInodes || r == imageFsInodes || r == containerFsInodes
+}
+
+// name is the kubelet's name of the resource, for messages and events.
+func (r resource) name() string {
+	switch {
+	case r == memory:
+		return "memory"
+	case r == tasks:
+		return "pids"
+	case r.inodes():
+		return "inodes"
+	}
+	return "ephemeral-storage"
+}
+
+// Use is what a unit holds of what a bound's signal counts; NoData when that is not known.
+func (s *Settings) Use(b *Bound, w *workload.Workload) int64 { return s.use(resourceOf(b.Signal), w) }
+
+// use is what a unit holds of a resource: bytes of working set, tasks, bytes or inodes on a
+// filesystem; NoData when that is not known. The kubelet counts processes instead of tasks,
+// and takes one missing figure among others for zero.
+func (s *Settings) use(r resource, w *workload.Workload) int64 {
+	use := int64(workload.NoData)
+	switch {
+	case r == memory:
+		use = w.Usage.WorkingSetBytes
+	case r == tasks && s.Compat:
+		use = w.Usage.Processes
+	case r == tasks:
+		use = w.Usage.Tasks
+	case r != other:
+		use = s.diskUse(r, w.Usage.Disk)
+	}
+	if use == workload.NoData && s.Compat && w.HasStats() {
+		return 0
+	}
+	return use
+}
+
+// parts are what the kubelet counts as a pod's usage of a filesystem
+// (buildSignalToRankFunc in pkg/kubelet/eviction). Of a split image filesystem it counts
+// nothing: no pod holds images.
+type parts struct{ rootfs, logs, localVolumes bool }
+
+func (s *Settings) parts(r resource) parts {
+	all := parts{true, true, true}
+	if !s.Layout.DedicatedImageFs {
+		return all
+	}
+	switch r {
+	case nodeFsBytes, nodeFsInodes:
+		return parts{rootfs: s.Layout.SplitImageFs, logs: true, localVolumes: true}
+	case containerFsBytes, containerFsInodes:
+		if s.Layout.SplitImageFs {
+			return all
+		}
+	}
+	return parts{rootfs: !s.Layout.SplitImageFs}
+}
+
+func (s *Settings) diskUse(r resource, d *workload.DiskUsage) int64 {
+	if d == nil {
+		return workload.NoData
+	}
+	p, sum := s.parts(r), int64(0)
+	for _, part := range [...]struct {
+		counts bool
+		usage  workload.FsUsage
+	}{{p.rootfs, d.Rootfs}, {p.logs, d.Logs}, {p.localVolumes, d.LocalVolumes}} {
+		held := part.usage.Bytes
+		if r.inodes() {
+			held = part.usage.Inodes
+		}
+		switch {
+		case !part.counts:
+		case held != workload.NoData:
+			sum = add(sum, held)
+		case !s.Compat:
+			return workload.NoData
+		}
+	}
+	return sum
+}
+
+// request is what a unit asked for of a resource, in the same unit. The kubelet reads no
+// ephemeral-storage request of a pod that has requests of its own.
+func (s *Settings) request(r resource, w *workload.Workload) int64 {
+	switch {
+	case r == memory:
+		return w.MemoryRequestBytes
+	case r == tasks, s.Compat && w.PodLevelRequest, !s.Compat && r.inodes():
+		return 0
+	}
+	return w.EphemeralStorageRequestBytes
+}
