@@ -28,7 +28,7 @@ const CompatKubelet = "kubelet"
 const maxFileBytes = 1 << 20
 
 // Config is a validated configuration. Each field's key in the file is its name with a
-// small first letter, unless its comment says otherwise.
+// small first letter, unless its tag says otherwise ("-": it has no key).
 type Config struct {
 	// EvictionHard maps signals to quantities or percentages. nil means the kubelet's
 	// defaults, an empty map none.
@@ -58,21 +58,39 @@ type Config struct {
 	Mode string
 	// Roots are clean absolute cgroup paths below which units may be evicted.
 	Roots []string
-	// RootsGiven tells Roots of the file, which must exist, from the default ones, of
-	// which those that exist are used. It has no key.
-	RootsGiven bool
+	// RootsGiven tells Roots of the file, which must exist, from the default ones, of which those that exist are used.
+	RootsGiven bool `key:"-"`
 	// Compat is empty or CompatKubelet.
 	Compat string
 	// Journal, State and Workloads are absolute paths of the files of these names.
 	Journal, State, Workloads string
 	// TableOwner is the uid that must own the Workloads file; default 0.
 	TableOwner uint32
+	// AllowEvictFirst lets the mark "evict": "first" of the Workloads file count; default
+	// false. "never" always counts.
+	AllowEvictFirst bool
+	// Nodefs is the kubelet's root directory, whose filesystem the nodefs signals are
+	// about; default /var/lib/kubelet.
+	Nodefs string
+	// NodefsGiven tells Nodefs of the file from the default.
+	NodefsGiven bool `key:"-"`
+	// Imagefs is the directory of the container runtime's images; default
+	// /var/lib/containerd.
+	Imagefs string
+	// Containerfs is the directory of the writable layers where the runtime keeps them
+	// apart from the images. Empty, the default, means that it does not.
+	Containerfs string
+	// Disk is the absolute path of the disk figures that "ebpf-evict disk" writes.
+	Disk string
+	// Hugepages takes the pages reserved as huge pages from memory.available, as the
+	// kubelet has done since v1.37 (kubernetes#137984); default true.
+	Hugepages bool
 	// Protect are globs (path.Match) of units that are never killed.
 	Protect []string
 	Budget  Budget
-	// MaxFillBytesPerSecond, key fillBytesPerSecond, is the fastest rate at which memory
-	// could fill. 0, the default, means that it is derived from the number of CPUs.
-	MaxFillBytesPerSecond int64
+	// MaxFillBytesPerSecond is the fastest rate at which memory could fill. 0, the
+	// default, means that it is derived from the number of CPUs.
+	MaxFillBytesPerSecond int64 `key:"fillBytesPerSecond"`
 	// MarginBytes is how far from a wire the hot hook is attached at the latest. 0, the
 	// default, leaves it to the agent.
 	MarginBytes int64
@@ -91,20 +109,24 @@ func Default() *Config {
 		EnforceNodeAllocatable:           []string{"pods"},
 		LocalStorageCapacityIsolation:    true,
 		Mode:                             ModeShadow,
-		// The kubelet's two names, by its cgroup driver: cgroupfs and systemd.
-		Roots:     []string{"/kubepods", "/kubepods.slice"},
-		Journal:   "/run/ebpf-evict/agent/journal.jsonl",
-		State:     "/run/ebpf-evict/agent/state.json",
-		Workloads: "/run/ebpf-evict/table/workloads.json",
-		Budget:    Budget{KillsPerMinute: 20, KillsPerHour: 120},
+		Roots:                            []string{"/kubepods", "/kubepods.slice"}, // by cgroup driver: cgroupfs, systemd
+		Journal:                          "/run/ebpf-evict/agent/journal.jsonl",
+		State:                            "/run/ebpf-evict/agent/state.json",
+		Workloads:                        "/run/ebpf-evict/table/workloads.json",
+		Nodefs:                           "/var/lib/kubelet",
+		Imagefs:                          "/var/lib/containerd",
+		Disk:                             "/run/ebpf-evict/disk/disk.json",
+		Hugepages:                        true,
+		Budget:                           Budget{KillsPerMinute: 20, KillsPerHour: 120},
 	}
 }
 
 // defaultTransitionPeriod is the kubelet's.
 const defaultTransitionPeriod = 5 * time.Minute
 
-// Load reads and parses a file. A file that can't be read is an error of package os; one
-// that is not accepted is an *Error, or an error of the YAML parser.
+// Load reads and parses a file. A file that can't
+// be read is an error of package os; one that is not accepted is an *Error, or an error of
+// the YAML parser. Two calls return values that share nothing.
 func Load(path string) (*Config, error) {
 	data, err := readFile(path)
 	if err != nil {

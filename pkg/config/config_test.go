@@ -2,8 +2,10 @@ package config
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +43,12 @@ journal: /x/journal
 state: /x/state
 workloads: /x/table
 tableOwner: 65532
+allowEvictFirst: true
+nodefs: /x/kubelet/
+imagefs: /x/images
+containerfs: /
+disk: /x/disk.json
+hugepages: false
 protect: ["kube-system/*"]
 budget: {killsPerMinute: 0, killsPerHour: 256}
 fillBytesPerSecond: 11G
@@ -63,6 +71,12 @@ marginBytes: 1073741824
 		State:                            "/x/state",
 		Workloads:                        "/x/table",
 		TableOwner:                       65532,
+		AllowEvictFirst:                  true,
+		Nodefs:                           "/x/kubelet",
+		NodefsGiven:                      true,
+		Imagefs:                          "/x/images",
+		Containerfs:                      "/",
+		Disk:                             "/x/disk.json",
 		Protect:                          []string{"kube-system/*"},
 		Budget:                           Budget{KillsPerMinute: 0, KillsPerHour: 256},
 		MaxFillBytesPerSecond:            11e9,
@@ -144,6 +158,12 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"relative journal":                {"journal: j.jsonl", "journal", `"j.jsonl"`, "absolute"},
 		"directory as state":              {"state: /run/x/", "state", `"/run/x/"`, "absolute"},
 		"owner below zero":                {"tableOwner: -1", "tableOwner", "-1", "uid"},
+		"mark as a word":                  {"allowEvictFirst: always", "allowEvictFirst", `"always"`, "true or false"},
+		"relative directory":              {"nodefs: lib/kubelet", "nodefs", `"lib/kubelet"`, "absolute"},
+		"images as a list":                {"imagefs: [/a]", "imagefs", `["/a"]`, "directory"},
+		"directory with a NUL":            {`containerfs: "/a\0"`, "containerfs", `"/a\u0000"`, "absolute"},
+		"disk figures as a directory":     {"disk: /run/x/", "disk", `"/run/x/"`, "absolute"},
+		"huge pages as a number":          {"hugepages: 1", "hugepages", "1", "true or false"},
 		"broken glob":                     {`protect: ["[a"]`, "protect", `["[a"]`, "globs"},
 		"empty glob":                      {`protect: [""]`, "protect", `[""]`, "globs"},
 		"budget below zero":               {"budget: {killsPerMinute: -1}", "budget.killsPerMinute", "-1", "0 (no kill at all)"},
@@ -170,6 +190,12 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 	}
 }
 
+func TestNegativePodGracePeriodIsKept(t *testing.T) {
+	if got := mustParse(t, "evictionMaxPodGracePeriod: -1").EvictionMaxPodGracePeriod; got != -1 {
+		t.Errorf("got %d", got)
+	}
+}
+
 func TestParseRefusesBrokenYAML(t *testing.T) {
 	for name, c := range map[string]struct{ yaml, want string }{
 		"repeated key": {"mode: shadow\nmode: enforce\n", `"mode" already set`},
@@ -193,6 +219,14 @@ func TestErrorReadsAsOneSentence(t *testing.T) {
 
 // mi is a threshold or minimum reclaim of n mebibytes as apimachinery prints it.
 func mi(n int64, text string) signal.Quantity { return signal.Quantity{Value: n << 20, Text: text} }
+
+// ones are hard thresholds of 1.
+func ones(signals ...signal.Signal) (ts []signal.Threshold) {
+	for _, s := range signals {
+		ts = append(ts, signal.Threshold{Signal: s, Value: signal.Quantity{Value: 1, Text: "1"}})
+	}
+	return ts
+}
 
 func share(p float32, text string) signal.Quantity { return signal.Quantity{Percent: p, Text: text} }
 
@@ -226,16 +260,55 @@ func TestThresholds(t *testing.T) {
 		"0.0% and 100.0% are thresholds": {"evictionHard: {pid.available: 0.0%, nodefs.available: 100.0%}", []signal.Threshold{
 			{Signal: signal.PIDAvailable, Value: share(0, "0.0%")},
 			{Signal: signal.NodeFsAvailable, Value: share(1, "100.0%")}}},
-		"percentages that C would read": {"evictionHard: {pid.available: 10%%, nodefs.available: 1e1%, imagefs.available: 0x1p3%}", []signal.Threshold{
+		"percentages that Go reads: 10%%, 1e1%, 0x1p3%": {"evictionHard: {pid.available: 10%%, nodefs.available: 1e1%, imagefs.available: 0x1p3%}", []signal.Threshold{
 			{Signal: signal.PIDAvailable, Value: share(float32(10)/100, "10%%")},
 			{Signal: signal.NodeFsAvailable, Value: share(float32(10)/100, "1e1%")},
 			{Signal: signal.ImageFsAvailable, Value: share(float32(8)/100, "0x1p3%")}}},
 		"a part of a byte counts as one": {`evictionHard: {pid.available: "0.5"}`, []signal.Threshold{
 			{Signal: signal.PIDAvailable, Value: signal.Quantity{Value: 1, Text: "500m"}}}},
-		"quantities print as apimachinery's": {`evictionHard: {pid.available: "5000", memory.available: "1E9"}
+		"quantities print as apimachinery's: most as written": {`evictionHard: {memory.available: "1E9", pid.available: "5000",
+  nodefs.available: +5Mi, imagefs.available: 0100Mi}
 enforceNodeAllocatable: []`, []signal.Threshold{
 			{Signal: mem, Value: signal.Quantity{Value: 1e9, Text: "1E9"}},
-			{Signal: signal.PIDAvailable, Value: signal.Quantity{Value: 5000, Text: "5k"}}}},
+			{Signal: signal.PIDAvailable, Value: signal.Quantity{Value: 5000, Text: "5k"}},
+			{Signal: signal.NodeFsAvailable, Value: mi(5, "+5Mi")},
+			{Signal: signal.ImageFsAvailable, Value: mi(100, "0100Mi")}}},
+		"the quantity forms of Kubernetes": {`evictionHard: {memory.available: 1.5Gi, pid.available: 1k, nodefs.available: "1e9", imagefs.available: 500M}
+enforceNodeAllocatable: [none]`, []signal.Threshold{
+			{Signal: mem, Value: mi(1536, "1536Mi")},
+			{Signal: signal.PIDAvailable, Value: signal.Quantity{Value: 1000, Text: "1k"}},
+			{Signal: signal.NodeFsAvailable, Value: signal.Quantity{Value: 1e9, Text: "1e9"}},
+			{Signal: signal.ImageFsAvailable, Value: signal.Quantity{Value: 500e6, Text: "500M"}}}},
+		"a quantity of 64 bits": {`evictionHard: {nodefs.available: "8Ei"}`, []signal.Threshold{
+			{Signal: signal.NodeFsAvailable, Value: signal.Quantity{Value: math.MaxInt64, Text: "9223372036854775807"}}}},
+		"percent of minus zero is zero": {"evictionHard: {pid.available: -0%}", []signal.Threshold{
+			{Signal: signal.PIDAvailable, Value: share(0, "-0%")}}},
+		"every signal of the kubelet and our own": {`evictionHard: {memory.available: "1", allocatableMemory.available: "1", pid.available: "1", allocatablePID.available: "1",
+  nodefs.available: "1", imagefs.available: "1", containerfs.available: "1", nodefs.inodesFree: "1", imagefs.inodesFree: "1", containerfs.inodesFree: "1"}
+enforceNodeAllocatable: []`, ones(signal.Names()...)},
+		"one more than the defaults, merged": {"evictionHard: {pid.available: \"1\"}\nmergeDefaultEvictionSettings: true",
+			slices.Insert(slices.Clone(defaults), 1, ones(signal.PIDAvailable)...)},
+		"null and merged: the defaults":             {"mergeDefaultEvictionSettings: true", defaults},
+		"empty and merged: the defaults":            {"evictionHard: {}\nmergeDefaultEvictionSettings: true", defaults},
+		"grace without a soft threshold is ignored": {"evictionHard: {}\nevictionSoftGracePeriod: {pid.available: 1s}", nil},
+		"reclaim without a threshold is ignored":    {"evictionHard: {}\nevictionMinimumReclaim: {pid.available: 1%}", nil},
+		"soft below hard is not questioned": {`
+evictionHard: {pid.available: "9"}
+evictionSoft: {pid.available: "1"}
+evictionSoftGracePeriod: {pid.available: 1h}`, []signal.Threshold{
+			{Signal: signal.PIDAvailable, Value: signal.Quantity{Value: 9, Text: "9"}},
+			{Signal: signal.PIDAvailable, Value: signal.Quantity{Value: 1, Text: "1"}, GracePeriod: time.Hour}}},
+		"reclaim of 0 and of more than all": {`
+evictionHard: {pid.available: "1", nodefs.available: "1"}
+evictionMinimumReclaim: {pid.available: "0", nodefs.available: 150%}`, []signal.Threshold{
+			{Signal: signal.PIDAvailable, Value: signal.Quantity{Value: 1, Text: "1"}, MinReclaim: signal.Quantity{Text: "0"}},
+			{Signal: signal.NodeFsAvailable, Value: signal.Quantity{Value: 1, Text: "1"}, MinReclaim: share(1.5, "150%")}}},
+		"hard and soft of 0s: the soft one is the later, for containerfs": {`
+evictionHard: {nodefs.available: 1Mi}
+evictionSoft: {nodefs.available: 2Mi}
+evictionSoftGracePeriod: {nodefs.available: 0s}`, []signal.Threshold{
+			{Signal: signal.NodeFsAvailable, Value: mi(1, "1Mi")},
+			{Signal: signal.NodeFsAvailable, Value: mi(2, "2Mi")}}},
 		"hard, soft, grace and minimum reclaim; only the hard is copied": {`
 evictionHard: {memory.available: 100Mi, allocatablePID.available: "7"}
 evictionSoft: {memory.available: 200Mi}
@@ -308,9 +381,11 @@ func TestWarnings(t *testing.T) {
 		"left-overs": {"evictionSoftGracePeriod: {memory.available: 1s}\nevictionMinimumReclaim: {pid.available: \"5\", memory.available: 1Mi}", []string{
 			"evictionSoftGracePeriod[memory.available]: ignored, evictionSoft does not name the signal",
 			"evictionMinimumReclaim[pid.available]: ignored, the signal has no threshold"}},
-		"transition and compat": {"evictionPressureTransitionPeriod: -1s\ncompat: kubelet", []string{
-			"evictionPressureTransitionPeriod: below zero, no condition is ever published",
-			"compat: kubelet is not acted upon by this version"}},
+		"negative transition": {"evictionPressureTransitionPeriod: -1s", []string{
+			"evictionPressureTransitionPeriod: below zero, no condition is ever published"}},
+		"keys of a later version": {"compat: kubelet\nhugepages: false", []string{
+			"compat: not acted upon by this version",
+			"hugepages: not acted upon by this version"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if d := cmp.Diff(c.want, mustParse(t, c.yaml).Warnings()); d != "" {
@@ -336,6 +411,15 @@ func TestLoad(t *testing.T) {
 	if c, err := Load(path); err != nil || c.Mode != ModeEnforce {
 		t.Errorf("got %v, %v", c, err)
 	}
+	a, errA := Load(path)
+	b, errB := Load(path)
+	if errA != nil || errB != nil {
+		t.Fatal(errA, errB)
+	}
+	a.Roots[0], a.EnforceNodeAllocatable[0], a.Mode = "/changed", "changed", "changed"
+	if d := cmp.Diff(b, mustParse(t, "mode: enforce\n")); d != "" {
+		t.Errorf("one value changed another:\n%s", d)
+	}
 	write([]byte("mode: x\n"))
 	var e *Error
 	if _, err := Load(path); !errors.As(err, &e) || !strings.Contains(err.Error(), path) {
@@ -352,30 +436,4 @@ func TestLoad(t *testing.T) {
 	if _, err := Load(fifo); err == nil || !strings.Contains(err.Error(), "regular") {
 		t.Errorf("fifo: %v", err)
 	}
-}
-
-func FuzzParse(f *testing.F) {
-	f.Add([]byte("evictionHard: {memory.available: 500Mi}\nmode: enforce\n"))
-	f.Add([]byte("evictionSoft: {pid.available: 10%}\nevictionSoftGracePeriod: {pid.available: 1m}\nevictionMinimumReclaim: {pid.available: 5%}\n"))
-	f.Add([]byte("budget: {killsPerHour: 1}\nroots: [/a]\nmarginBytes: 1Gi\n"))
-	f.Add([]byte("---\n---\n"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse(data)
-		if err != nil {
-			return
-		}
-		ts, err := c.Thresholds()
-		if err != nil {
-			t.Fatalf("accepted, yet %v", err)
-		}
-		for _, th := range ts {
-			const tebi = int64(1) << 43
-			if v, r := th.Value.Of(tebi), th.MinReclaim.Of(tebi); v < 0 || r < 0 || th.GracePeriod < 0 {
-				t.Fatalf("%v: value %d, minimum reclaim %d", th, v, r)
-			}
-		}
-		if c.Mode != ModeShadow && c.Mode != ModeEnforce || len(c.Roots) == 0 {
-			t.Fatalf("mode %q, roots %q", c.Mode, c.Roots)
-		}
-	})
 }

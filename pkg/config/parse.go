@@ -23,9 +23,10 @@ import (
 type decoder func(key string, raw json.RawMessage) error
 
 // Parse parses and validates YAML; keys that are absent or null keep their default.
-// Unknown and repeated keys are errors. The error is an *Error, or of the YAML parser.
+// Unknown and repeated keys
+// are errors. The error is as in Load.
 func Parse(data []byte) (*Config, error) {
-	j, err := yaml.YAMLToJSONStrict(data)
+	own, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +34,7 @@ func Parse(data []byte) (*Config, error) {
 		return nil, &Error{Key: "the file", Want: "one YAML document"}
 	}
 	c := Default()
-	if err := decodeObject("", j, c.keys()); err != nil {
+	if err := decodeObject("", own, c.keys()); err != nil {
 		return nil, err
 	}
 	if _, err := c.Thresholds(); err != nil {
@@ -82,6 +83,12 @@ func (c *Config) keys() map[string]decoder {
 		"state":                            filePath(&c.State),
 		"workloads":                        filePath(&c.Workloads),
 		"tableOwner":                       value(&c.TableOwner, "a numeric uid", nil),
+		"allowEvictFirst":                  boolean(&c.AllowEvictFirst),
+		"nodefs":                           c.nodefs,
+		"imagefs":                          directory(&c.Imagefs),
+		"containerfs":                      directory(&c.Containerfs),
+		"disk":                             filePath(&c.Disk),
+		"hugepages":                        boolean(&c.Hugepages),
 		"protect":                          value(&c.Protect, `a list of globs such as ["kube-system/*"]`, globsOK),
 		"budget":                           c.Budget.decode,
 		"fillBytesPerSecond":               amount(&c.MaxFillBytesPerSecond),
@@ -104,27 +111,51 @@ func (c *Config) roots(key string, raw json.RawMessage) error {
 	return err
 }
 
-// decodeObject hands each member of a JSON object to the decoder of its key, in sorted
-// order so that of several errors the same is reported every time.
+func (c *Config) nodefs(key string, raw json.RawMessage) error {
+	err := directory(&c.Nodefs)(key, raw)
+	c.NodefsGiven = err == nil
+	return err
+}
+
+// decodeObject decodes the members of a JSON object, all of which keys must name.
 func decodeObject(parent string, raw json.RawMessage, keys map[string]decoder) error {
-	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
-		return &Error{Key: cmp.Or(parent, "the file"), Value: show(raw), Want: "a map of " + list(keys)}
+	members, err := object(parent, raw, keys)
+	if err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		key := strings.TrimPrefix(parent+"."+name, ".")
-		decode, ok := keys[name]
-		if !ok {
-			return &Error{Key: key, Want: "no such key, but one of " + list(keys)}
+		if keys[name] == nil {
+			return &Error{Key: member(parent, name), Want: "no such key, but one of " + list(keys)}
 		}
-		if isNull(members[name]) {
+	}
+	return decodeMembers(parent, members, keys)
+}
+
+func object(parent string, raw json.RawMessage, keys map[string]decoder) (map[string]json.RawMessage, error) {
+	var members map[string]json.RawMessage
+	if json.Unmarshal(raw, &members) != nil {
+		return nil, &Error{Key: cmp.Or(parent, "the file"), Value: show(raw), Want: "a map of " + list(keys)}
+	}
+	return members, nil
+}
+
+// decodeMembers hands each member that keys names, and that is not null, to its decoder, in
+// sorted order so that of several errors the same is reported every time.
+func decodeMembers(parent string, members map[string]json.RawMessage, keys map[string]decoder) error {
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		if !given(members, name) {
 			continue
 		}
-		if err := decode(key, members[name]); err != nil {
+		if err := keys[name](member(parent, name), members[name]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func given(members map[string]json.RawMessage, name string) bool {
+	raw, ok := members[name]
+	return ok && !isNull(raw)
 }
 
 // value decodes into dst what encoding/json takes for it, if ok (when given) holds.
@@ -150,6 +181,19 @@ func filePath(dst *string) decoder {
 	return value(dst, "an absolute path", func(s string) bool {
 		return path.IsAbs(s) && !strings.Contains(s, "\x00") && !strings.HasSuffix(s, "/")
 	})
+}
+
+// directory stores a clean path.
+func directory(dst *string) decoder {
+	return func(key string, raw json.RawMessage) error {
+		err := value(dst, "an absolute path of a directory", func(s string) bool {
+			return path.IsAbs(s) && !strings.Contains(s, "\x00")
+		})(key, raw)
+		if err == nil {
+			*dst = path.Clean(*dst)
+		}
+		return err
+	}
 }
 
 func quantities(dst *map[string]string) decoder { return strs(dst, quantityForm) }
@@ -245,6 +289,9 @@ func globsOK(globs []string) bool {
 	}
 	return true
 }
+
+// member names a key below another; parent is empty at the top.
+func member(parent, name string) string { return strings.TrimPrefix(parent+"."+name, ".") }
 
 // entry names a member of a map whose keys hold dots.
 func entry(key, member string) string { return key + "[" + member + "]" }

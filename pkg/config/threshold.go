@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -34,7 +33,8 @@ var defaultHard = map[signal.Signal]string{
 // signal.Names, and after these the copies for allocatableMemory.available: as in the
 // kubelet, each memory.available threshold without grace period (a soft one of 0s is one)
 // is copied when enforceNodeAllocatable holds "pods". "0%" and "100%" turn a signal off.
-// The error is an *Error.
+// Of two thresholds of a signal without grace period the one of evictionSoft is the later:
+// it is the one that the kubelet copies to containerfs. The error is an *Error.
 func (c *Config) Thresholds() ([]signal.Threshold, error) {
 	hard, err := statements("evictionHard", c.hard())
 	if err != nil {
@@ -105,7 +105,8 @@ func checkSignals(key string, m map[string]string) error {
 }
 
 // thresholdValue compares the fraction with 1 after the division in float32, as the
-// kubelet has done since it stopped accepting up to 10000%.
+// kubelet has done since it stopped accepting up to 10000%. It refuses what the kubelet
+// (v1.34) takes and can make no sense of: NaN%, and quantities beyond 64 bits.
 func thresholdValue(key, v string) (signal.Quantity, error) {
 	if strings.HasSuffix(v, "%") {
 		p, err := percent(v)
@@ -200,39 +201,4 @@ func allocatable(ts []signal.Threshold) []signal.Threshold {
 		}
 	}
 	return copies
-}
-
-// Warnings returns a sentence for each setting that is accepted and has no effect.
-func (c *Config) Warnings() []string {
-	var ws []string
-	warn := func(format string, args ...any) { ws = append(ws, fmt.Sprintf(format, args...)) }
-	for _, s := range slices.Sorted(maps.Keys(c.EvictionHard)) {
-		if signal.Signal(s).Disk() && !off(c.EvictionHard[s]) {
-			warn("evictionHard[%s]: disk signals are not acted upon by this version", s)
-		}
-	}
-	for _, s := range slices.Sorted(maps.Keys(c.EvictionSoft)) {
-		d, _ := time.ParseDuration(c.EvictionSoftGracePeriod[s])
-		if (d > 0 || signal.Signal(s).Disk()) && !off(c.EvictionSoft[s]) {
-			warn("evictionSoft[%s]: soft thresholds and disk signals are not acted upon by this version", s)
-		}
-	}
-	hard := c.hard()
-	for _, s := range slices.Sorted(maps.Keys(c.EvictionSoftGracePeriod)) {
-		if _, ok := c.EvictionSoft[s]; !ok {
-			warn("evictionSoftGracePeriod[%s]: ignored, evictionSoft does not name the signal", s)
-		}
-	}
-	for _, s := range slices.Sorted(maps.Keys(c.EvictionMinimumReclaim)) {
-		if hard[s] == "" && c.EvictionSoft[s] == "" {
-			warn("evictionMinimumReclaim[%s]: ignored, the signal has no threshold", s)
-		}
-	}
-	if c.EvictionPressureTransitionPeriod < 0 {
-		warn("evictionPressureTransitionPeriod: below zero, no condition is ever published")
-	}
-	if c.Compat == CompatKubelet {
-		warn("compat: kubelet is not acted upon by this version")
-	}
-	return ws
 }

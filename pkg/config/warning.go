@@ -1,0 +1,31 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Warnings returns a sentence for each setting that is accepted and has no effect.
+func (c *Config) Warnings() []string { return append(c.notYet(), c.ignored()...) }
+
+// ignored are the settings that have no effect in the kubelet either.
+func (c *Config) ignored() []string {
+	var ws []string
+	warn := func(format string, args ...any) { ws = append(ws, fmt.Sprintf(format, args...)) }
+	for _, s := range slices.Sorted(maps.Keys(c.EvictionSoftGracePeriod)) {
+		if _, ok := c.EvictionSoft[s]; !ok {
+			warn("evictionSoftGracePeriod[%s]: ignored, evictionSoft does not name the signal", s)
+		}
+	}
+	hard := c.hard()
+	for _, s := range slices.Sorted(maps.Keys(c.EvictionMinimumReclaim)) {
+		if hard[s] == "" && c.EvictionSoft[s] == "" {
+			warn("evictionMinimumReclaim[%s]: ignored, the signal has no threshold", s)
+		}
+	}
+	if c.EvictionPressureTransitionPeriod < 0 {
+		warn("evictionPressureTransitionPeriod: below zero, no condition is ever published")
+	}
+	return ws
+}
