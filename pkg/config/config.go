@@ -30,6 +30,15 @@ const maxFileBytes = 1 << 20
 // Config is a validated configuration. Each field's key in the file is its name with a
 // small first letter, unless its tag says otherwise ("-": it has no key).
 type Config struct {
+	// KubeletConfig is the absolute path of a KubeletConfiguration whose eviction settings
+	// are inherited; default none. A key given in our own file outranks the kubelet's,
+	// maps as a whole. What the kubelet's flags and its drop-in directory say is not seen.
+	KubeletConfig string
+	// Headroom is how far above the kubelet's thresholds ours lie, so that we act first.
+	// It needs KubeletConfig, and raises inherited hard and soft thresholds only; the
+	// fields below hold the raised ones.
+	Headroom Headroom
+
 	// EvictionHard maps signals to quantities or percentages. nil means the kubelet's
 	// defaults, an empty map none.
 	EvictionHard map[string]string
@@ -45,7 +54,7 @@ type Config struct {
 	// was last met. Default 5m, which also replaces 0.
 	EvictionPressureTransitionPeriod time.Duration
 	// MergeDefaultEvictionSettings adds the defaults of the signals that EvictionHard
-	// does not name.
+	// does not name. It is inherited with EvictionHard, never without.
 	MergeDefaultEvictionSettings bool
 	// EnforceNodeAllocatable with "pods" in it, the default, copies hard
 	// memory.available thresholds to allocatableMemory.available.
@@ -58,7 +67,8 @@ type Config struct {
 	Mode string
 	// Roots are clean absolute cgroup paths below which units may be evicted.
 	Roots []string
-	// RootsGiven tells Roots of the file, which must exist, from the default ones, of which those that exist are used.
+	// RootsGiven tells Roots of the file, which must exist, from the default and the
+	// inherited ones, of which those that exist are used.
 	RootsGiven bool `key:"-"`
 	// Compat is empty or CompatKubelet.
 	Compat string
@@ -72,7 +82,8 @@ type Config struct {
 	// Nodefs is the kubelet's root directory, whose filesystem the nodefs signals are
 	// about; default /var/lib/kubelet.
 	Nodefs string
-	// NodefsGiven tells Nodefs of the file from the default.
+	// NodefsGiven tells Nodefs of the file from the default. It is never inherited: the
+	// directory is a flag of the kubelet (--root-dir), and no key of a KubeletConfiguration.
 	NodefsGiven bool `key:"-"`
 	// Imagefs is the directory of the container runtime's images; default
 	// /var/lib/containerd.
@@ -109,7 +120,7 @@ func Default() *Config {
 		EnforceNodeAllocatable:           []string{"pods"},
 		LocalStorageCapacityIsolation:    true,
 		Mode:                             ModeShadow,
-		Roots:                            []string{"/kubepods", "/kubepods.slice"}, // by cgroup driver: cgroupfs, systemd
+		Roots:                            podRoots("", true),
 		Journal:                          "/run/ebpf-evict/agent/journal.jsonl",
 		State:                            "/run/ebpf-evict/agent/state.json",
 		Workloads:                        "/run/ebpf-evict/table/workloads.json",
@@ -124,7 +135,7 @@ func Default() *Config {
 // defaultTransitionPeriod is the kubelet's.
 const defaultTransitionPeriod = 5 * time.Minute
 
-// Load reads and parses a file. A file that can't
+// Load reads and parses a file, and the KubeletConfiguration it names. A file that can't
 // be read is an error of package os; one that is not accepted is an *Error, or an error of
 // the YAML parser. Two calls return values that share nothing.
 func Load(path string) (*Config, error) {

@@ -14,14 +14,15 @@ func TestDiff(t *testing.T) {
 		before, after string
 		want          []string
 	}{
-		"nothing":            {"mode: enforce", "mode: enforce", nil},
-		"a default spelled":  {"", "mode: shadow\nnodefs: /var/lib/kubelet", nil},
-		"null and empty":     {"evictionHard: null", "evictionHard: {}", []string{"evictionHard"}},
-		"another spelling":   {"evictionHard: {memory.available: 1Gi}", "evictionHard: {memory.available: 1024Mi}", []string{"evictionHard"}},
-		"one of a budget":    {"", "budget: {killsPerHour: 1}", []string{"budget"}},
-		"key not as a field": {"", "fillBytesPerSecond: 1", []string{"fillBytesPerSecond"}},
-		"several, in order":  {"journal: /a", "roots: [/a]\nmode: enforce\njournal: /b", []string{"mode", "roots", "journal"}},
-		"one removed":        {"protect: [a]", "", []string{"protect"}},
+		"nothing":             {"mode: enforce", "mode: enforce", nil},
+		"a default spelled":   {"", "mode: shadow\nnodefs: /var/lib/kubelet", nil},
+		"null and empty":      {"evictionHard: null", "evictionHard: {}", []string{"evictionHard"}},
+		"another spelling":    {"evictionHard: {memory.available: 1Gi}", "evictionHard: {memory.available: 1024Mi}", []string{"evictionHard"}},
+		"one of a budget":     {"", "budget: {killsPerHour: 1}", []string{"budget"}},
+		"key not as a field":  {"", "fillBytesPerSecond: 1", []string{"fillBytesPerSecond"}},
+		"several, in order":   {"journal: /a", "roots: [/a]\nmode: enforce\njournal: /b", []string{"mode", "roots", "journal"}},
+		"one removed":         {"protect: [a]", "", []string{"protect"}},
+		"kubelet's file gone": {kubeletFile(t, "evictionMaxPodGracePeriod: 3\n"), "", []string{"kubeletConfig", "evictionHard", "evictionMaxPodGracePeriod"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := mustParse(t, c.before).Diff(mustParse(t, c.after))

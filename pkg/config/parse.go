@@ -22,10 +22,12 @@ import (
 // decoder stores the JSON value of a key. It returns nil or an *Error.
 type decoder func(key string, raw json.RawMessage) error
 
-// Parse parses and validates YAML; keys that are absent or null keep their default.
-// Unknown and repeated keys
+// Parse parses and validates YAML; keys that are absent or null keep their default, or
+// what the KubeletConfiguration says that kubeletConfig names. Unknown and repeated keys
 // are errors. The error is as in Load.
-func Parse(data []byte) (*Config, error) {
+func Parse(data []byte) (*Config, error) { return parse(data, readFile) }
+
+func parse(data []byte, read func(path string) ([]byte, error)) (*Config, error) {
 	own, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return nil, err
@@ -35,6 +37,9 @@ func Parse(data []byte) (*Config, error) {
 	}
 	c := Default()
 	if err := decodeObject("", own, c.keys()); err != nil {
+		return nil, err
+	}
+	if c, err = c.inherit(own, read); err != nil {
 		return nil, err
 	}
 	if _, err := c.Thresholds(); err != nil {
@@ -67,6 +72,8 @@ func secondDocument(data []byte) bool {
 // takes numbers for strings.
 func (c *Config) keys() map[string]decoder {
 	return map[string]decoder{
+		"kubeletConfig":                    filePath(&c.KubeletConfig),
+		"headroom":                         c.Headroom.decode,
 		"evictionHard":                     quantities(&c.EvictionHard),
 		"evictionSoft":                     quantities(&c.EvictionSoft),
 		"evictionSoftGracePeriod":          strs(&c.EvictionSoftGracePeriod, durationForm),

@@ -9,7 +9,7 @@ import (
 // Warnings returns a sentence for each setting that is accepted and has no effect.
 func (c *Config) Warnings() []string { return append(c.notYet(), c.ignored()...) }
 
-// ignored are the settings that have no effect in the kubelet either.
+// ignored are the settings that have no effect in the kubelet either, and headroom of none.
 func (c *Config) ignored() []string {
 	var ws []string
 	warn := func(format string, args ...any) { ws = append(ws, fmt.Sprintf(format, args...)) }
@@ -22,6 +22,11 @@ func (c *Config) ignored() []string {
 	for _, s := range slices.Sorted(maps.Keys(c.EvictionMinimumReclaim)) {
 		if hard[s] == "" && c.EvictionSoft[s] == "" {
 			warn("evictionMinimumReclaim[%s]: ignored, the signal has no threshold", s)
+		}
+	}
+	for _, s := range slices.Sorted(maps.Keys(c.Headroom.Signals)) {
+		if hard[s] == "" && c.EvictionSoft[s] == "" {
+			warn("headroom[%s]: ignored, the signal has no threshold", s)
 		}
 	}
 	if c.EvictionPressureTransitionPeriod < 0 {
