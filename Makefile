@@ -64,6 +64,10 @@ test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=6.1|6.12
 demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)
 	scripts/as-root.sh $(BIN) demo
 
+.PHONY: vectors
+vectors: ## make test/upstream/testdata anew with the real kubelet's code (needs the Go proxy)
+	scripts/vectors.sh
+
 .PHONY: deps
 deps: ## install the packages that tests and lint need (Debian), or name them
 	scripts/deps.sh
