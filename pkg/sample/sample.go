@@ -73,6 +73,7 @@ const (
 type Node struct {
 	Ns                 uint64
 	MemTotalBytes      int64
+	HugepagesBytes     int64 // the hugetlb pools, of MemTotalBytes; 0 where that leaves them out already
 	AnonBytes          int64 // NR_ANON_MAPPED
 	FileBytes          int64 // NR_FILE_PAGES
 	InactiveFileBytes  int64 // NR_INACTIVE_FILE

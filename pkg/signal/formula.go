@@ -10,14 +10,19 @@ import (
 // writes 2^63 less a page for "no limit", v2 "max".)
 const unlimited = 1 << 62
 
-// MemoryAvailableOf is memory.available in bytes: MemTotal less the working set, which is
-// anonymous pages plus file pages less the inactive ones. The error wraps ErrNoData and
-// names the figure that can't be true. A working set above MemTotal is such a figure.
+// MemoryAvailableOf is memory.available in bytes: MemTotal less the hugetlb pools and less
+// the working set, which is anonymous pages plus file pages less the inactive ones. Never
+// negative: where pools and working set, read apart, exceed MemTotal, nothing is available
+// and the capacity is the working set, as in the kubelet since 1.37. The error wraps
+// ErrNoData and names the figure that can't be true. A working set above MemTotal is such
+// a figure.
 func MemoryAvailableOf(n sample.Node) (Observation, error) {
 	const s = MemoryAvailable
 	switch {
 	case n.MemTotalBytes <= 0:
 		return implausible(s, "MemTotal", n.MemTotalBytes)
+	case n.HugepagesBytes < 0 || n.HugepagesBytes > n.MemTotalBytes:
+		return implausible(s, "huge pages", n.HugepagesBytes)
 	case n.AnonBytes < 0 || n.AnonBytes > n.MemTotalBytes:
 		return implausible(s, "anonymous pages", n.AnonBytes)
 	case n.FileBytes < 0 || n.FileBytes > n.MemTotalBytes:
@@ -25,12 +30,20 @@ func MemoryAvailableOf(n sample.Node) (Observation, error) {
 	case n.InactiveFileBytes < 0 || n.InactiveFileBytes > n.FileBytes:
 		return implausible(s, "inactive file pages", n.InactiveFileBytes)
 	}
-	available := n.MemTotalBytes - n.AnonBytes - n.FileBytes + n.InactiveFileBytes
-	if available < 0 {
-		return implausible(s, "working set", n.MemTotalBytes-available)
+	unused := n.MemTotalBytes - n.AnonBytes - n.FileBytes + n.InactiveFileBytes
+	workingSet := n.MemTotalBytes - unused
+	if unused < 0 {
+		return implausible(s, "working set", workingSet)
 	}
-	return Observation{Signal: s, Available: available, Capacity: n.MemTotalBytes, Ns: n.Ns}, nil
+	available := max(0, unused-n.HugepagesBytes)
+	return Observation{Signal: s, Available: available, Capacity: available + workingSet, Ns: n.Ns}, nil
 }
+
+// MemoryCapacityOf is what percentages of memory.available are taken of: MemTotal less the
+// hugetlb pools, in bytes. It is also the total that makes anon - file + inactive, compared
+// in the kernel, come out as MemoryAvailableOf: hand it to the kernel side in place of
+// MemTotal.
+func MemoryCapacityOf(n sample.Node) int64 { return n.MemTotalBytes - n.HugepagesBytes }
 
 // PIDAvailableOf is pid.available in tasks. It is negative when the limit was lowered
 // below the tasks that exist. The error wraps ErrNoData and names the figure.

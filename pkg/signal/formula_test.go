@@ -19,10 +19,15 @@ func TestMemoryAvailableOf(t *testing.T) {
 	good := sample.Node{Ns: 7, MemTotalBytes: 1000 * mib, AnonBytes: 300 * mib, FileBytes: 200 * mib, InactiveFileBytes: 50 * mib}
 	tests := map[string]struct {
 		change func(*sample.Node)
-		want   int64
+		want   int64  // available; capacity is that and the working set
 		names  string // what the error names; empty when there is none
 	}{
 		"inactive file counts as available": {func(*sample.Node) {}, 550 * mib, ""},
+		"huge pages are not available":      {func(n *sample.Node) { n.HugepagesBytes = 500 * mib }, 50 * mib, ""},
+		"huge pages take all that is left":  {func(n *sample.Node) { n.HugepagesBytes = 550 * mib }, 0, ""},
+		"more huge pages than are left":     {func(n *sample.Node) { n.HugepagesBytes = 600 * mib }, 0, ""},
+		"negative huge pages":               {func(n *sample.Node) { n.HugepagesBytes = -1 }, 0, "huge pages"},
+		"huge pages above MemTotal":         {func(n *sample.Node) { n.HugepagesBytes = 1000*mib + 1 }, 0, "huge pages"},
 		"nothing used":                      {func(n *sample.Node) { n.AnonBytes, n.FileBytes, n.InactiveFileBytes = 0, 0, 0 }, 1000 * mib, ""},
 		"all file pages inactive":           {func(n *sample.Node) { n.InactiveFileBytes = 200 * mib }, 700 * mib, ""},
 		"everything used":                   {func(n *sample.Node) { n.AnonBytes = 850 * mib }, 0, ""},
@@ -41,9 +46,32 @@ func TestMemoryAvailableOf(t *testing.T) {
 			n := good
 			tc.change(&n)
 			got, err := signal.MemoryAvailableOf(n)
-			check(t, got, err, signal.Observation{Signal: signal.MemoryAvailable, Available: tc.want, Capacity: n.MemTotalBytes, Ns: 7}, tc.names)
+			capacity := tc.want + n.AnonBytes + n.FileBytes - n.InactiveFileBytes
+			check(t, got, err, signal.Observation{Signal: signal.MemoryAvailable, Available: tc.want, Capacity: capacity, Ns: 7}, tc.names)
 		})
 	}
+}
+
+// The kernel side knows one total and no huge pages. Told MemoryCapacityOf it must come to
+// the same observation.
+func TestTheKernelsTotalMakesTheSameObservation(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := sample.Node{MemTotalBytes: 1000, AnonBytes: rapid.Int64Range(0, 400).Draw(t, "anon"), FileBytes: rapid.Int64Range(0, 300).Draw(t, "file")}
+		n.InactiveFileBytes = rapid.Int64Range(0, n.FileBytes).Draw(t, "inactive")
+		n.HugepagesBytes = rapid.Int64Range(0, 300).Draw(t, "hugepages")
+		want, err := signal.MemoryAvailableOf(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want.Capacity != signal.MemoryCapacityOf(n) {
+			t.Fatalf("capacity %d, want %d", want.Capacity, signal.MemoryCapacityOf(n))
+		}
+		n.MemTotalBytes, n.HugepagesBytes = signal.MemoryCapacityOf(n), 0
+		got, err := signal.MemoryAvailableOf(n)
+		if err != nil || got != want {
+			t.Fatalf("got %+v, %v, want %+v", got, err, want)
+		}
+	})
 }
 
 func TestPIDAvailableOf(t *testing.T) {
@@ -134,6 +162,7 @@ func TestNodeMemoryIsAShareOfItsCapacity(t *testing.T) {
 		n := sample.Node{
 			MemTotalBytes: figure.Draw(t, "total"), AnonBytes: figure.Draw(t, "anon"),
 			FileBytes: figure.Draw(t, "file"), InactiveFileBytes: figure.Draw(t, "inactive"),
+			HugepagesBytes: figure.Draw(t, "hugepages"),
 		}
 		o, err := signal.MemoryAvailableOf(n)
 		if err == nil && (o.Available < 0 || o.Available > o.Capacity) {

@@ -17,10 +17,21 @@ import (
 // Proc reads the node's counters from procfs: the second source, for a reading of BPF
 // that is not believed. It is plain text and costs tens of microseconds. Goroutines may
 // share it.
-type Proc struct{ root string }
+type Proc struct {
+	root string
+	// ignoreHugepages leaves sample.Node.HugepagesBytes zero.
+	ignoreHugepages bool
+}
 
 // NewProc reads below root, "/proc" on a live node.
 func NewProc(root string) Proc { return Proc{root: root} }
+
+// IgnoreHugepages returns a reader that takes the hugetlb pools for available memory, as
+// the kubelet did before 1.37.
+func (p Proc) IgnoreHugepages() Proc {
+	p.ignoreHugepages = true
+	return p
+}
 
 // Node reads memory and tasks, dated before the first file is read. A part that can't be
 // read is left zero, which MemoryAvailableOf and PIDAvailableOf refuse, and named in the
@@ -42,6 +53,9 @@ func (p Proc) memory(n *sample.Node) error {
 	n.MemTotalBytes, n.AnonBytes, n.InactiveFileBytes = m.total, m.anon, m.inactiveFile
 	// fs/proc/meminfo.c: Cached = NR_FILE_PAGES - SwapCached - Buffers.
 	n.FileBytes = m.cached + m.buffers + m.swapCached
+	if !p.ignoreHugepages {
+		n.HugepagesBytes = m.hugetlb
+	}
 	return nil
 }
 
@@ -91,10 +105,12 @@ func readFile[T any](root, name string, parse func([]byte) (T, error)) (T, error
 
 // meminfo is what memory.available needs of /proc/meminfo, in bytes.
 type meminfo struct {
-	total, buffers, cached, swapCached, anon, inactiveFile int64
+	total, buffers, cached, swapCached, anon, inactiveFile, hugetlb int64
 }
 
-// parseMeminfo reads six lines, which every kernel has had since 2.6.28:
+// parseMeminfo reads six lines, which every kernel has had since 2.6.28, and one that is
+// absent where the machine has no huge pages: the pools of all sizes, free pages included
+// (mm/hugetlb.c:hugetlb_report_meminfo, since 4.16).
 //
 //	MemTotal:       24684096 kB
 //	Buffers:            1192 kB
@@ -102,11 +118,13 @@ type meminfo struct {
 //	SwapCached:            0 kB
 //	Inactive(file):    18140 kB
 //	AnonPages:          6700 kB
+//	Hugetlb:         2097152 kB
 func parseMeminfo(data []byte) (meminfo, error) {
 	var m meminfo
 	missing := map[string]*int64{
 		"MemTotal": &m.total, "Buffers": &m.buffers, "Cached": &m.cached,
 		"SwapCached": &m.swapCached, "Inactive(file)": &m.inactiveFile, "AnonPages": &m.anon,
+		"Hugetlb": &m.hugetlb,
 	}
 	for line := range bytes.Lines(data) {
 		key, rest, _ := bytes.Cut(line, []byte(":"))
@@ -122,6 +140,7 @@ func parseMeminfo(data []byte) (meminfo, error) {
 		*field = kib << 10
 		delete(missing, string(key))
 	}
+	delete(missing, "Hugetlb")
 	for key := range missing {
 		return meminfo{}, fmt.Errorf("no %s: %w", key, ErrNoData)
 	}

@@ -50,6 +50,16 @@ func TestProcNodeAddsUpFilePages(t *testing.T) {
 	}
 }
 
+func TestProcNodeHugepages(t *testing.T) {
+	root := t.TempDir()
+	write("meminfo", sixLines+"HugePages_Total: 3\nHugepagesize: 2048 kB\nHugetlb: 7 kB\n")(t, root)
+	for proc, want := range map[Proc]int64{NewProc(root): 7 << 10, NewProc(root).IgnoreHugepages(): 0} {
+		if n, _ := proc.Node(); n.HugepagesBytes != want || n.MemTotalBytes != 9<<10 {
+			t.Errorf("%+v reads huge pages %d of %d, want %d of %d", proc, n.HugepagesBytes, n.MemTotalBytes, want, 9<<10)
+		}
+	}
+}
+
 // One part that can't be read does not cost the other.
 func TestProcNodeWithoutAPart(t *testing.T) {
 	tests := map[string]struct {
@@ -165,6 +175,7 @@ func TestParseMeminfo(t *testing.T) {
 		"a key again":              {sixLines + "MemTotal: 10 kB\n", true},
 		"no final newline":         {strings.TrimSuffix(sixLines, "\n"), true},
 		"empty":                    {"", false},
+		"no unit of Hugetlb":       {sixLines + "Hugetlb: 9\n", false},
 		"no SwapCached":            {strings.Replace(sixLines, "SwapCached", "Swap", 1), false},
 		"no unit":                  {strings.Replace(sixLines, "9 kB", "9", 1), false},
 		"another unit":             {strings.Replace(sixLines, "9 kB", "9 MB", 1), false},
@@ -228,7 +239,7 @@ func FuzzParseMeminfo(f *testing.F) {
 			}
 			return
 		}
-		if m.total < 0 || m.anon < 0 || m.inactiveFile < 0 || m.cached+m.buffers+m.swapCached < 0 {
+		if m.total < 0 || m.anon < 0 || m.hugetlb < 0 || m.inactiveFile < 0 || m.cached+m.buffers+m.swapCached < 0 {
 			t.Fatalf("negative figure in %+v", m)
 		}
 	})

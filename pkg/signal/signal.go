@@ -10,9 +10,9 @@ import (
 type Signal string
 
 const (
-	// MemoryAvailable is MemTotal less the node's working set, in bytes: anonymous and
-	// file pages that are not on the inactive file list count as used, kernel memory does
-	// not (cgroup v2 semantics since runc 1.1.9).
+	// MemoryAvailable is MemTotal less the hugetlb pools and the node's working set, in
+	// bytes: anonymous and file pages that are not on the inactive file list count as used,
+	// kernel memory does not (cgroup v2 semantics since runc 1.1.9).
 	MemoryAvailable Signal = "memory.available"
 	// AllocatableMemoryAvailable is the memory limit of the pods' root cgroup less its
 	// working set, in bytes.
