@@ -4,19 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // TableSchema is the schema of the workload table.
 const TableSchema = "ebpf-evict/workloads/v1"
-
-// maxTableBytes holds some 40,000 pods.
-const maxTableBytes = 16 << 20
 
 // Table is what an orchestrator's companion knows about the units. It adds knowledge and
 // never outranks the kernel's facts.
@@ -59,27 +53,7 @@ var ErrTable = errors.New("workload table refused")
 // LoadTable reads a table that owner wrote. A symbolic link, a fifo, a file of another
 // owner or of more than 16 MiB is ErrTable; no file is os.ErrNotExist.
 func LoadTable(path string, owner uint32) (*Table, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%w: %s is a symbolic link", ErrTable, path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the workload table: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, fmt.Errorf("stat the workload table: %w", err)
-	}
-	switch {
-	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		return nil, fmt.Errorf("%w: %s is no regular file", ErrTable, path)
-	case st.Uid != owner:
-		return nil, fmt.Errorf("%w: %s belongs to uid %d, not %d", ErrTable, path, st.Uid, owner)
-	case st.Size > maxTableBytes:
-		return nil, fmt.Errorf("%w: %s has %d bytes, more than %d", ErrTable, path, st.Size, maxTableBytes)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxTableBytes+1))
+	data, err := readFile(path, owner, ErrTable)
 	if err != nil {
 		return nil, fmt.Errorf("read the workload table: %w", err)
 	}
@@ -88,9 +62,6 @@ func LoadTable(path string, owner uint32) (*Table, error) {
 
 // ParseTable parses and checks a table. All errors are ErrTable.
 func ParseTable(data []byte) (*Table, error) {
-	if len(data) > maxTableBytes {
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrTable, maxTableBytes)
-	}
 	var t Table
 	if err := json.Unmarshal(data, &t); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrTable, err)
