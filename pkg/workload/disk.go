@@ -1,0 +1,309 @@
+package workload
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"time"
+)
+
+// DiskSchema is the schema of the disk figures.
+const DiskSchema = "ebpf-evict/disk/v1"
+
+// DiskTable is what the disk process found out about the node's workloads: each figure
+// with the time of its reading, an absent one is no data. Bytes and inodes are of what the
+// unit occupies (blocks, not lengths). Times are CLOCK_MONOTONIC.
+//
+//	{"schema":"ebpf-evict/disk/v1","node":"n","writtenNs":90000000000,
+//	 "layout":{"dedicatedImageFs":true,"splitImageFs":false},
+//	 "workloads":[{"uid":"…",
+//	   "ephemeralStorage":{"readNs":80000000000,"rootfsBytes":1,"logsBytes":2,"localVolumesBytes":3,"usedBytes":7},
+//	   "inodes":{"readNs":80000000000,"rootfs":1,"logs":2,"localVolumes":3},
+//	   "volumes":[{"readNs":80000000000,"name":"v","medium":"","usedBytes":3}],
+//	   "containers":[{"readNs":80000000000,"name":"c","rootfsBytes":1,"logsBytes":2}]}],
+//	 "reclaim":{"id":"…","signal":"imagefs.available","doneNs":70000000000,
+//	   "freedBytes":1,"freedInodes":2,"containers":1,"images":0,"error":""}}
+type DiskTable struct {
+	Schema string `json:"schema"`
+	Node   string `json:"node"`
+	// WrittenNs is when the table was written. A later one replaces an earlier one.
+	WrittenNs uint64 `json:"writtenNs"`
+	// Layout is the writer's; absent until it has found it out.
+	Layout    *DiskLayout `json:"layout"`
+	Workloads []DiskEntry `json:"workloads"`
+	// Reclaim is the last node-level reclaim; absent when there was none.
+	Reclaim *Reclaim `json:"reclaim"`
+
+	entries map[string]*DiskEntry // by uid
+}
+
+// DiskLayout says on which filesystems images and writable layers lie, in the kubelet's
+// terms: pkg/signal's Layout as the writer sees it.
+type DiskLayout struct {
+	// DedicatedImageFs: images, or images and writable layers, lie apart from nodefs.
+	DedicatedImageFs bool `json:"dedicatedImageFs"`
+	// SplitImageFs: images and writable layers lie apart from each other.
+	SplitImageFs bool `json:"splitImageFs"`
+}
+
+// DiskEntry is the disk figures of one unit.
+type DiskEntry struct {
+	UID              string            `json:"uid"`
+	EphemeralStorage *EphemeralStorage `json:"ephemeralStorage"`
+	Inodes           *Inodes           `json:"inodes"`
+	// Volumes are the emptyDirs.
+	Volumes    []VolumeDisk    `json:"volumes"`
+	Containers []ContainerDisk `json:"containers"`
+}
+
+// Reading dates figures.
+type Reading struct {
+	// ReadNs is when the oldest of them was read.
+	ReadNs uint64 `json:"readNs"`
+}
+
+// Age is how old the figures are; never negative.
+func (r Reading) Age(nowNs uint64) time.Duration {
+	return time.Duration(min(nowNs-min(nowNs, r.ReadNs), math.MaxInt64))
+}
+
+// EphemeralStorage is a unit's bytes on disk.
+type EphemeralStorage struct {
+	Reading
+	// RootfsBytes is the writable layers.
+	RootfsBytes *int64 `json:"rootfsBytes"`
+	LogsBytes   *int64 `json:"logsBytes"`
+	// LocalVolumesBytes is emptyDirs of medium "", configMaps, gitRepos and hostPaths.
+	LocalVolumesBytes *int64 `json:"localVolumesBytes"`
+	// UsedBytes is the total, with the pod's log directory and etc-hosts; absent means the
+	// sum of the three.
+	UsedBytes *int64 `json:"usedBytes"`
+}
+
+// Inodes is a unit's inodes, divided as its bytes are.
+type Inodes struct {
+	Reading
+	Rootfs       *int64 `json:"rootfs"`
+	Logs         *int64 `json:"logs"`
+	LocalVolumes *int64 `json:"localVolumes"`
+}
+
+// VolumeDisk is one emptyDir.
+type VolumeDisk struct {
+	Reading
+	Name string `json:"name"`
+	// Medium is "" (disk), "Memory" or "HugePages…".
+	Medium    string `json:"medium"`
+	UsedBytes *int64 `json:"usedBytes"`
+}
+
+// ContainerDisk is one container's bytes on disk.
+type ContainerDisk struct {
+	Reading
+	Name        string `json:"name"`
+	RootfsBytes *int64 `json:"rootfsBytes"`
+	LogsBytes   *int64 `json:"logsBytes"`
+}
+
+// Reclaim is what a node-level reclaim freed, by the id of the agent's request.
+type Reclaim struct {
+	ID     string `json:"id"`
+	Signal string `json:"signal"`
+	// DoneNs is when it ended.
+	DoneNs uint64 `json:"doneNs"`
+	// FreedBytes and FreedInodes are by how much the signal's filesystem has more
+	// available after it than before; absent where that can't be told.
+	FreedBytes  *int64 `json:"freedBytes"`
+	FreedInodes *int64 `json:"freedInodes"`
+	// Containers and Images are how many were removed.
+	Containers int64 `json:"containers"`
+	Images     int64 `json:"images"`
+	// Error says what went wrong; empty when nothing did.
+	Error string `json:"error"`
+}
+
+// ErrDisk means that a file is no disk table: refused, and the last good one kept.
+var ErrDisk = errors.New("disk figures refused")
+
+// ErrDiskStale means that the disk process has written nothing for too long: there is no
+// data, and somebody should look.
+var ErrDiskStale = errors.New("disk figures are stale")
+
+// Entry returns the figures of a unit, nil when there are none.
+func (t *DiskTable) Entry(uid string) *DiskEntry { return t.entries[uid] }
+
+// LoadDisk reads a disk table that owner wrote. A symbolic link, a fifo, a file of another
+// owner or of more than 16 MiB is ErrDisk; no file is os.ErrNotExist.
+func LoadDisk(path string, owner uint32) (*DiskTable, error) {
+	data, err := readFile(path, owner, ErrDisk)
+	if err != nil {
+		return nil, fmt.Errorf("read the disk figures: %w", err)
+	}
+	return ParseDisk(data)
+}
+
+// ParseDisk parses and checks a disk table. All errors are ErrDisk.
+func ParseDisk(data []byte) (*DiskTable, error) {
+	var t DiskTable
+	if err := json.Unmarshal(data, &t); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDisk, err)
+	}
+	if err := t.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDisk, err)
+	}
+	t.entries = make(map[string]*DiskEntry, len(t.Workloads))
+	for i := range t.Workloads {
+		e := &t.Workloads[i]
+		err := e.check(t.WrittenNs)
+		if err == nil && t.entries[e.UID] != nil {
+			err = fmt.Errorf("uid %q twice", e.UID)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: workloads[%d]: %w", ErrDisk, i, err)
+		}
+		t.entries[e.UID] = e
+	}
+	return &t, nil
+}
+
+func (t *DiskTable) check() error {
+	switch {
+	case t.Schema != DiskSchema:
+		return fmt.Errorf("schema %q, want %q", t.Schema, DiskSchema)
+	case t.WrittenNs == 0:
+		return errors.New("no writtenNs")
+	case t.Layout != nil && t.Layout.SplitImageFs && !t.Layout.DedicatedImageFs:
+		return errors.New("a split image filesystem is a dedicated one too")
+	case t.Reclaim != nil:
+		return t.Reclaim.check(t.WrittenNs)
+	}
+	return nil
+}
+
+func (r *Reclaim) check(writtenNs uint64) error {
+	switch {
+	case r.ID == "" || r.Signal == "":
+		return errors.New("reclaim without id or signal")
+	case r.DoneNs == 0 || r.DoneNs > writtenNs:
+		return fmt.Errorf("reclaim done at %d ns, written at %d ns", r.DoneNs, writtenNs)
+	}
+	return plausible(r.FreedBytes, r.FreedInodes, &r.Containers, &r.Images)
+}
+
+func (e *DiskEntry) check(writtenNs uint64) error {
+	if e.UID == "" {
+		return errors.New("no uid")
+	}
+	if s := e.EphemeralStorage; s != nil {
+		if err := s.check(writtenNs, s.RootfsBytes, s.LogsBytes, s.LocalVolumesBytes, s.UsedBytes); err != nil {
+			return fmt.Errorf("ephemeralStorage: %w", err)
+		}
+	}
+	if s := e.Inodes; s != nil {
+		if err := s.check(writtenNs, s.Rootfs, s.Logs, s.LocalVolumes); err != nil {
+			return fmt.Errorf("inodes: %w", err)
+		}
+	}
+	volumes := make(map[string]bool, len(e.Volumes))
+	for _, v := range e.Volumes {
+		if err := v.check(writtenNs, v.UsedBytes); err != nil || volumes[v.Name] {
+			return fmt.Errorf("volume %q: %w", v.Name, orTwice(err))
+		}
+		volumes[v.Name] = true
+	}
+	containers := make(map[string]bool, len(e.Containers))
+	for _, c := range e.Containers {
+		if err := c.check(writtenNs, c.RootfsBytes, c.LogsBytes); err != nil || containers[c.Name] {
+			return fmt.Errorf("container %q: %w", c.Name, orTwice(err))
+		}
+		containers[c.Name] = true
+	}
+	return nil
+}
+
+func orTwice(err error) error {
+	if err == nil {
+		return errors.New("named twice")
+	}
+	return err
+}
+
+func (r Reading) check(writtenNs uint64, figures ...*int64) error {
+	if r.ReadNs == 0 || r.ReadNs > writtenNs {
+		return fmt.Errorf("read at %d ns, written at %d ns", r.ReadNs, writtenNs)
+	}
+	return plausible(figures...)
+}
+
+// maxFigure is 2^60 bytes or inodes: more than any filesystem holds, and several of them
+// add up without overflow.
+const maxFigure = 1 << 60
+
+func plausible(figures ...*int64) error {
+	for _, f := range figures {
+		if f != nil && (*f < 0 || *f > maxFigure) {
+			return fmt.Errorf("implausible figure %d", *f)
+		}
+	}
+	return nil
+}
+
+// DiskReader keeps the last good disk table. It belongs to one goroutine, off the hot path.
+type DiskReader struct {
+	path   string
+	owner  uint32
+	maxAge time.Duration
+	last   *DiskTable
+	// refused counts the tables that were not taken over.
+	refused uint64
+}
+
+// NewDiskReader makes a reader of a file that owner writes. A table is stale maxAge after
+// it was written, whatever the age of its figures.
+func NewDiskReader(path string, owner uint32, maxAge time.Duration) *DiskReader {
+	return &DiskReader{path: path, owner: owner, maxAge: maxAge}
+}
+
+// Refused counts the files that were no table, or an older one. No file at all is not
+// counted.
+func (r *DiskReader) Refused() uint64 { return r.refused }
+
+// aheadTolerance is how far a table may be dated ahead of the caller's clock, which the
+// caller read before the file.
+const aheadTolerance = time.Second
+
+// Read returns the newest good table and what is wrong, if anything; both at once when the
+// file was refused and the last good table still serves. Without a table that serves the
+// error is os.ErrNotExist (nobody writes one), ErrDisk, ErrDiskStale, or several of them.
+func (r *DiskReader) Read(nowNs uint64) (*DiskTable, error) {
+	t, err := LoadDisk(r.path, r.owner)
+	if err == nil {
+		err = r.follows(t, nowNs)
+	}
+	switch {
+	case err == nil:
+		r.last = t
+	case !errors.Is(err, os.ErrNotExist):
+		r.refused++
+	}
+	if r.last == nil {
+		return nil, err
+	}
+	if age := (Reading{r.last.WrittenNs}).Age(nowNs); age > r.maxAge {
+		return nil, errors.Join(err, fmt.Errorf("%w: written %s ago", ErrDiskStale, age))
+	}
+	return r.last, err
+}
+
+// follows says what keeps t from replacing the last table.
+func (r *DiskReader) follows(t *DiskTable, nowNs uint64) error {
+	switch {
+	case r.last != nil && t.WrittenNs < r.last.WrittenNs:
+		return fmt.Errorf("%w: written at %d ns after one of %d ns", ErrDisk, t.WrittenNs, r.last.WrittenNs)
+	case t.WrittenNs > nowNs && t.WrittenNs-nowNs > uint64(aheadTolerance):
+		return fmt.Errorf("%w: dated %d ns ahead", ErrDisk, t.WrittenNs-nowNs)
+	}
+	return nil
+}
