@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
@@ -37,11 +35,11 @@ func (p Proc) IgnoreHugepages() Proc {
 // read is left zero, which MemoryAvailableOf and PIDAvailableOf refuse, and named in the
 // error, which wraps ErrNoData; the other part holds all the same.
 func (p Proc) Node() (sample.Node, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return sample.Node{}, fmt.Errorf("read CLOCK_MONOTONIC: %w: %w", err, ErrNoData)
+	now, err := monotonicNs()
+	if err != nil {
+		return sample.Node{}, err
 	}
-	n := sample.Node{Ns: uint64(now.Nano())}
+	n := sample.Node{Ns: now}
 	return n, errors.Join(p.memory(&n), p.tasks(&n))
 }
 
