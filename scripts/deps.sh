@@ -12,11 +12,14 @@ needs=(
 	qemu-system-x86_64:qemu-system-x86
 	dpkg-deb:dpkg
 	shellcheck:shellcheck
+	mkfs.ext4:e2fsprogs
+	mkfs.xfs:xfsprogs
+	mkfs.btrfs:btrfs-progs
 	git:git
 	make:make
 )
 
-# bpftool lies in /usr/sbin, which a user's PATH may lack.
+# bpftool and mkfs lie in /usr/sbin, which a user's PATH may lack.
 PATH=$PATH:/usr/sbin:/sbin
 
 missing=()
