@@ -57,8 +57,8 @@ test-root: build ## tests that load BPF programs and kill, as root (by sudo wher
 	scripts/test.sh root
 
 .PHONY: test-vm
-test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=6.1|6.12
-	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) -- $(ROOT_PKGS)
+test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=6.1|6.12 VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
+	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) $(VM_FLAGS) -- $(ROOT_PKGS)
 
 .PHONY: demo
 demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)

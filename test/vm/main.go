@@ -31,6 +31,7 @@ const guestBin = "/bin/ebpf-evict"
 type options struct {
 	kernel, bin, run string
 	timeout          time.Duration
+	env              []string
 	packages         []string
 }
 
@@ -45,6 +46,13 @@ func runMain() int {
 	flag.StringVar(&opts.kernel, "kernel", "6.1", "Debian kernel: 6.1 or 6.12")
 	flag.StringVar(&opts.bin, "bin", "", "the program under test, built for this machine; in the guest "+guestBin)
 	flag.StringVar(&opts.run, "run", "", "run only tests that match, as in go test -run")
+	flag.Func("env", "KEY=value for the tests, may be given again; outranks what the runner sets", func(s string) error {
+		if !strings.Contains(s, "=") {
+			return errors.New("want KEY=value")
+		}
+		opts.env = append(opts.env, s)
+		return nil
+	})
 	flag.DurationVar(&opts.timeout, "timeout", 25*time.Minute, "for one boot with all its tests")
 	flag.Parse()
 	opts.packages = flag.Args()
@@ -116,7 +124,9 @@ func build(ctx context.Context, dir string, opts options, packages []string) (st
 	archive.file("/init", init)
 
 	// An emulated round takes ten times as long; natively there are more of them.
-	manifest := guest.Manifest{Env: []string{"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "EBPF_EVICT_ROUNDS=3"}}
+	// Of two values of a key a Go program takes the first (syscall.copyenv).
+	manifest := guest.Manifest{Env: append(opts.env[:len(opts.env):len(opts.env)],
+		"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "EBPF_EVICT_ROUNDS=3")}
 	if opts.bin != "" {
 		archive.file(guestBin, opts.bin)
 		manifest.Env = append(manifest.Env, "EBPF_EVICT_BIN="+guestBin)
