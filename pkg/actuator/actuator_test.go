@@ -66,6 +66,12 @@ func (b *bed) unit(name string, kind load.Kind) (workload.Unit, *load.Load) {
 	if kind == "" {
 		return u, nil
 	}
+	return u, b.start(dir, kind)
+}
+
+// start runs a load in a cgroup.
+func (b *bed) start(dir string, kind load.Kind) *load.Load {
+	b.t.Helper()
 	spec := load.Spec{Kind: kind, ProcsFiles: b.fs.ProcsFiles(dir), Deadline: 2 * time.Minute}
 	switch kind {
 	case load.Bomb:
@@ -76,7 +82,7 @@ func (b *bed) unit(name string, kind load.Kind) (workload.Unit, *load.Load) {
 	l, err := load.Start("/proc/self/exe", []string{"load"}, spec)
 	must(b.t, err)
 	b.t.Cleanup(func() { _ = l.Stop() })
-	return u, l
+	return l
 }
 
 func must(t *testing.T, err error) {
@@ -99,7 +105,7 @@ func TestStrikeAndFinishKillOneUnitAndNoOther(t *testing.T) {
 	h, err := Open(b.fs, &victim)
 	must(t, err)
 	defer h.Close()
-	if _, err := h.Strike(); err != nil {
+	if _, err := h.Strike(0); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
 	if out := h.Finish(monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
@@ -128,7 +134,7 @@ func TestOldIdentityHitsNothingOfTheNewUnit(t *testing.T) {
 	if young.ID == old.ID {
 		t.Skip("the kernel gave the same inode again")
 	}
-	if _, err := h.Strike(); !errors.Is(err, ErrGone) {
+	if _, err := h.Strike(0); !errors.Is(err, ErrGone) {
 		t.Errorf("strike through the old handle: %v, want ErrGone", err)
 	}
 	if _, err := Open(b.fs, &old); !errors.Is(err, ErrGone) {
@@ -150,7 +156,7 @@ func TestFrozenUnitDies(t *testing.T) {
 	h, err := Open(b.fs, &victim)
 	must(t, err)
 	defer h.Close()
-	if _, err := h.Strike(); err != nil {
+	if _, err := h.Strike(0); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
 	if out := h.Finish(monotonic, 30*time.Second); out.DeadNs == 0 {
@@ -158,5 +164,86 @@ func TestFrozenUnitDies(t *testing.T) {
 	}
 	if dying.Alive() {
 		t.Error("the frozen unit lives")
+	}
+}
+
+// A container that starts, or starts again, in a pod that is known already.
+func TestHandleFitsOnlyTheTargetsItWasOpenedFor(t *testing.T) {
+	b := newBed(t)
+	pod, _ := b.unit("pod", "")
+	b.unit("pod/first", "")
+	pod.Targets = []workload.Target{{Cgroup: pod.Cgroup + "/first"}}
+	h, err := Open(b.fs, &pod)
+	must(t, err)
+	defer h.Close()
+	if !h.Fits(&pod) {
+		t.Error("does not fit what it was opened for")
+	}
+	if ids := h.Targets(); len(ids) != 1 || ids[0] == pod.ID {
+		t.Errorf("targets %v, want the container alone", ids)
+	}
+	grown := pod
+	grown.Targets = append(grown.Targets[:1:1], workload.Target{Cgroup: pod.Cgroup + "/second"})
+	if h.Fits(&grown) {
+		t.Error("fits a pod with one more container")
+	}
+	must(t, b.fs.Remove(pod.Cgroup+"/first"))
+	must(t, b.fs.Create(pod.Cgroup+"/first"))
+	if h.Fits(&pod) {
+		t.Error("fits a container made again under the same name")
+	}
+}
+
+func TestKilledUnitThatRunsAgainIsRevived(t *testing.T) {
+	b := newBed(t)
+	u, _ := b.unit("unit", load.Sleeper)
+	h, err := Open(b.fs, &u)
+	must(t, err)
+	defer h.Close()
+	if h.Revived() {
+		t.Error("revived before it was killed")
+	}
+	_, err = h.Strike(0)
+	must(t, err)
+	if out := h.Finish(monotonic, time.Minute); out.DeadNs == 0 {
+		t.Fatalf("finish: %+v", out)
+	}
+	if h.Revived() {
+		t.Error("revived while it is dead")
+	}
+	b.start(u.Cgroup, load.Sleeper)
+	if !h.Revived() {
+		t.Error("not revived with a new process in it")
+	}
+}
+
+// Where nothing is held ready, the process that was seen is hit first.
+func TestStrikeHitsTheCulpritOnlyInItsUnit(t *testing.T) {
+	b := newBed(t)
+	if b.fs.Version() != cgroupfs.V1 {
+		t.Skip("cgroup.kill needs no culprit")
+	}
+	young, _ := b.unit("young", "")
+	h, err := Open(b.fs, &young) // before its first process: nothing is held
+	must(t, err)
+	defer h.Close()
+	_, bystander := b.unit("bystander", load.Sleeper)
+	if _, err := h.Strike(bystander.PID()); !errors.Is(err, ErrGone) || !bystander.Alive() {
+		t.Fatalf("a culprit of another unit: %v, it lives: %v", err, bystander.Alive())
+	}
+	if !h.Empty() {
+		t.Error("not empty after a strike that hit nobody")
+	}
+	first, second := b.start(young.Cgroup, load.Sleeper), b.start(young.Cgroup, load.Sleeper)
+	n, err := h.Strike(second.PID())
+	if n != 1 || err != nil {
+		t.Fatalf("struck %d, %v, want the culprit alone", n, err)
+	}
+	if !second.Wait(time.Minute) || !first.Alive() {
+		t.Error("the culprit lives, or the other died with it")
+	}
+	must(t, h.Prepare())
+	if h.Empty() {
+		t.Error("empty with a process in it")
 	}
 }

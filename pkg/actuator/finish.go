@@ -43,6 +43,7 @@ func (h *Handle) Finish(now func() uint64, deadline time.Duration) (out Outcome)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		populated, err := h.populated()
 		if err == nil && !populated {
+			h.dead.Store(true)
 			out.DeadNs, out.Err = now(), nil
 			return out
 		}

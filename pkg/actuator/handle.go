@@ -28,6 +28,9 @@ type Handle struct {
 	unit    *cgroupfs.Cgroup
 	targets []*cgroupfs.Cgroup
 	busy    atomic.Bool
+	// empty: a strike hit nobody, and no process has been seen since. dead: Finish left
+	// nothing but zombies.
+	empty, dead atomic.Bool
 
 	mu    sync.Mutex // held while leads change or are used; never while anything slow runs
 	leads []lead
@@ -45,9 +48,19 @@ func Open(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
 		return nil, err
 	}
 	h := &Handle{ID: u.ID, unit: unit}
+	if err := h.openTargets(fs, u); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	if err := h.Prepare(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+func (h *Handle) openTargets(fs *cgroupfs.FS, u *workload.Unit) error {
 	for _, t := range u.Targets {
 		if t.Cgroup == u.Cgroup {
-			h.targets = append(h.targets, unit)
+			h.targets = append(h.targets, h.unit)
 			continue
 		}
 		c, err := fs.Open(t.Cgroup)
@@ -55,17 +68,53 @@ func Open(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
 			continue
 		}
 		if err != nil {
-			return nil, errors.Join(err, h.Close())
+			return err
 		}
 		h.targets = append(h.targets, c)
 	}
 	if len(h.targets) == 0 {
-		h.targets = append(h.targets, unit)
+		h.targets = append(h.targets, h.unit)
 	}
-	if err := h.Prepare(); err != nil {
-		return nil, errors.Join(err, h.Close())
+	if !h.unit.Exists() { // the targets, opened by path, may be those of a unit made since
+		return fmt.Errorf("open %s: %w", u.Cgroup, ErrGone)
 	}
-	return h, nil
+	return nil
+}
+
+// Fits reports whether the handle still is what Open would make of the unit: a container
+// that was started, or started again, since then needs a new one. Off the hot path.
+func (h *Handle) Fits(u *workload.Unit) bool {
+	if h.ID != u.ID || len(h.targets) != len(u.Targets) {
+		return false
+	}
+	for i, t := range h.targets {
+		if t.Path() != u.Targets[i].Cgroup || !t.Exists() {
+			return false
+		}
+	}
+	return true
+}
+
+// Targets are the identities of the cgroups that a strike kills.
+func (h *Handle) Targets() (ids []workload.Identity) {
+	for _, t := range h.targets {
+		ids = append(ids, workload.Identity{MemoryID: t.MemoryID(), PidsID: t.PidsID()})
+	}
+	return ids
+}
+
+// Empty reports whether a strike has hit nobody and Prepare has seen no process since: a
+// cgroup keeps its page cache and its zombies when its last process ends.
+func (h *Handle) Empty() bool { return h.empty.Load() }
+
+// Revived reports whether the unit, once killed, has processes again: its cgroup is in use
+// by somebody that is no remnant of the victim. Reads text, off the hot path.
+func (h *Handle) Revived() bool {
+	if !h.dead.Load() {
+		return false
+	}
+	populated, err := h.populated()
+	return err == nil && populated
 }
 
 func openSame(fs *cgroupfs.FS, path string, id workload.Identity) (*cgroupfs.Cgroup, error) {
@@ -91,6 +140,9 @@ func (h *Handle) Prepare() error {
 	fresh, err := h.openLeads(maxLeads)
 	if err != nil {
 		return err
+	}
+	if len(fresh) > 0 {
+		h.empty.Store(false)
 	}
 	h.mu.Lock()
 	old := h.leads

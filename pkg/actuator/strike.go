@@ -9,27 +9,53 @@ import (
 )
 
 // Strike sends the first SIGKILL: by cgroup.kill (5.14) to everything at once, else to the
-// processes that Prepare holds. A unit so young that none is held is listed here, the one
-// case in which the hot path reads text. It returns how many processes were signalled (-1:
-// all, by the kernel, which does not tell whether there was anybody), and ErrGone when the
-// unit was removed or, without cgroup.kill, empty.
-func (h *Handle) Strike() (int, error) {
+// processes that Prepare holds, else to culprit, the process that was seen allocating or
+// forking in the unit (0: none was), if it still is in the unit. A unit so young that none
+// is held is the one case in which the hot path reads text: one file for the culprit, and
+// without one the lists of processes (0.6 ms for a bomb of 200). It returns how many
+// processes were signalled (-1: all, by the kernel, which does not tell whether there was
+// anybody), and ErrGone when the unit was removed or, without cgroup.kill, empty.
+func (h *Handle) Strike(culprit int) (int, error) {
 	h.busy.Store(true)
-	n, err := h.strike()
+	h.dead.Store(false)
+	n, err := h.strike(culprit)
 	if err != nil {
+		h.empty.Store(errors.Is(err, ErrGone))
 		h.busy.Store(false)
 	}
 	return n, err
 }
 
-func (h *Handle) strike() (int, error) {
+func (h *Handle) strike(culprit int) (int, error) {
 	if h.kernelKills() {
 		return h.killByKernel()
 	}
 	if n := h.signalLeads(); n > 0 {
 		return n, nil
 	}
+	if h.signalCulprit(culprit) {
+		return 1, nil
+	}
 	return h.sweep(maxLeads, nil) // Finish has the rest: 200 pidfds take 2 ms
+}
+
+// signalCulprit opens the process before it looks where it is: if the pidfd can still be
+// signalled afterwards, the look was at that process and at no later one of its number.
+func (h *Handle) signalCulprit(pid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	for _, t := range h.targets {
+		if in, err := t.Holds(pid); err == nil && in {
+			return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+		}
+	}
+	return false
 }
 
 func (h *Handle) killByKernel() (int, error) {

@@ -78,7 +78,7 @@ func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	}
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	e.condemned = a.kernel.Condemn(e.victim.ID.MemoryID, e.victim.ID.PidsID)
-	struck, err := e.handle.Strike()
+	struck, err := e.handle.Strike(0)
 	e.timeline.Signalled = now()
 	if err != nil {
 		a.standDown(e, err)

@@ -3,7 +3,9 @@ package cgroupfs
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +88,27 @@ func (c *Cgroup) MemoryID() uint64 { return c.memory.id }
 
 // PidsID is MemoryID for the pids hierarchy.
 func (c *Cgroup) PidsID() uint64 { return c.pids.id }
+
+// Exists reports whether the directories are still there: not removed, and not removed and
+// made again under the same name.
+func (c *Cgroup) Exists() bool {
+	return c.memory.fd >= 0 && c.memory.alive() || c.pids.fd >= 0 && c.pids.alive()
+}
+
+// Holds reports whether a process is in the cgroup or below it, of the memory or of the
+// pids hierarchy, by /proc/PID/cgroup: one small file where Procs reads a list. ErrGone
+// when process or cgroup are gone. A cgroup namespace or mount that shows other paths than
+// /proc does makes it say false.
+func (c *Cgroup) Holds(pid int) (bool, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return false, fmt.Errorf("find cgroup of process %d: %w", pid, goneFile(err))
+	}
+	if !c.Exists() { // the path may be another cgroup's by now
+		return false, ErrGone
+	}
+	return inPath(data, c.version, c.path), nil
+}
 
 // name picks the name of a file by version.
 func (c *Cgroup) name(v1, v2 string) string {

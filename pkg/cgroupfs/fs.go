@@ -192,6 +192,14 @@ func gone(err error) error {
 	return err
 }
 
+// goneFile is gone for a file of /proc.
+func goneFile(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return ErrGone
+	}
+	return err
+}
+
 // bothGone joins the results of two hierarchies: a cgroup is gone when it is in neither.
 func bothGone(a, b error) error {
 	switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -82,3 +83,27 @@ func parsePIDs(dst []int, data []byte) ([]int, error) {
 //
 //	cpu memory pids\n
 func parseControllers(data []byte) []string { return strings.Fields(string(data)) }
+
+// inPath reports whether a file /proc/PID/cgroup puts the process into the cgroup of that
+// path or below it: on V1 in the memory or in the pids hierarchy.
+//
+//	7:memory:/kubepods/burstable\n4:pids:/kubepods/burstable\n0::/\n
+func inPath(data []byte, v Version, path string) bool {
+	for line := range bytes.Lines(data) {
+		fields := strings.SplitN(strings.TrimSuffix(string(line), "\n"), ":", 3)
+		if len(fields) != 3 || !counts(v, fields[0], strings.Split(fields[1], ",")) {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(fields[2], path); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
+	}
+	return false
+}
+
+func counts(v Version, hierarchy string, controllers []string) bool {
+	if v == V2 {
+		return hierarchy == "0"
+	}
+	return slices.Contains(controllers, "memory") || slices.Contains(controllers, "pids")
+}

@@ -123,3 +123,29 @@ func FuzzParseControllers(f *testing.F) {
 		}
 	})
 }
+
+func TestInPath(t *testing.T) {
+	const v1 = "9:memory:/a/unit/child\n4:cpu,cpuacct:/a/other\n3:pids:/b\n0::/a/unified\n"
+	for name, tc := range map[string]struct {
+		data    string
+		version Version
+		path    string
+		want    bool
+	}{
+		"below, in memory":              {v1, V1, "/a/unit", true},
+		"the cgroup itself, in pids":    {v1, V1, "/b", true},
+		"a longer name is another":      {v1, V1, "/a/uni", false},
+		"a hierarchy that is not asked": {v1, V1, "/a/other", false},
+		"the unified one of a v1 host":  {v1, V1, "/a/unified", false},
+		"v2":                            {"0::/a/unit/c\n", V2, "/a/unit", true},
+		"v2, removed":                   {"0::/a/unit (deleted)\n", V2, "/a/unit", false},
+		"a path with colons":            {"0::/a:b:c\n", V2, "/a:b:c", true},
+		"nonsense":                      {"x\n:\n\n", V2, "/", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := inPath([]byte(tc.data), tc.version, tc.path); got != tc.want {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
