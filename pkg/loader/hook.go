@@ -21,6 +21,7 @@ func (l *Loader) Arm() error {
 		return fmt.Errorf("attach kmem:mm_page_alloc: %w", explain(err))
 	}
 	l.hook = hook
+	l.armed.Store(true)
 	return nil
 }
 
@@ -34,12 +35,10 @@ func (l *Loader) Disarm() error {
 	}
 	err := l.hook.Close()
 	l.hook = nil
+	l.armed.Store(false)
 	return errors.Join(err, l.objs.AllocationHookSeen.Set(uint32(0)))
 }
 
-// Armed reports whether the allocation hook is attached.
-func (l *Loader) Armed() bool {
-	l.hookMu.Lock()
-	defer l.hookMu.Unlock()
-	return l.hook != nil
-}
+// Armed reports whether the allocation hook is attached. It does not wait for an Arm or
+// Disarm that is under way.
+func (l *Loader) Armed() bool { return l.armed.Load() }

@@ -21,6 +21,8 @@ type Intent struct {
 	Signal, UID, Cgroup                 string
 	// Signalled: SIGKILL had been sent. Not set: nobody knows.
 	Signalled bool
+	// Slot is where a stale intent stands, for FreeIntent.
+	Slot int
 }
 
 const (
@@ -57,23 +59,32 @@ func (l *Loader) IntentSignalled(slot int) {
 	}
 }
 
-// FreeIntent ends an intent: its kill line is in the journal, or nothing was killed.
+// FreeIntent ends an intent: its lines are in the journal, or nothing was killed. For any
+// goroutine.
 func (l *Loader) FreeIntent(slot int) {
 	if slot >= 0 {
 		atomic.StoreUint32(&l.intents.at(slot).State, intentFree)
 	}
 }
 
-func intentOf(k *gen.EvictIntent) (Intent, bool) {
-	if k.State == intentFree {
-		return Intent{}, false
+// adopt takes over what a former agent left, each in its slot, before that agent's map is
+// let go of.
+func (l *Loader) adopt(left map[int]gen.EvictIntent) {
+	for slot, value := range left {
+		*l.intents.at(slot) = value
+		in := intentOf(&value)
+		in.Slot = slot
+		l.stale = append(l.stale, in)
 	}
+}
+
+func intentOf(k *gen.EvictIntent) Intent {
 	return Intent{
 		ID: k.Id, Ns: k.Ns, WallNs: k.WallNs, MemoryID: k.MemoryId, PidsID: k.PidsId, Seq: k.Seq,
 		Available: k.Available, ThresholdValue: k.ThresholdValue, Capacity: k.Capacity,
 		Signal: text(k.Signal[:]), UID: text(k.Uid[:]), Cgroup: text(k.Cgroup[:]),
 		Signalled: k.State == intentSignalled,
-	}, true
+	}
 }
 
 // putText cuts at the array's end and always leaves a NUL.

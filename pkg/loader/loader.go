@@ -55,7 +55,7 @@ var ErrNoBTF = errors.New("the kernel has no BTF (/sys/kernel/btf/vmlinux): it n
 var ErrPrivilege = errors.New("no permission to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE")
 
 // Loader is the loaded set of programs. Methods may be called from several goroutines,
-// except Next and Look, which belong to the hot thread.
+// except those that say whom they are for.
 type Loader struct {
 	objs      gen.EvictObjects
 	task      link.Link
@@ -75,8 +75,9 @@ type Loader struct {
 	condemned []gen.EvictCondemned
 	unmap     []func() error
 
-	hookMu sync.Mutex
+	hookMu sync.Mutex // may be held for 20 ms
 	hook   link.Link
+	armed  atomic.Bool
 
 	// memTotalPages and tasksMax mirror the BPF globals for Look.
 	memTotalPages, tasksMax atomic.Int64
@@ -177,7 +178,8 @@ func (l *Loader) start(o Options) error {
 	if o.PinDir == "" {
 		return nil
 	}
-	l.pins, l.stale, err = pinAll(o.PinDir, map[string]*ebpf.Map{
+	l.adopt(staleIntents(filepath.Join(o.PinDir, gen.EvictMapIntents)))
+	l.pins, err = pinAll(o.PinDir, map[string]*ebpf.Map{
 		gen.EvictMapNode:          l.objs.Node,
 		gen.EvictMapMemoryCgroups: l.objs.MemoryCgroups,
 		gen.EvictMapPidsCgroups:   l.objs.PidsCgroups,
@@ -230,7 +232,9 @@ func (l *Loader) Close() error {
 	return errors.Join(append(errs, l.objs.Close())...)
 }
 
-// StaleIntents are the intents that a former agent left without a journal line.
+// StaleIntents are the intents that a former agent left open. They are this agent's now:
+// free each slot when its journal lines are written, and should that not come to pass, the
+// next start finds them again.
 func (l *Loader) StaleIntents() []Intent { return l.stale }
 
 // SetLimits tells the kernel side how large the node is. Call it at start and at each far

@@ -251,6 +251,14 @@ func TestClaimBelongsToOne(t *testing.T) {
 	if !l.Claim(index, seq) {
 		t.Error("a released claim was refused")
 	}
+	l.DisarmWire(index) // its root went away, and comes back: the kernel has fired nothing
+	again := l.ArmWire(index)
+	if !l.Claim(index, again) {
+		t.Error("a wire that was switched off and on can't be claimed")
+	}
+	if l.Claim(index, seq) {
+		t.Error("a late record of an earlier sequence was claimed")
+	}
 }
 
 func TestDecodeRefusesWhatNoProgramSends(t *testing.T) {
@@ -282,17 +290,42 @@ func TestDecodeRefusesWhatNoProgramSends(t *testing.T) {
 
 func TestIntentSurvivesTheAgent(t *testing.T) {
 	pin := filepath.Join(bpffs, "ebpf-evict-test-"+strconv.Itoa(os.Getpid()))
-	l := open(t, Options{PinDir: pin})
-	want := Intent{ID: [16]byte{1, 2}, Ns: 7, Signal: "memory.available", UID: "u", Cgroup: "/a/b", Signalled: true}
-	slot := l.StoreIntent(&want)
-	l.IntentSignalled(slot)
-	got := staleIntents(filepath.Join(pin, "intents"))
-	if len(got) != 1 || got[0] != want {
-		t.Errorf("found %+v, want %+v", got, want)
+	former := open(t, Options{PinDir: pin})
+	want := Intent{ID: [16]byte{1, 2}, Ns: 7, Signal: "memory.available", UID: "u", Cgroup: "/a/b", Signalled: true, Slot: 1}
+	freed := former.StoreIntent(&Intent{ID: [16]byte{9}})
+	slot := former.StoreIntent(&want)
+	former.IntentSignalled(slot)
+	former.FreeIntent(freed)
+	// Each start that dies before it could write the lines leaves them to the next.
+	for range 2 {
+		next := open(t, Options{PinDir: pin})
+		got := next.StaleIntents()
+		if len(got) != 1 || got[0] != want {
+			t.Fatalf("found %+v, want %+v", got, want)
+		}
+		if slot := next.StoreIntent(&Intent{ID: [16]byte{3}}); slot == want.Slot {
+			t.Error("a new intent took the slot of a stale one")
+		} else {
+			next.FreeIntent(slot)
+		}
 	}
-	l.FreeIntent(slot)
-	if got := staleIntents(filepath.Join(pin, "intents")); len(got) != 0 {
+	last := open(t, Options{PinDir: pin})
+	last.FreeIntent(want.Slot)
+	if got := open(t, Options{PinDir: pin}).StaleIntents(); len(got) != 0 {
 		t.Errorf("a freed intent is still there: %+v", got)
+	}
+}
+
+func TestPinsOfAnotherVersionGo(t *testing.T) {
+	pin := filepath.Join(bpffs, "ebpf-evict-test-"+strconv.Itoa(os.Getpid()))
+	l := open(t, Options{PinDir: pin})
+	if err := os.Rename(filepath.Join(pin, "node"), filepath.Join(pin, "former")); err != nil {
+		t.Fatal(err)
+	}
+	open(t, Options{PinDir: pin})
+	entries, err := os.ReadDir(pin)
+	if err != nil || len(entries) != len(l.pins.names) {
+		t.Errorf("%v, %v, want the %d maps of this version", entries, err, len(l.pins.names))
 	}
 }
 

@@ -18,29 +18,53 @@ const bpffs = "/sys/fs/bpf"
 // pins are maps that bpftool can find by name. Only what can't act is pinned.
 type pins struct {
 	dir     string
+	names   map[string]*ebpf.Map
 	mounted string // the bpffs that we mounted, "" if it was there
 }
 
-// pinAll replaces what a former agent left in dir and returns the intents it left open.
-// Pinned maps of another agent are read, never reused.
-func pinAll(dir string, maps map[string]*ebpf.Map) (*pins, []Intent, error) {
-	p := &pins{dir: dir}
+// pinAll replaces what a former agent left in dir: pinned maps of another agent are read,
+// never reused. Each pin takes its predecessor's place by rename, so that there is an
+// intents map at every moment, should this agent die meanwhile.
+func pinAll(dir string, maps map[string]*ebpf.Map) (*pins, error) {
+	p := &pins{dir: dir, names: maps}
 	if err := p.mount(filepath.Dir(dir)); err != nil {
-		return p, nil, err
+		return p, err
 	}
-	stale := staleIntents(filepath.Join(dir, gen.EvictMapIntents))
-	if err := os.RemoveAll(dir); err != nil {
-		return p, stale, fmt.Errorf("remove stale pins: %w", err)
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return p, stale, fmt.Errorf("make the pin directory: %w", err)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return p, fmt.Errorf("make the pin directory: %w", err)
 	}
 	for name, m := range maps {
-		if err := m.Pin(filepath.Join(dir, name)); err != nil {
-			return p, stale, fmt.Errorf("pin %s: %w", name, err)
+		next := filepath.Join(dir, name+nextSuffix)
+		if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return p, fmt.Errorf("remove stale pin: %w", err)
+		}
+		if err := m.Pin(next); err != nil {
+			return p, fmt.Errorf("pin %s: %w", name, err)
+		}
+		if err := os.Rename(next, filepath.Join(dir, name)); err != nil {
+			return p, fmt.Errorf("pin %s: %w", name, err)
 		}
 	}
-	return p, stale, nil
+	return p, p.sweep()
+}
+
+// nextSuffix has no dot: a bpffs takes none in a name.
+const nextSuffix = "_next"
+
+// sweep removes what another version of the agent pinned and this one does not.
+func (p *pins) sweep() error {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return fmt.Errorf("list pins: %w", err)
+	}
+	for _, e := range entries {
+		if p.names[e.Name()] == nil {
+			if err := os.RemoveAll(filepath.Join(p.dir, e.Name())); err != nil {
+				return fmt.Errorf("remove stale pin: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // mount makes sure that dir is a bpffs, as systemd does on most hosts.
@@ -77,25 +101,21 @@ func (p *pins) remove() error {
 	return errors.Join(err, readErr, unix.Unmount(p.mounted, 0))
 }
 
-func staleIntents(path string) []Intent {
+// staleIntents reads the open intents of a former agent, by slot.
+func staleIntents(path string) map[int]gen.EvictIntent {
 	m, err := ebpf.LoadPinnedMap(path, nil)
 	if err != nil {
 		return nil // no former agent, or one that ended well
 	}
 	defer func() { _ = m.Close() }()
-	var (
-		found []Intent
-		value gen.EvictIntent
-	)
-	if m.ValueSize() != uint32(unsafe.Sizeof(value)) {
+	found := map[int]gen.EvictIntent{}
+	var value gen.EvictIntent
+	if m.ValueSize() != uint32(unsafe.Sizeof(value)) || m.MaxEntries() > maxIntents {
 		return nil // of another version: its layout means nothing to us
 	}
 	for i := range m.MaxEntries() {
-		if err := m.Lookup(i, &value); err != nil {
-			continue
-		}
-		if in, ok := intentOf(&value); ok {
-			found = append(found, in)
+		if err := m.Lookup(i, &value); err == nil && value.State != intentFree {
+			found[int(i)] = value
 		}
 	}
 	return found

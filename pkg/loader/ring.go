@@ -25,7 +25,8 @@ func (l *Loader) Next(s *sample.Sample) (bool, error) {
 	return l.next(l.crossings, &l.record, s)
 }
 
-// NextDelta takes the oldest movement of a cgroup; false when there is none.
+// NextDelta takes the oldest movement of a cgroup; false when there is none. For one
+// helper goroutine.
 func (l *Loader) NextDelta(s *sample.Sample) (bool, error) {
 	return l.next(l.deltas, &l.delta, s)
 }

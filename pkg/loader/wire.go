@@ -13,6 +13,7 @@ const (
 	memoryWires  = 16
 	taskWires    = 16
 	maxCondemned = 2
+	maxIntents   = 8
 )
 
 // Wire is a value that the kernel watches for us.
@@ -69,11 +70,12 @@ func (l *Loader) SetWire(index int, w Wire) {
 	atomic.StoreInt64(&k.InactiveFile, w.InactiveFileBytes/unit)
 }
 
-// ArmWire lets a wire fire once more and returns the new sequence. The sequence is written
-// last; the kernel compares at the next check, not only at the next movement.
+// ArmWire lets a wire fire once more and returns the new sequence, one that was never
+// armed, fired or claimed. The sequence is written last; the kernel compares at the next
+// check, not only at the next movement.
 func (l *Loader) ArmWire(index int) uint64 {
 	k := l.wires.at(index)
-	seq := max(atomic.LoadUint64(&k.Seq), atomic.LoadUint64(&k.Fired)) + 1
+	seq := max(atomic.LoadUint64(&k.Seq), atomic.LoadUint64(&k.Fired), atomic.LoadUint64(&k.Claim)>>2) + 1
 	atomic.StoreUint64(&k.Seq, seq)
 	return seq
 }
@@ -94,12 +96,12 @@ const (
 )
 
 // Claim makes this process the one that acts on a sequence of a wire. False: somebody has
-// acted on it already, and there is nothing left to do.
+// acted on it already, or on a later one, and there is nothing left to do.
 func (l *Loader) Claim(index int, seq uint64) bool {
 	word := &l.wires.at(index).Claim
 	for {
 		old := atomic.LoadUint64(word)
-		if old>>2 == seq && old&claimOwner != 0 {
+		if old>>2 > seq || old>>2 == seq && old&claimOwner != 0 {
 			return false
 		}
 		if atomic.CompareAndSwapUint64(word, old, seq<<2|claimAgent) {
