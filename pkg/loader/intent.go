@@ -67,6 +67,15 @@ func (l *Loader) FreeIntent(slot int) {
 	}
 }
 
+func (l *Loader) openIntents() bool {
+	for i := range l.intents.n {
+		if atomic.LoadUint32(&l.intents.at(i).State) != intentFree {
+			return true
+		}
+	}
+	return false
+}
+
 // adopt takes over what a former agent left, each in its slot, before that agent's map is
 // let go of.
 func (l *Loader) adopt(left map[int]gen.EvictIntent) {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -73,7 +74,7 @@ type Loader struct {
 	wires     mapping[gen.EvictWire]
 	intents   mapping[gen.EvictIntent]
 	condemned []gen.EvictCondemned
-	unmap     []func() error
+	unmap     map[*ebpf.Map]func() error
 
 	hookMu sync.Mutex // may be held for 20 ms
 	hook   link.Link
@@ -105,7 +106,8 @@ func Open(o Options) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader{page: int64(os.Getpagesize()), log: o.Log}
+	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, unmap: map[*ebpf.Map]func() error{}}
+	l.record.RawSample = make([]byte, 0, unsafe.Sizeof(gen.EvictRecord{})) // or the first crossing allocates it
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, explain(err)
@@ -199,7 +201,7 @@ func (l *Loader) mapTables(coll *ebpf.Collection) error {
 			errs = append(errs, err)
 			return nil
 		}
-		l.unmap = append(l.unmap, unmap)
+		l.unmap[m] = unmap
 		return mem
 	}
 	l.node = overlay[gen.EvictNodeRow](mapOne(l.objs.Node))
@@ -212,7 +214,8 @@ func (l *Loader) mapTables(coll *ebpf.Collection) error {
 }
 
 // Close stops the timer, detaches the hooks and removes the pins. The kernel does all but
-// the last by itself when the process dies.
+// the last by itself when the process dies. Intents that are not freed stay pinned for the
+// next start, and mapped, should whoever is to free them still come to it.
 func (l *Loader) Close() error {
 	errs := []error{l.Disarm()}
 	if l.task != nil {
@@ -223,11 +226,15 @@ func (l *Loader) Close() error {
 			errs = append(errs, r.Close())
 		}
 	}
+	open := l.openIntents()
 	if l.pins != nil {
-		errs = append(errs, l.pins.remove())
+		errs = append(errs, l.pins.remove(open))
 	}
-	for _, unmap := range l.unmap {
-		errs = append(errs, unmap())
+	for m, unmap := range l.unmap {
+		if m != l.objs.Intents || !open {
+			errs = append(errs, unmap())
+			delete(l.unmap, m)
+		}
 	}
 	return errors.Join(append(errs, l.objs.Close())...)
 }

@@ -316,6 +316,24 @@ func TestIntentSurvivesTheAgent(t *testing.T) {
 	}
 }
 
+func TestCloseLeavesOpenIntentsToTheNextStart(t *testing.T) {
+	pin := filepath.Join(bpffs, "ebpf-evict-test-"+strconv.Itoa(os.Getpid()))
+	former := open(t, Options{PinDir: pin})
+	former.StoreIntent(&Intent{ID: [16]byte{1}})
+	if err := former.Close(); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(pin)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "intents" {
+		t.Errorf("left %v, %v, want the intents alone", entries, err)
+	}
+	next := open(t, Options{PinDir: pin})
+	if got := next.StaleIntents(); len(got) != 1 {
+		t.Fatalf("found %+v", got)
+	}
+	next.FreeIntent(0)
+}
+
 func TestPinsOfAnotherVersionGo(t *testing.T) {
 	pin := filepath.Join(bpffs, "ebpf-evict-test-"+strconv.Itoa(os.Getpid()))
 	l := open(t, Options{PinDir: pin})

@@ -54,7 +54,7 @@ const nextSuffix = "_next"
 // sweep removes what another version of the agent pinned and this one does not.
 func (p *pins) sweep() error {
 	entries, err := os.ReadDir(p.dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("list pins: %w", err)
 	}
 	for _, e := range entries {
@@ -86,8 +86,13 @@ func (p *pins) mount(dir string) error {
 	return nil
 }
 
-// remove takes the pins away, and the bpffs if we mounted it and nobody else uses it.
-func (p *pins) remove() error {
+// remove takes the pins away, or all but the intents, and the bpffs if we mounted it and
+// nobody else uses it.
+func (p *pins) remove(keepIntents bool) error {
+	if keepIntents {
+		p.names = map[string]*ebpf.Map{gen.EvictMapIntents: p.names[gen.EvictMapIntents]}
+		return p.sweep()
+	}
 	err := os.RemoveAll(p.dir)
 	if p.mounted == "" {
 		return err
