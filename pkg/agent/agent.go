@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,8 @@ type Options struct {
 	// Ready is called when the agent watches.
 	Ready func()
 	Log   zerolog.Logger
+
+	onStage func(stage) // tests stop the agent there
 }
 
 // DefaultLock is held by the one agent of a node.
@@ -56,8 +59,10 @@ type Agent struct {
 	wires    *wires
 	recorder *recorder
 	poller   *poller
+	fs       *cgroupfs.FS
 	proc     signal.Proc
 	log      zerolog.Logger
+	onStage  func(stage)
 
 	node, mode    string
 	shadow        bool
@@ -74,6 +79,7 @@ type Agent struct {
 	refused   [decide.MaxBounds]decide.Reason
 	entropy   [10]byte
 	crossed   sample.Sample
+	leaving   bool // no new eviction; those under way are closed as they are
 
 	noDataCount uint64
 	viewed      time.Time
@@ -151,7 +157,7 @@ func open(o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		settings: settings, mode: c.Mode, shadow: c.Mode != config.ModeEnforce, log: o.Log, state: c.State,
-		proc:          signal.NewProc("/proc"),
+		fs: fs, proc: signal.NewProc("/proc"), onStage: o.onStage,
 		fillPerSecond: c.MaxFillBytesPerSecond,
 	}
 	if a.fillPerSecond <= 0 {
@@ -160,20 +166,21 @@ func open(o Options) (*Agent, error) {
 	a.node, _ = os.Hostname()
 	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
 	a.input.Dying = make([]decide.Dying, 0, maxOpen)
+	a.setSlack()
 	a.nextEntropy()
 	if a.kernel, err = loader.Open(loader.Options{
 		PinDir: o.PinDir, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes, Log: o.Log,
 	}); err != nil {
 		return nil, err
 	}
-	if err := a.build(o, fs, roots); err != nil {
+	if err := a.build(o, roots); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
 	return a, nil
 }
 
-func (a *Agent) build(o Options, fs *cgroupfs.FS, roots []string) (err error) {
-	c := o.Config
+func (a *Agent) build(o Options, roots []string) (err error) {
+	c, fs := o.Config, a.fs
 	node, err := a.proc.Node()
 	if err != nil {
 		return err
@@ -188,8 +195,10 @@ func (a *Agent) build(o Options, fs *cgroupfs.FS, roots []string) (err error) {
 	if err != nil {
 		return err
 	}
-	a.recorder = startRecorder(journal, o.Log)
-	a.closeIntents(fs)
+	a.recorder = startRecorder(journal, o.Log, a.lineWritten())
+	if err := a.closeIntents(fs, c.Journal); err != nil {
+		return err
+	}
 	margin := c.MarginBytes
 	if margin <= 0 {
 		margin = loader.DefaultMarginBytes
@@ -256,36 +265,19 @@ func settingsOf(c *config.Config, roots []string) (decide.Settings, error) {
 	return s, nil
 }
 
-// closeIntents writes the kill lines that a former agent died before it could write.
-func (a *Agent) closeIntents(fs *cgroupfs.FS) {
-	for _, in := range a.kernel.StaleIntents() {
-		outcome, reason := record.OutcomeFailed, "the agent died before it could signal, or say that it had"
-		if in.Signalled || a.isGone(fs, in) {
-			outcome, reason = record.OutcomeKilled, "the agent died before it could write this"
-		}
-		line := &record.Line{
-			Kind: record.KindKill, ID: record.ID(in.ID), Node: a.node, Mode: a.mode, Signal: in.Signal,
-			Time:     record.Time{Time: time.Unix(0, int64(in.WallNs))},
-			Observed: &record.Observed{Available: in.Available, Capacity: in.Capacity},
-			Victim:   &record.Victim{UID: in.UID, Name: filepath.Base(in.Cgroup), Cgroup: in.Cgroup, CgroupID: in.MemoryID},
-			Timeline: &record.Timeline{Crossed: in.Ns}, Attempts: 1,
-			Outcome: outcome, Reason: reason, By: record.ByAgent,
-		}
-		closing := *line
-		closing.Kind = record.KindEviction
-		a.recorder.send(line, nil)
-		a.recorder.send(&closing, nil)
+// lineWritten is the recorder's hook for the stages at which a line is in the journal.
+func (a *Agent) lineWritten() func(*record.Line) {
+	if a.onStage == nil {
+		return nil
 	}
-}
-
-func (a *Agent) isGone(fs *cgroupfs.FS, in loader.Intent) bool {
-	c, err := fs.Open(in.Cgroup)
-	if err != nil {
-		return errors.Is(err, cgroupfs.ErrGone)
+	return func(l *record.Line) {
+		switch l.Kind {
+		case record.KindKill:
+			a.at(stageKillLine)
+		case record.KindEviction:
+			a.at(stageClosed)
+		}
 	}
-	defer func() { _ = c.Close() }()
-	populated, err := c.Populated()
-	return c.MemoryID() != in.MemoryID || err == nil && !populated
 }
 
 // watch is the life of the agent. The hot thread is this goroutine's.
@@ -310,8 +302,28 @@ func (a *Agent) watch(ctx context.Context, ready func()) error {
 			return err
 		}
 	}
+	a.leave()
 	a.recorder.send(&record.Line{Kind: record.KindStop, Node: a.node, Mode: a.mode}, nil)
 	return nil
+}
+
+// farewell is how long an agent that ends waits for its last victims to die, and as long
+// again for the disk: it is to be gone within a second.
+const farewell = 400 * time.Millisecond
+
+// leave closes the evictions that are under way, and starts none.
+func (a *Agent) leave() {
+	a.leaving = true
+	for end := time.Now().Add(farewell); a.following() && time.Now().Before(end); {
+		a.poller.wait(followTick)
+		a.observe()
+		a.follow()
+	}
+	for i := range a.open {
+		if e := &a.open[i]; e.used && !e.recorded {
+			a.closeEviction(e)
+		}
+	}
 }
 
 // turn takes what is in the ring buffer and makes one pass; without a crossing the pass is
@@ -337,6 +349,7 @@ func (a *Agent) turn(wokeNs uint64) error {
 		}
 	}
 	if crossing {
+		a.at(stageWoke)
 		a.pass(&a.crossed, wokeNs)
 	} else {
 		a.pass(nil, wokeNs)
@@ -364,8 +377,9 @@ func (a *Agent) patience() time.Duration {
 	return farTick
 }
 
-// isStranger reports whether a crossing comes from a cgroup below a root that the scene
-// does not know yet.
+// isStranger reports whether a crossing comes from a cgroup below a root that no handle of
+// the scene would kill: a unit, or a container of a known pod, that is younger than the
+// scene; or from a victim's that is dead, which so has somebody else in it.
 func (a *Agent) isStranger(s *sample.Sample) bool {
 	if s.CSSID == 0 || s.By == sample.ObserverTimer {
 		return false
@@ -377,17 +391,26 @@ func (a *Agent) isStranger(s *sample.Sample) bool {
 	stranger := false
 	a.kernel.Climb(controller, s.CSSID, func(id uint64) bool {
 		if _, ok := known[id]; ok {
+			stranger = a.isDead(controller, id)
 			return false
 		}
-		for i := range a.scene.roots {
-			if r := &a.scene.roots[i]; id == r.id.MemoryID || id == r.id.PidsID {
-				stranger = true
-				return false
-			}
-		}
-		return true
+		stranger = a.isRoot(id)
+		return !stranger
 	})
 	return stranger && s.CgroupID != 0 && !a.isRoot(s.CgroupID)
+}
+
+func (a *Agent) isDead(c loader.Controller, id uint64) bool {
+	for i := range a.open {
+		e := &a.open[i]
+		for t := range e.targets {
+			of := e.targets[t].id
+			if e.used && e.timeline.Dead != 0 && (c == loader.Memory && of.MemoryID == id || c == loader.Pids && of.PidsID == id) {
+				return !e.revived
+			}
+		}
+	}
+	return false
 }
 
 func (a *Agent) isRoot(id uint64) bool {
@@ -431,15 +454,6 @@ func (a *Agent) report(d *decide.Decision) {
 	}, nil)
 }
 
-func (a *Agent) full() bool {
-	for i := range a.open {
-		if !a.open[i].used {
-			return false
-		}
-	}
-	return true
-}
-
 func (a *Agent) wake() { a.poller.wake() }
 
 func (a *Agent) nextEntropy() { a.entropy = record.Entropy() }
@@ -451,8 +465,8 @@ func (a *Agent) idle() {
 		return
 	}
 	a.viewed = time.Now()
-	state := a.view()
-	go a.writeState(state)
+	state, units := a.view(), slices.Clone(a.scene.workloads)
+	go a.writeState(state, units)
 	if !a.wires.near.Load() && !a.following() {
 		var m runtime.MemStats
 		if runtime.ReadMemStats(&m); m.HeapAlloc > collectAbove {
@@ -461,33 +475,53 @@ func (a *Agent) idle() {
 	}
 }
 
-func (a *Agent) writeState(s *record.State) {
+func (a *Agent) writeState(s *record.State, units []workload.Workload) {
 	if !a.stateMu.TryLock() {
 		return // the disk is slow; the next one will do
 	}
 	defer a.stateMu.Unlock()
+	if len(a.settings.Bounds) > 0 {
+		s.Ranking = a.ranking(&a.settings.Bounds[0], units)
+	}
 	if err := record.WriteState(a.state, s); err != nil {
 		a.log.Warn().Err(err).Msg("state file not written")
 	}
 }
 
+// errDisk means that the lines of some evictions could not be written in time. Their
+// intents stay pinned for the next start.
+var errDisk = errors.New("the disk of the journal or state file does not answer; what is not recorded is left to the next start")
+
 func (a *Agent) close() error {
-	var errs []error
 	if a.poller != nil {
 		defer a.poller.close()
 	}
-	if a.recorder != nil {
-		a.recorder.close()
-		errs = append(errs, a.recorder.journal.Close())
-	}
+	errs := []error{a.closeFiles()}
 	if a.scout != nil {
 		a.scout.shut()
 	}
-	errs = append(errs, a.kernel.Close())
-	if a.state != "" {
-		a.stateMu.Lock()
-		_ = os.Remove(a.state)
-		a.stateMu.Unlock()
+	return errors.Join(append(errs, a.kernel.Close())...)
+}
+
+// closeFiles writes what is queued, and does not wait for a disk that hangs.
+func (a *Agent) closeFiles() error {
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		if a.recorder != nil {
+			err = a.recorder.close()
+		}
+		if a.state != "" {
+			a.stateMu.Lock()
+			defer a.stateMu.Unlock()
+			_ = os.Remove(a.state)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(farewell):
+		return errDisk
 	}
-	return errors.Join(errs...)
 }

@@ -34,7 +34,7 @@ type eviction struct {
 	seq      uint64
 	victim   workload.Workload
 	handle   *actuator.Handle
-	rows     rows
+	targets  []rows // what the strike kills, of a pod the containers
 	intended loader.Intent
 	intent   int
 	// condemned is the slot of the condemned word, -1: none.
@@ -51,25 +51,30 @@ type eviction struct {
 	heldAfter int64
 	// finished is set by the finisher.
 	finished atomic.Pointer[actuator.Outcome]
-	pardoned bool
+	// revived: the unit runs again, so nothing in it is the victim's any more.
+	revived  bool
 	recorded bool
 }
 
-// begin takes a free slot. Every figure is copied: the scene goes on.
+// begin takes a slot, nil when all are under way. Every figure is copied: the scene goes on.
 func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) *eviction {
 	e := a.slot()
+	if e == nil {
+		return nil
+	}
 	*e = eviction{
 		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy),
 		decision: *d, bound: a.settings.Bounds[d.Bound],
-		victim: a.scene.workloads[d.Victim], handle: a.scene.handles[d.Victim], rows: a.scene.rows[d.Victim],
+		victim: a.scene.workloads[d.Victim], handle: a.scene.handles[d.Victim], targets: a.scene.targets[d.Victim],
 		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(),
 	}
 	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
 	e.wire = a.wires.number[d.Bound]
-	if crossing != nil && crossing.Wire == e.wire {
+	if crossing != nil && crossing.Wire == e.wire && crossing.Seq == a.armedSeq(e.wire) {
 		e.by, e.seq, e.timeline.Crossed = crossing.By, crossing.Seq, crossing.Ns
 	} else {
-		// Seen by the clock, or still below after an earlier victim: a new sequence.
+		// Seen by the clock, or still below after an earlier victim, or a record of an
+		// earlier sequence: a new one.
 		e.by, e.seq, e.timeline.Crossed = sample.ObserverTimer, a.kernel.ArmWire(e.wire), d.Observed.Ns
 	}
 	a.nextEntropy()
@@ -82,14 +87,32 @@ func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	return e
 }
 
-// slot returns a free eviction. There is always one: full reports whether decide may act.
+func (a *Agent) armedSeq(wire int) uint64 {
+	seq, _ := a.kernel.WireSeq(wire)
+	return seq
+}
+
+// slot returns a free eviction, else the closed one whose victim holds least, else nil. A
+// closed one is kept for the credit alone: victims that don't die, and zombies that nobody
+// reaps, must not use up the slots for good.
 func (a *Agent) slot() *eviction {
+	var (
+		least *eviction
+		holds workload.Usage
+	)
 	for i := range a.open {
-		if !a.open[i].used {
-			return &a.open[i]
+		e := &a.open[i]
+		if !e.used {
+			return e
+		}
+		if !e.recorded {
+			continue
+		}
+		if h := a.held(e); least == nil || h.MemoryBytes < holds.MemoryBytes || h.MemoryBytes == holds.MemoryBytes && h.Tasks < holds.Tasks {
+			least, holds = e, h
 		}
 	}
-	return &a.open[len(a.open)-1]
+	return least
 }
 
 // opened starts what follows a first SIGKILL: the finisher, the ranking, the kill line.
@@ -109,8 +132,7 @@ func (a *Agent) opened(e *eviction, struck int) {
 		a.wake()
 	}()
 	e.ranked = a.ranked(&e.decision)
-	intent := e.intent
-	a.recorder.send(a.line(record.KindKill, e), func() { a.kernel.FreeIntent(intent) })
+	a.recorder.send(a.line(record.KindKill, e), nil)
 }
 
 // line is the journal's line of an eviction as it stands now.
@@ -187,12 +209,16 @@ const (
 )
 
 func (a *Agent) ranked(d *decide.Decision) []record.Ranked {
-	var out []record.Ranked
-	for _, r := range decide.Rank(&a.settings, &a.settings.Bounds[d.Bound], a.scene.workloads) {
+	return a.ranking(&a.settings.Bounds[d.Bound], a.scene.workloads)
+}
+
+// ranking is for any goroutine that owns ws.
+func (a *Agent) ranking(b *decide.Bound, ws []workload.Workload) (out []record.Ranked) {
+	for _, r := range decide.Rank(&a.settings, b, ws) {
 		if len(out) == record.MaxRanked {
 			break
 		}
-		w := &a.scene.workloads[r.Index]
+		w := &ws[r.Index]
 		out = append(out, record.Ranked{
 			UID: w.UID, Name: w.Name,
 			UsageBytes: figure(w.Usage.WorkingSetBytes), RequestBytes: w.MemoryRequestBytes,
@@ -230,6 +256,9 @@ func (a *Agent) dying(dst []decide.Dying) []decide.Dying {
 		if !e.used || e.timeline.Signalled == 0 {
 			continue
 		}
+		if e.revived = e.revived || a.runsAgain(e); e.revived {
+			continue
+		}
 		held := a.held(e)
 		dead := e.timeline.Dead != 0
 		if dead {
@@ -247,22 +276,18 @@ func (a *Agent) dying(dst []decide.Dying) []decide.Dying {
 	return dst
 }
 
-// held reads what a victim still holds; nothing when its cgroup is gone.
-func (a *Agent) held(e *eviction) (u workload.Usage) {
-	if a.kernel.Refresh(loader.Memory, e.rows.memoryCSS, e.victim.ID.MemoryID) {
-		if row, ok := a.kernel.Row(loader.Memory, e.rows.memoryCSS, e.victim.ID.MemoryID); ok {
-			u.MemoryBytes = signal.WorkingSetBytes(row.Usage, row.InactiveFileBytes)
-		}
+// held reads what the struck cgroups still hold. What else is in a pod, its sandbox or a
+// container that was started since, is not the victim's.
+func (a *Agent) held(e *eviction) (sum workload.Usage) {
+	for i := range e.targets {
+		u := e.targets[i].held(a.kernel)
+		sum.MemoryBytes += u.MemoryBytes
+		sum.Tasks += u.Tasks
 	}
-	if a.kernel.Refresh(loader.Pids, e.rows.pidsCSS, e.victim.ID.PidsID) {
-		if row, ok := a.kernel.Row(loader.Pids, e.rows.pidsCSS, e.victim.ID.PidsID); ok {
-			u.Tasks = row.Usage
-		}
-	}
-	return u
+	return sum
 }
 
-// follow moves the open evictions on: dead, recovered, closed.
+// follow moves the open evictions on: dead, recovered, closed, let go of.
 func (a *Agent) follow() {
 	for i := range a.open {
 		e := &a.open[i]
@@ -270,6 +295,9 @@ func (a *Agent) follow() {
 			continue
 		}
 		a.followOne(e)
+		if e.recorded && (e.revived || !a.holds(e)) {
+			e.used = false
+		}
 	}
 }
 
@@ -278,10 +306,10 @@ func (a *Agent) followOne(e *eviction) {
 		e.timeline.Dead = out.DeadNs
 		e.timeline.SignalledAll = max(e.timeline.Signalled, out.SignalledAllNs)
 		e.heldAfter = a.held(e).MemoryBytes
-	}
-	if e.timeline.Dead != 0 && !e.pardoned {
-		e.pardoned = true
-		a.pardon(e)
+		a.pardon(e) // dead, or given up: a frozen one dies when it is thawed, a word would be missed
+		if e.timeline.Dead != 0 {
+			a.at(stageDead)
+		}
 	}
 	if o := a.observed(&e.bound); o != nil && e.timeline.Recovered == 0 {
 		e.lowest = min(e.lowest, o.Available)
@@ -289,45 +317,56 @@ func (a *Agent) followOne(e *eviction) {
 			e.timeline.Recovered = o.Ns
 		}
 	}
-	if !e.recorded && e.over(now()) {
-		e.recorded = true
-		e.outcome, e.reason = record.OutcomeKilled, "dead; the signal has not recovered"
-		switch {
-		case e.timeline.Dead == 0:
-			e.outcome, e.reason = record.OutcomeFailed, "signalled, and not dead in time"
-			if err := e.finished.Load().Err; err != nil {
-				e.reason += ": " + err.Error()
-			}
-		case e.timeline.Recovered != 0:
-			e.reason = "the signal is back above the threshold"
+	if !e.recorded && e.over(now(), a.leaving) {
+		a.closeEviction(e)
+	}
+}
+
+// closeEviction records how it ended. The intent stays until that is on disk.
+func (a *Agent) closeEviction(e *eviction) {
+	e.recorded = true
+	e.outcome, e.reason = record.OutcomeKilled, "dead; the signal has not recovered"
+	switch out := e.finished.Load(); {
+	case out == nil:
+		e.outcome, e.reason = record.OutcomeFailed, "signalled, and not dead when the agent ended"
+	case e.timeline.Dead == 0:
+		e.outcome, e.reason = record.OutcomeFailed, "signalled, and not dead in time"
+		if out.Err != nil {
+			e.reason += ": " + out.Err.Error()
 		}
-		a.recorder.send(a.line(record.KindEviction, e), nil)
+	case e.timeline.Recovered != 0:
+		e.reason = "the signal is back above the threshold"
 	}
-	if e.recorded && e.pardoned && a.held(e).Tasks == 0 || e.recorded && e.timeline.Dead == 0 && e.finished.Load() != nil && !a.alive(e) {
-		a.release(e)
-	}
+	intent := e.intent
+	a.recorder.send(a.line(record.KindEviction, e), func() { a.kernel.FreeIntent(intent) })
 }
 
-// alive reports whether the victim's cgroup still charges anything.
-func (a *Agent) alive(e *eviction) bool {
+// runsAgain reports whether a dead victim's unit has processes that are not the victim's.
+func (a *Agent) runsAgain(e *eviction) bool {
+	if e.timeline.Dead == 0 {
+		return false
+	}
+	i := a.scene.unit(e.victim.ID)
+	return i >= 0 && (a.scene.revived[i] || a.scene.handles[i] != e.handle)
+}
+
+// holds reports whether something is left to credit: zombies of a dead victim, anything
+// that is charged to one that does not die.
+func (a *Agent) holds(e *eviction) bool {
 	u := a.held(e)
-	return u.Tasks > 0 || u.MemoryBytes > 0
+	return u.Tasks > 0 || e.timeline.Dead == 0 && u.MemoryBytes > 0
 }
 
-// over reports whether the eviction's line can be closed.
-func (e *eviction) over(nowNs uint64) bool {
+// over reports whether the eviction's line can be closed. An agent that ends does not wait
+// for the signal.
+func (e *eviction) over(nowNs uint64, leaving bool) bool {
 	if e.finished.Load() == nil {
 		return false
 	}
 	if e.timeline.Dead == 0 {
 		return true // the finisher gave up
 	}
-	return e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(closeAfter)
-}
-
-func (a *Agent) release(e *eviction) {
-	a.pardon(e)
-	e.used = false
+	return leaving || e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(closeAfter)
 }
 
 // pardon gives the condemned word back, once: by the next time it may be another victim's.

@@ -38,7 +38,8 @@ func (s *scout) listen(ctx context.Context) {
 	}
 }
 
-// watch adds the roots and the levels below them that hold units; adding twice is harmless.
+// watch adds the roots, the levels below them that hold units, and pods; adding twice is
+// harmless.
 func (s *scout) watch(fd int) {
 	dirs := map[string]bool{}
 	for _, root := range s.wires.roots {
@@ -47,6 +48,9 @@ func (s *scout) watch(fd int) {
 	s.mu.Lock()
 	for i := range s.units {
 		dirs[path.Dir(s.units[i].Cgroup)] = true
+		if s.units[i].QOSClass != "" {
+			dirs[s.units[i].Cgroup] = true // a pod's containers come and go
+		}
 	}
 	s.mu.Unlock()
 	for cgroup := range dirs {

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"errors"
+	"os"
+	"runtime"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
@@ -86,7 +88,7 @@ func (a *Agent) observeRoot(b *decide.Bound) (signal.Observation, error) {
 }
 
 // check holds a reading against the last one. A fall faster than the machine can fill is
-// read again from /proc at once; if both agree it is true.
+// read again at once through the other source; if both agree it is true.
 func (a *Agent) check(bound int, o signal.Observation) error {
 	g := &a.guards[bound]
 	perSecond := a.fillPerSecond
@@ -94,10 +96,8 @@ func (a *Agent) check(bound int, o signal.Observation) error {
 		perSecond = maxForksPerSecond
 	}
 	err := g.Check(o, perSecond)
-	if errors.Is(err, signal.ErrJump) && o.Root == "" {
+	if errors.Is(err, signal.ErrJump) {
 		err = a.agrees(o, err)
-	} else if errors.Is(err, signal.ErrJump) {
-		err = nil // a page counter of the kernel's own: a limit that was lowered looks like this
 	}
 	if err == nil {
 		g.Accept(o)
@@ -108,20 +108,73 @@ func (a *Agent) check(bound int, o signal.Observation) error {
 // maxForksPerSecond is far above what a machine can do (20,000 a CPU were measured).
 const maxForksPerSecond = 1_000_000
 
+// setSlack allows for what two readings may differ by though nothing moved that fast. The
+// kernel folds up to 125 pages a CPU of each counter at once (mm/vmstat.c), charges a cgroup
+// 64 pages ahead (mm/memcontrol.c), and a huge page comes in one piece.
+func (a *Agent) setSlack() {
+	const (
+		hugePage  = 2 << 20
+		unfolded  = 3 * 125
+		forkBurst = 64
+	)
+	for i := range a.settings.Bounds {
+		perCPU := int64(forkBurst)
+		if a.settings.Bounds[i].Signal.Memory() {
+			perCPU = hugePage + unfolded*int64(os.Getpagesize())
+		}
+		a.guards[i].Slack = perCPU * int64(runtime.NumCPU())
+	}
+}
+
+// agrees reads a signal again through the other source: /proc, or the root's own files. A
+// limit that was lowered is a jump too, and true.
 func (a *Agent) agrees(o signal.Observation, jump error) error {
-	node, err := a.proc.Node()
-	if err != nil {
-		return errors.Join(jump, err)
-	}
-	node.Ns = o.Ns
-	other, err := signal.MemoryAvailableOf(node)
-	if o.Signal == signal.PIDAvailable {
-		other, err = signal.PIDAvailableOf(node)
-	}
+	other, err := a.other(&o)
 	if err != nil || !signal.Agree(o, other, max(o.Capacity/64, 64)) {
 		return errors.Join(jump, err)
 	}
 	return nil
+}
+
+func (a *Agent) other(o *signal.Observation) (signal.Observation, error) {
+	if o.Root != "" {
+		return a.otherRoot(o)
+	}
+	node, err := a.proc.Node()
+	if err != nil {
+		return signal.Observation{}, err
+	}
+	node.Ns = o.Ns
+	if o.Signal == signal.PIDAvailable {
+		return signal.PIDAvailableOf(node)
+	}
+	return signal.MemoryAvailableOf(node)
+}
+
+func (a *Agent) otherRoot(o *signal.Observation) (signal.Observation, error) {
+	c, err := a.fs.Open(o.Root)
+	if err != nil {
+		return signal.Observation{}, err
+	}
+	defer func() { _ = c.Close() }()
+	if r := a.scene.root(o.Root); r == nil || r.id.MemoryID != c.MemoryID() || r.id.PidsID != c.PidsID() {
+		return signal.Observation{}, signal.ErrNoData // another root of that name
+	}
+	if o.Signal == signal.AllocatablePIDAvailable {
+		most, maxErr := c.PidsMax()
+		tasks, err := c.PidsCurrent()
+		if err = errors.Join(maxErr, err); err != nil {
+			return signal.Observation{}, err
+		}
+		return signal.AllocatablePIDOf(o.Root, most, tasks, o.Ns)
+	}
+	most, maxErr := c.MemoryMaxBytes()
+	usage, usageErr := c.MemoryCurrentBytes()
+	inactive, err := c.InactiveFileBytes()
+	if err = errors.Join(maxErr, usageErr, err); err != nil {
+		return signal.Observation{}, err
+	}
+	return signal.AllocatableMemoryOf(o.Root, most, usage, inactive, o.Ns)
 }
 
 func (a *Agent) noData(err error) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
@@ -27,11 +28,15 @@ func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
 			break
 		}
 		victim := d.Victim
-		a.scene.refresh(a.kernel, victim) // what it holds now, not what it held at the last walk
-		if d = a.consider(); d.Verdict == decide.Evict && d.Victim == victim {
-			a.evict(&d, crossing, wokeNs)
+		a.scene.look(a.kernel, victim) // what it holds now, not what it held at the last walk
+		if d = a.consider(); d.Verdict != decide.Evict || d.Victim != victim {
+			continue
+		}
+		if a.evict(&d, crossing, wokeNs) {
 			break
 		}
+		a.scene = a.scout.refreshNow() // the victim was none: nobody else pays for what we don't know
+		d = a.consider()
 	}
 	a.memory.Next(&a.settings, &a.input, &d)
 	a.report(&d)
@@ -46,9 +51,10 @@ func (a *Agent) isDoubtful(d *decide.Decision) bool {
 		(d.Reason == decide.ReasonNoCandidate || d.Reason == decide.ReasonNoUsage)
 }
 
-// lookAgain is how many victims a pass may consider: each look can only show that one
-// holds less than it did, so the second or third is the one.
-const lookAgain = 4
+// lookAgain is how many victims a pass may consider. A look shows that one holds less than
+// it did, so the second or third is the one, or that nobody is in it, and of cgroups with
+// nothing but page cache there may be some. Each takes 30 µs.
+const lookAgain = 16
 
 // consider reads everything that a decision needs and decides.
 func (a *Agent) consider() decide.Decision {
@@ -60,35 +66,63 @@ func (a *Agent) consider() decide.Decision {
 	return decide.Decide(&a.settings, &a.memory, &a.input)
 }
 
-// evict strikes the victim, or in shadow mode only says that it would have.
-func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) {
-	if a.full() {
-		d.Verdict, d.Victim = decide.Refuse, -1
-		d.Reason = reasonFull
-		return
+// evict strikes the victim, or in shadow mode only says that it would have. False: the
+// victim is gone, and another may be found.
+func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) bool {
+	if a.shadow && a.shadowMet[d.Bound] {
+		return true // said already
 	}
 	e := a.begin(d, crossing, wokeNs)
+	if e == nil {
+		d.Verdict, d.Victim, d.Reason = decide.Refuse, -1, reasonFull
+		return true
+	}
 	if a.shadow {
 		a.shadowed(e, d)
-		return
+		return true
 	}
 	if !a.kernel.Claim(e.wire, e.seq) {
 		e.used = false
-		return // somebody has acted on this crossing
+		return true // somebody has acted on this crossing
 	}
 	e.intent = a.kernel.StoreIntent(&e.intended)
+	a.at(stageStored)
 	e.condemned = a.kernel.Condemn(e.victim.ID.MemoryID, e.victim.ID.PidsID)
-	struck, err := e.handle.Strike(0)
+	struck, err := e.handle.Strike(a.culprit(e, crossing))
 	e.timeline.Signalled = now()
 	if err != nil {
 		a.standDown(e, err)
-		return
+		return !errors.Is(err, actuator.ErrGone)
 	}
+	a.at(stageStruck)
 	a.kernel.IntentSignalled(e.intent)
 	a.memory.Killed(e.timeline.Signalled)
+	a.at(stageSignalled)
 	a.opened(e, struck)
+	return true
 }
 
+// culprit is the process that crossed the wire, if it did so in the victim's cgroup; 0: not
+// known. The actuator looks for itself whether it still is there.
+func (a *Agent) culprit(e *eviction, crossing *sample.Sample) int {
+	if crossing == nil || crossing.CSSID == 0 || crossing.Atomic {
+		return 0
+	}
+	controller, victim := loader.Memory, e.victim.ID.MemoryID
+	if crossing.By == sample.ObserverTask {
+		controller, victim = loader.Pids, e.victim.ID.PidsID
+	}
+	pid := 0
+	a.kernel.Climb(controller, crossing.CSSID, func(id uint64) bool {
+		if id == victim {
+			pid = int(crossing.TGID)
+		}
+		return pid == 0
+	})
+	return pid
+}
+
+// standDown takes back what a strike that hit nobody had prepared.
 func (a *Agent) standDown(e *eviction, err error) {
 	a.pardon(e)
 	a.kernel.FreeIntent(e.intent)
@@ -99,6 +133,5 @@ func (a *Agent) standDown(e *eviction, err error) {
 		e.outcome, e.reason = record.OutcomeFailed, err.Error()
 	}
 	e.used, e.timeline.Signalled = false, 0
-	a.scout.kick() // what we knew is wrong
 	a.recorder.send(a.line(record.KindEviction, e), nil)
 }

@@ -11,11 +11,20 @@ import (
 
 // recorder writes journal and state in a goroutine of its own: nothing waits for a disk.
 type recorder struct {
-	journal *record.Journal
+	journal journal
 	log     zerolog.Logger
 	entries chan entry
 	done    chan struct{}
 	once    sync.Once
+	// written, when set, is called after a line is in the journal and before it is synced.
+	written func(*record.Line)
+}
+
+// journal is a record.Journal.
+type journal interface {
+	Append(*record.Line) error
+	Sync() error
+	Close() error
 }
 
 type entry struct {
@@ -27,8 +36,8 @@ type entry struct {
 // backlog is how many lines may wait: evictions come one at a time, refusals once a second.
 const backlog = 256
 
-func startRecorder(j *record.Journal, log zerolog.Logger) *recorder {
-	r := &recorder{journal: j, log: log, entries: make(chan entry, backlog), done: make(chan struct{})}
+func startRecorder(j journal, log zerolog.Logger, written func(*record.Line)) *recorder {
+	r := &recorder{journal: j, log: log, entries: make(chan entry, backlog), done: make(chan struct{}), written: written}
 	go r.write()
 	return r
 }
@@ -45,12 +54,28 @@ func (r *recorder) send(l *record.Line, after func()) {
 	}
 }
 
+// after calls f when every line before it is on disk, or given up; without room it is not
+// called.
+func (r *recorder) after(f func()) {
+	select {
+	case r.entries <- entry{after: f}:
+	default:
+	}
+}
+
 func (r *recorder) write() {
 	defer close(r.done)
 	for e := range r.entries {
+		if e.line == nil {
+			e.after()
+			continue
+		}
 		if err := r.journal.Append(e.line); err != nil {
 			r.log.Error().Err(err).Str("kind", string(e.line.Kind)).Msg("journal line not written")
 			continue
+		}
+		if r.written != nil {
+			r.written(e.line)
 		}
 		r.announce(e.line)
 		if err := r.journal.Sync(); err != nil {
@@ -74,8 +99,9 @@ func (r *recorder) announce(l *record.Line) {
 	ev.Msg(string(l.Kind))
 }
 
-// close writes what is queued.
-func (r *recorder) close() {
+// close writes what is queued and closes the journal. It takes as long as the disk does.
+func (r *recorder) close() error {
 	r.once.Do(func() { close(r.entries) })
 	<-r.done
+	return r.journal.Close()
 }

@@ -3,23 +3,31 @@ package agent
 import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // scene is everything the hot thread needs to know about the cgroups, made by the scout.
-// Only the usages change after it is published, and only by the hot thread.
+// Only the usages and marks of the workloads change after it is published, and only by the
+// hot thread.
 type scene struct {
 	workloads []workload.Workload
-	// rows and handles belong to the workload of the same index.
+	// The rest belongs to the workload of the same index: its counters, those of the
+	// cgroups that a strike kills, and what kills them.
 	rows    []rows
+	targets [][]rows
 	handles []*actuator.Handle
-	roots   []root
-	// known are the memory and pids css ids of every cgroup below the roots.
+	// revived: it was killed, and runs again. empty: it had no task when that was read
+	// last, just before it would have been killed.
+	revived, empty []bool
+	roots          []root
+	// known are the ids of every cgroup that a strike would kill.
 	knownMemory, knownPids map[uint64]struct{}
 }
 
-// rows are where a unit's counters stand in the two tables.
+// rows are where a cgroup's counters stand in the two tables.
 type rows struct {
+	id                 workload.Identity
 	memoryCSS, pidsCSS uint32
 }
 
@@ -42,27 +50,79 @@ func (s *scene) root(path string) *root {
 	return nil
 }
 
-// fill reads every unit's usage from the tables: loads from memory, no system call.
+// unit returns the index of the workload with that identity, -1 when it is gone.
+func (s *scene) unit(id workload.Identity) int {
+	for i := range s.rows {
+		if s.rows[i].id == id {
+			return i
+		}
+	}
+	return -1
+}
+
+// fill reads every unit's usage from the tables: loads from memory, no system call but for
+// units that were found empty.
 func (s *scene) fill(k *loader.Loader) {
 	for i := range s.workloads {
-		s.fillOne(k, i)
+		if s.empty[i] {
+			s.look(k, i)
+			continue
+		}
+		s.workloads[i].Usage = s.rows[i].usage(k)
+		s.mark(i)
 	}
 }
 
-func (s *scene) fillOne(k *loader.Loader, i int) {
+// look reads one unit's counters from the kernel: what it holds now, and whether anybody
+// is in it. A row of tasks alone can be a second old, and a process that joins counts no fork.
+func (s *scene) look(k *loader.Loader, i int) {
+	s.rows[i].refresh(k)
+	s.workloads[i].Usage = s.rows[i].usage(k)
+	s.empty[i] = s.workloads[i].Usage.Tasks == 0
+	s.mark(i)
+}
+
+// noProcess marks a unit of which only page cache, tmpfs or zombies are left: it has usage,
+// and killing it would free nothing.
+const noProcess = "has no process"
+
+func (s *scene) mark(i int) {
 	w := &s.workloads[i]
-	w.Usage = workload.NoUsage
-	if row, ok := k.Row(loader.Memory, s.rows[i].memoryCSS, w.ID.MemoryID); ok {
-		w.Usage.MemoryBytes = row.Usage
-		w.Usage.WorkingSetBytes = max(0, row.Usage-row.InactiveFileBytes)
-	}
-	if row, ok := k.Row(loader.Pids, s.rows[i].pidsCSS, w.ID.PidsID); ok {
-		w.Usage.Tasks = row.Usage
+	empty := s.empty[i] || s.handles[i].Empty()
+	switch {
+	case empty && w.Protected == "":
+		w.Protected = noProcess
+	case !empty && w.Protected == noProcess:
+		w.Protected = ""
 	}
 }
 
-// refresh reads one unit's counters from the kernel now.
-func (s *scene) refresh(k *loader.Loader, i int) {
-	k.Refresh(loader.Memory, s.rows[i].memoryCSS, s.workloads[i].ID.MemoryID)
-	k.Refresh(loader.Pids, s.rows[i].pidsCSS, s.workloads[i].ID.PidsID)
+// usage is what the tables say.
+func (r *rows) usage(k *loader.Loader) workload.Usage {
+	u := workload.NoUsage
+	if row, ok := k.Row(loader.Memory, r.memoryCSS, r.id.MemoryID); ok {
+		u.MemoryBytes = row.Usage
+		u.WorkingSetBytes = signal.WorkingSetBytes(row.Usage, row.InactiveFileBytes)
+	}
+	if row, ok := k.Row(loader.Pids, r.pidsCSS, r.id.PidsID); ok {
+		u.Tasks = row.Usage
+	}
+	return u
+}
+
+// refresh reads the counters from the kernel now.
+func (r *rows) refresh(k *loader.Loader) {
+	k.Refresh(loader.Memory, r.memoryCSS, r.id.MemoryID)
+	k.Refresh(loader.Pids, r.pidsCSS, r.id.PidsID)
+}
+
+// held is what the cgroup still holds, read now; nothing when it is gone.
+func (r *rows) held(k *loader.Loader) (u workload.Usage) {
+	if k.Refresh(loader.Memory, r.memoryCSS, r.id.MemoryID) {
+		u.MemoryBytes = max(0, r.usage(k).WorkingSetBytes)
+	}
+	if k.Refresh(loader.Pids, r.pidsCSS, r.id.PidsID) {
+		u.Tasks = max(0, r.usage(k).Tasks)
+	}
+	return u
 }

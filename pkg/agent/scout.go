@@ -160,11 +160,23 @@ func (s *scout) compose() (*scene, error) {
 		}
 		next.workloads = append(next.workloads, u.Workload)
 		next.handles = append(next.handles, h)
-		next.rows = append(next.rows, rows{memory[u.ID.MemoryID], pids[u.ID.PidsID]})
-		next.knownMemory[u.ID.MemoryID] = struct{}{}
-		next.knownPids[u.ID.PidsID] = struct{}{}
+		next.rows = append(next.rows, rows{u.ID, memory[u.ID.MemoryID], pids[u.ID.PidsID]})
+		next.targets = append(next.targets, rowsOf(h, memory, pids))
+		next.revived = append(next.revived, h.Revived())
+		next.empty = append(next.empty, false)
+		for _, id := range h.Targets() {
+			next.knownMemory[id.MemoryID] = struct{}{}
+			next.knownPids[id.PidsID] = struct{}{}
+		}
 	}
 	return next, nil
+}
+
+func rowsOf(h *actuator.Handle, memory, pids map[uint64]uint32) (of []rows) {
+	for _, id := range h.Targets() {
+		of = append(of, rows{id, memory[id.MemoryID], pids[id.PidsID]})
+	}
+	return of
 }
 
 // cssIDs maps cgroup ids to rows. Where an id stands in two rows, the cgroup was removed
@@ -211,10 +223,15 @@ func (s *scout) openRoot(path string, memory, pids map[uint64]uint32) (root, err
 	return r, nil
 }
 
-// handle returns the unit's open handle, from the last round where it is the same unit.
+// handle returns the unit's open handle, from the last round where it is the same unit of
+// the same containers.
 func (s *scout) handle(u *workload.Unit) (*actuator.Handle, error) {
 	if h := s.handles[u.ID]; h != nil {
-		return h, h.Prepare()
+		if h.Fits(u) {
+			return h, h.Prepare()
+		}
+		s.grave = append(s.grave, buried{time.Now(), h})
+		delete(s.handles, u.ID)
 	}
 	h, err := actuator.Open(s.fs, u)
 	if err != nil {
@@ -265,15 +282,17 @@ func (s *scout) arm() error {
 	return nil
 }
 
-// shut closes everything that is open.
+// shut closes everything that is open, but what a finisher still works with.
 func (s *scout) shut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range s.handles {
-		_ = h.Close()
+		s.grave = append(s.grave, buried{h: h})
 	}
 	for _, g := range s.grave {
-		_ = g.h.Close()
+		if !g.h.Busy() {
+			_ = g.h.Close()
+		}
 	}
 }
 

@@ -4,12 +4,12 @@ import (
 	"os"
 	"time"
 
-	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
-// view is the state file's content as of the last pass.
+// view is the state file's content as of the last pass, but for the ranking, which takes
+// time.
 func (a *Agent) view() *record.State {
 	s := &record.State{
 		Time: record.Time{Time: time.Now()}, Mode: a.mode, PID: os.Getpid(),
@@ -19,9 +19,6 @@ func (a *Agent) view() *record.State {
 	s.Budget.MinuteLeft, s.Budget.HourLeft = a.memory.Left(&a.settings, now())
 	for i := range a.input.Observations {
 		s.Signals = append(s.Signals, a.viewSignal(&a.input.Observations[i], s.Conditions))
-	}
-	if len(a.settings.Bounds) > 0 {
-		s.Ranking = a.ranked(&decide.Decision{Bound: 0})
 	}
 	return s
 }

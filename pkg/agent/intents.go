@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+// closeIntents writes the lines that a former agent died before it could write. It kills
+// nobody: what is still wrong is seen again by this agent, with its own eyes.
+func (a *Agent) closeIntents(tree *cgroupfs.FS, path string) error {
+	stale := a.kernel.StaleIntents()
+	if len(stale) == 0 {
+		return nil
+	}
+	written, err := writtenLines(path)
+	if err != nil {
+		return err
+	}
+	for _, in := range stale {
+		for _, l := range a.intentLines(in, isGone(tree, in), written[record.ID(in.ID)]) {
+			a.recorder.send(l, nil)
+		}
+		// An empty line of its own: the recorder keeps the order, and frees the slot only
+		// when all before it is on disk.
+		a.recorder.after(func() { a.kernel.FreeIntent(in.Slot) })
+	}
+	return nil
+}
+
+// written says which lines of an eviction are in the journal.
+type written struct{ kill, eviction bool }
+
+// writtenLines reads the journal up to its tear.
+func writtenLines(path string) (map[record.ID]written, error) {
+	found := map[record.ID]written{}
+	_, err := record.ScanJournal(path, func(e record.Entry) error {
+		w := found[e.ID]
+		w.kill = w.kill || e.Kind == record.KindKill
+		w.eviction = w.eviction || e.Kind == record.KindEviction
+		found[e.ID] = w
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return found, err
+}
+
+// intentLines are the lines that are missing. A kill line is written only for a SIGKILL
+// that is known to have been sent.
+func (a *Agent) intentLines(in loader.Intent, gone bool, w written) (lines []*record.Line) {
+	line := func(kind record.Kind, outcome record.Outcome, reason string) {
+		lines = append(lines, &record.Line{
+			Kind: kind, ID: record.ID(in.ID), Node: a.node, Mode: a.mode, Signal: in.Signal,
+			Time:     record.Time{Time: time.Unix(0, int64(in.WallNs))},
+			Observed: &record.Observed{Available: in.Available, Capacity: in.Capacity},
+			Victim:   &record.Victim{UID: in.UID, Name: filepath.Base(in.Cgroup), Cgroup: in.Cgroup, CgroupID: max(in.MemoryID, in.PidsID)},
+			Timeline: &record.Timeline{Crossed: in.Ns}, Attempts: 1,
+			Outcome: outcome, Reason: reason, By: record.ByAgent,
+		})
+		if in.MemoryID != 0 {
+			lines[len(lines)-1].Victim.CgroupID = in.MemoryID
+		}
+	}
+	if in.Signalled && !w.kill {
+		line(record.KindKill, "", "signalled; the agent died before it could write this")
+	}
+	if w.eviction {
+		return lines
+	}
+	killed := in.Signalled || w.kill
+	switch {
+	case killed && gone:
+		line(record.KindEviction, record.OutcomeKilled, "the agent died before it could write this")
+	case killed:
+		line(record.KindEviction, record.OutcomeFailed, "signalled; not dead when the next agent started")
+	case gone:
+		line(record.KindEviction, record.OutcomeGone, "the agent died while it signalled; the unit is gone")
+	default:
+		line(record.KindEviction, record.OutcomeFailed, "the agent died before it signalled")
+	}
+	return lines
+}
+
+// isGone reports whether nothing runs in the intent's cgroup, or its path is another's.
+func isGone(tree *cgroupfs.FS, in loader.Intent) bool {
+	c, err := tree.Open(in.Cgroup)
+	if err != nil {
+		return errors.Is(err, cgroupfs.ErrGone)
+	}
+	defer func() { _ = c.Close() }()
+	populated, err := c.Populated()
+	return c.MemoryID() != in.MemoryID || c.PidsID() != in.PidsID || err == nil && !populated
+}
