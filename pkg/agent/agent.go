@@ -72,6 +72,7 @@ type Agent struct {
 	memory   decide.Memory
 	input    decide.Input
 	guards   [decide.MaxBounds]signal.Guard
+	fills    [decide.MaxBounds]fill // of what is used of each signal, a second apart
 	scene    *scene
 
 	open      [maxOpen]eviction
@@ -209,7 +210,7 @@ func (a *Agent) build(o Options, roots []string) (err error) {
 			FS: fs, Roots: roots, Protect: c.Protect, SelfPIDs: selfPIDs(),
 			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 		}),
-		kicks: make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{},
+		kicks: make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{}, fills: map[uint64]*fill{},
 	}
 	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
 		return err

@@ -118,6 +118,7 @@ func (a *Agent) slot() *eviction {
 // opened starts what follows a first SIGKILL: the finisher, the ranking, the kill line.
 func (a *Agent) opened(e *eviction, struck int) {
 	e.struck = struck
+	a.viewed = time.Time{} // a change: the state file follows this pass
 	h := e.handle
 	a.wires.killing.Add(1)
 	go func() {
@@ -325,6 +326,7 @@ func (a *Agent) followOne(e *eviction) {
 // closeEviction records how it ended. The intent stays until that is on disk.
 func (a *Agent) closeEviction(e *eviction) {
 	e.recorded = true
+	a.viewed = time.Time{}
 	e.outcome, e.reason = record.OutcomeKilled, "dead; the signal has not recovered"
 	switch out := e.finished.Load(); {
 	case out == nil:

@@ -39,6 +39,8 @@ type root struct {
 	// memoryMax and pidsMax are its limits, inactiveFile its inactive file bytes from a
 	// fresh memory.stat.
 	memoryMax, pidsMax, inactiveFile int64
+	// fill is how fast its memory grows, by what the hooks reported.
+	fill fill
 }
 
 func (s *scene) root(path string) *root {

@@ -55,6 +55,7 @@ type scout struct {
 	grave     []buried
 	farSince  time.Time
 	index     []sample.Cgroup
+	fills     map[uint64]*fill // of the roots, by memory cgroup id
 }
 
 type buried struct {
@@ -94,6 +95,7 @@ func (s *scout) run(ctx context.Context) {
 			scan = true
 		case <-time.After(pause):
 		}
+		s.drain()
 		if err := s.round(scan); err != nil {
 			s.log.Warn().Err(err).Msg("scout round failed")
 		}
@@ -201,6 +203,7 @@ func (s *scout) openRoot(path string, memory, pids map[uint64]uint32) (root, err
 	defer func() { _ = c.Close() }()
 	r := root{path: path, id: workload.Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()}}
 	r.memoryCSS, r.pidsCSS = memory[r.id.MemoryID], pids[r.id.PidsID]
+	r.fill = s.fillOf(r.id.MemoryID)
 	for _, f := range []struct {
 		into *int64
 		read func() (int64, error)

@@ -33,10 +33,14 @@ func (a *Agent) viewSignal(o *signal.Observation, conditions map[string]bool) re
 		v.Armed = true
 		v.Available, v.Capacity = &available, &capacity
 	}
+	first := -1
 	for i := range a.settings.Bounds {
 		b := &a.settings.Bounds[i]
 		if b.Signal != o.Signal || b.Root != o.Root {
 			continue
+		}
+		if first < 0 {
+			first = i
 		}
 		value := b.Value.Of(capacity)
 		t := record.ThresholdState{Hard: b.Hard(), Met: available < value}
@@ -50,7 +54,32 @@ func (a *Agent) viewSignal(o *signal.Observation, conditions map[string]bool) re
 		}
 		v.Thresholds = append(v.Thresholds, t)
 	}
+	a.viewFill(&v, o, &a.fills[first])
 	return v
+}
+
+// viewFill says how fast the signal falls. The kernel's own reports of a root's memory are
+// finer than readings a second apart.
+func (a *Agent) viewFill(v *record.SignalState, o *signal.Observation, f *fill) {
+	f.add(o.Ns, o.Capacity-o.Available)
+	perSecond, ok := f.rate(o.Ns)
+	if r := a.scene.root(o.Root); r != nil && o.Signal == signal.AllocatableMemoryAvailable {
+		if finer, fresh := r.fill.rate(o.Ns); fresh {
+			perSecond, ok = finer, true
+		}
+	}
+	if !ok {
+		return
+	}
+	v.FillPerSecond = &perSecond
+	distance := v.Distance
+	if o.Signal.Memory() {
+		distance = v.DistanceBytes
+	}
+	if distance != nil && perSecond > 0 {
+		seconds := float64(max(0, *distance)) / perSecond
+		v.SecondsToThreshold = &seconds
+	}
 }
 
 func nearer(old *int64, distance int64) *int64 {
