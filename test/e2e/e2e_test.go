@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -25,8 +24,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "load" {
-		os.Exit(load.Main(os.Args[2:]))
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case "load":
+			os.Exit(load.Main(os.Args[2:]))
+		case "without-btf":
+			os.Exit(withoutBTF(os.Args[2:]))
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -105,8 +109,8 @@ func (w *world) load(unit string, s load.Spec) *load.Load {
 	return l
 }
 
-// start runs the agent with these thresholds and waits until it watches.
-func (w *world) start(thresholds map[string]string) {
+// config writes a configuration with these thresholds and returns its path.
+func (w *world) config(thresholds map[string]string) string {
 	w.t.Helper()
 	hard, err := json.Marshal(thresholds)
 	must(w.t, err)
@@ -114,6 +118,13 @@ func (w *world) start(thresholds map[string]string) {
 	must(w.t, os.WriteFile(file, []byte(fmt.Sprintf(
 		"mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n",
 		w.root, hard, w.journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "none.json"))), 0o600))
+	return file
+}
+
+// start runs the agent with these thresholds and waits until it watches.
+func (w *world) start(thresholds map[string]string) {
+	w.t.Helper()
+	file := w.config(thresholds)
 	before := w.count(record.KindStart)
 	w.agent = exec.Command(binary(w.t), "run", "--config", file, "--log-level", "error")
 	w.agent.Stderr = os.Stderr
@@ -130,13 +141,6 @@ func (w *world) stop() {
 	if err := w.agent.Wait(); err != nil {
 		w.t.Errorf("the agent ended with %v", err)
 	}
-	w.agent = nil
-}
-
-// kill9 ends the agent as nothing should.
-func (w *world) kill9() {
-	_ = w.agent.Process.Kill()
-	_ = w.agent.Wait()
 	w.agent = nil
 }
 
@@ -288,50 +292,6 @@ func TestForkBombIsKilledCompletelyAndNobodyElse(t *testing.T) {
 	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
 }
 
-// However the agent dies, the kernel lets go of its programs, and the next start ends what
-// it left.
-func TestKill9LeavesNothingAndTheNextStartGoesOn(t *testing.T) {
-	binary(t)
-	w := newWorld(t)
-	for i, delay := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond} {
-		w.start(map[string]string{"allocatableMemory.available": "500Mi"})
-		unit := fmt.Sprintf("hog-%d", i)
-		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 800 << 20, Held: true})
-		must(t, hog.Go())
-		time.Sleep(100*time.Millisecond + delay)
-		if len(ourPrograms(t)) == 0 {
-			t.Fatal("no program is loaded while the agent runs: this test sees nothing")
-		}
-		w.kill9()
-		time.Sleep(time.Second)
-		if progs := ourPrograms(t); len(progs) != 0 {
-			t.Fatalf("a second after kill -9 programs are left: %v", progs)
-		}
-		_ = hog.Stop()
-		w.remove(unit)
-	}
-	w.start(map[string]string{"allocatableMemory.available": "500Mi"})
-	hog := w.load("last", load.Spec{Kind: load.Hog, Bytes: 800 << 20})
-	w.await("the last eviction", func() bool {
-		for _, l := range w.lines(record.KindEviction) {
-			if l.Victim != nil && l.Victim.Cgroup == path.Join(w.root, "last") && l.Outcome == record.OutcomeKilled {
-				return true
-			}
-		}
-		return false
-	})
-	_ = hog.Stop()
-	kills := map[record.ID]bool{}
-	for _, l := range w.lines(record.KindKill) {
-		kills[l.ID] = true
-	}
-	for _, l := range w.lines(record.KindEviction) {
-		if l.Outcome == record.OutcomeKilled && !kills[l.ID] {
-			t.Errorf("eviction %s has no kill line", l.ID)
-		}
-	}
-}
-
 // ourPrograms lists the names of our BPF programs that are loaded.
 func ourPrograms(t *testing.T) (names []string) {
 	t.Helper()
@@ -377,36 +337,5 @@ func TestShadowModeNeverKills(t *testing.T) {
 	}
 	if !hog.Alive() || w.count(record.KindKill) != 0 {
 		t.Error("shadow mode killed")
-	}
-}
-
-func TestBadInputIsRefusedInOneSentence(t *testing.T) {
-	bin := binary(t)
-	for _, tc := range []struct {
-		name, config string
-		want         string
-		code         int
-	}{
-		{"unknown key", "evictionHrad: {}\n", "evictionHrad", 2},
-		{"bad quantity", "evictionHard: {memory.available: 12cows}\n", "memory.available", 2},
-		{"unquoted number", "evictionHard: {memory.available: 100}\n", "memory.available", 2},
-		{"unknown signal", "evictionHard: {memory.free: 1Gi}\n", "memory.free", 2},
-		{"missing root", "roots: [/no-such-root-of-ours]\n", "/no-such-root-of-ours", 2},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "config.yaml")
-			must(t, os.WriteFile(file, []byte(tc.config), 0o600))
-			cmd := exec.Command(bin, "run", "--config", file, "--log-level", "error")
-			var out, errOut strings.Builder
-			cmd.Stdout, cmd.Stderr = &out, &errOut
-			err := cmd.Run()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != tc.code {
-				t.Errorf("ended with %v, want exit code %d", err, tc.code)
-			}
-			if out.Len() != 0 || !strings.Contains(errOut.String(), tc.want) || strings.Count(errOut.String(), "\n") != 1 {
-				t.Errorf("printed %q and %q, want one line that names %q", out.String(), errOut.String(), tc.want)
-			}
-		})
 	}
 }
