@@ -423,10 +423,11 @@ func (a *Agent) isRoot(id uint64) bool {
 	return false
 }
 
-// rearm lets the wires of bounds that are not met fire again.
+// rearm lets the wires of bounds that are not met fire again. Without data a wire stays as
+// it is: the kernel, which has some, would fire it at once, and again.
 func (a *Agent) rearm(d *decide.Decision) {
 	for i, number := range a.wires.number {
-		if number == noWire || d.Met[i] {
+		if number == noWire || d.Met[i] || a.observed(&a.settings.Bounds[i]) == nil {
 			continue
 		}
 		if seq, fired := a.kernel.WireSeq(number); seq != 0 && fired >= seq {

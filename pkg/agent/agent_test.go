@@ -63,6 +63,43 @@ func TestWireFiresAgainOnlyWhenItsSignalIsBack(t *testing.T) {
 	})
 }
 
+// The kernel has data where we have none: it would fire, wake us and fire again.
+func TestWireStaysAsItIsWithoutData(t *testing.T) {
+	b := newBed(t)
+	b.conf.Mode = config.ModeShadow
+	b.sleeper("big", 64<<20)
+	a := b.open(met, nil)
+	wire := a.wires.number[0]
+	b.turns(a, "the wire to fire", func() bool {
+		seq, fired := a.kernel.WireSeq(wire)
+		return fired >= seq
+	})
+	a.guards[0].Accept(signal.Observation{Signal: signal.AllocatableMemoryAvailable, Ns: now() + uint64(time.Hour)})
+	armed := a.armedSeq(wire)
+	for range 20 {
+		must(t, a.turn(now()))
+	}
+	if got := a.armedSeq(wire); got != armed {
+		t.Errorf("armed with %d, then with %d: the clock of the readings went back, so there were none", armed, got)
+	}
+}
+
+// Attaching the hook may take 20 ms.
+func TestALookInDoubtDoesNotAttachTheHook(t *testing.T) {
+	b := newBed(t)
+	b.conf.MarginBytes = 1 << 20
+	a := b.open(map[string]string{"allocatableMemory.available": "1Mi"}, nil)
+	a.scout.margin = bedMemory
+	a.scout.refreshNow()
+	if a.kernel.Armed() {
+		t.Error("the hot thread attached it")
+	}
+	must(t, a.scout.round(false))
+	if !a.kernel.Armed() {
+		t.Error("the scout does not attach it: this test sees nothing")
+	}
+}
+
 func TestRefusalIsRecordedOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		prepare func(*config.Config, *bed)

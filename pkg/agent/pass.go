@@ -87,7 +87,7 @@ func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	}
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	a.at(stageStored)
-	e.condemned = a.kernel.Condemn(e.victim.ID.MemoryID, e.victim.ID.PidsID)
+	e.condemned = a.condemn(e)
 	struck, err := e.handle.Strike(a.culprit(e, crossing))
 	e.timeline.Signalled = now()
 	if err != nil {
@@ -100,6 +100,16 @@ func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	a.at(stageSignalled)
 	a.opened(e, struck)
 	return true
+}
+
+// condemn names what the strike kills; of a pod with several containers the pod, as there is
+// one word.
+func (a *Agent) condemn(e *eviction) int {
+	id := e.victim.ID
+	if len(e.targets) == 1 {
+		id = e.targets[0].id
+	}
+	return a.kernel.Condemn(id.MemoryID, id.PidsID)
 }
 
 // culprit is the process that crossed the wire, if it did so in the victim's cgroup; 0: not

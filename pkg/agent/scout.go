@@ -48,12 +48,13 @@ type scout struct {
 	published atomic.Pointer[scene]
 	kicks     chan struct{}
 
-	mu        sync.Mutex // one round at a time
+	farSince time.Time // of the scout's own goroutine
+
+	mu        sync.Mutex // one scan at a time; guards what follows
 	units     []workload.Unit
 	scannedAt time.Time
 	handles   map[workload.Identity]*actuator.Handle
 	grave     []buried
-	farSince  time.Time
 	index     []sample.Cgroup
 	fills     map[uint64]*fill // of the roots, by memory cgroup id
 }
@@ -73,9 +74,12 @@ func (s *scout) kick() {
 	}
 }
 
-// refreshNow scans at once and returns what it found.
+// refreshNow scans at once and returns what it found. For the hot thread, where a doubt is
+// worth the wait: for a scan under way and one of its own, never for the hook to be attached.
 func (s *scout) refreshNow() *scene {
-	if err := s.round(true); err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.publish(true); err != nil {
 		s.log.Warn().Err(err).Msg("scan failed")
 	}
 	return s.current()
@@ -102,13 +106,23 @@ func (s *scout) run(ctx context.Context) {
 	}
 }
 
-// round makes a new scene and publishes it.
+// round makes a new scene and publishes it, and does what follows from it.
 func (s *scout) round(scan bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err := s.limits(); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	err := s.publish(scan)
+	s.bury()
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return s.arm() // may take 20 ms, and a hot thread in doubt waits for the lock
+}
+
+// publish makes a scene, and places the wires by it. The caller holds the lock.
+func (s *scout) publish(scan bool) error {
 	if scan || time.Since(s.scannedAt) > scanEvery {
 		units, err := s.scanner.Scan()
 		if err != nil {
@@ -125,8 +139,7 @@ func (s *scout) round(scan bool) error {
 	}
 	s.published.Store(next)
 	s.wires.place(next)
-	s.bury()
-	return s.arm()
+	return nil
 }
 
 func (s *scout) limits() error {

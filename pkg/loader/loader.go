@@ -122,6 +122,9 @@ func Open(o Options) (*Loader, error) {
 	return l, nil
 }
 
+// maxNUMANodes is MAX_NUMA_NODES of bpf/node.h.
+const maxNUMANodes = 16
+
 func spec(o Options) (*ebpf.CollectionSpec, error) {
 	spec, err := gen.LoadEvict()
 	if err != nil {
@@ -134,6 +137,13 @@ func spec(o Options) (*ebpf.CollectionSpec, error) {
 	nodes, err := numaNodes("/sys/devices/system/node/possible")
 	if err != nil {
 		return nil, err
+	}
+	used, err := numaNodes("/sys/devices/system/node/has_memory")
+	if err != nil {
+		return nil, err
+	}
+	if used > maxNUMANodes { // a sum without one of them would hide that memory runs out
+		return nil, fmt.Errorf("NUMA node %d has memory, and only nodes below %d are summed up", used-1, maxNUMANodes)
 	}
 	page := int64(os.Getpagesize())
 	for name, value := range map[string]any{
