@@ -37,7 +37,7 @@ const (
 // A unit that somebody else froze (v1) is thawed, or its SIGKILL would wait. For a
 // goroutine of its own.
 func (h *Handle) Finish(now func() uint64, deadline time.Duration) (out Outcome) {
-	defer h.busy.Store(false)
+	defer h.busy.Add(-1)
 	seen := map[int]bool{}
 	end := now() + uint64(deadline)
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
@@ -92,7 +92,7 @@ func (h *Handle) thaw() error {
 
 // sweepNew signals everybody and returns how many were not seen before.
 func (h *Handle) sweepNew(seen map[int]bool) (fresh int, err error) {
-	_, err = h.sweep(maxSweep, func(leads []lead) {
+	_, err = h.sweep(unix.SIGKILL, maxSweep, func(leads []lead) {
 		for _, l := range leads {
 			if !seen[l.pid] {
 				seen[l.pid] = true

@@ -27,7 +27,9 @@ type Handle struct {
 
 	unit    *cgroupfs.Cgroup
 	targets []*cgroupfs.Cgroup
-	busy    atomic.Bool
+	// busy counts the strikes that are not finished: a soft and a hard eviction may end
+	// one unit together.
+	busy atomic.Int32
 	// empty: a strike hit nobody, and no process has been seen since. dead: Finish left
 	// nothing but zombies.
 	empty, dead atomic.Bool
@@ -222,7 +224,7 @@ func closeLeads(leads []lead) {
 }
 
 // Busy reports whether the unit was struck and is not finished: Close must wait.
-func (h *Handle) Busy() bool { return h.busy.Load() }
+func (h *Handle) Busy() bool { return h.busy.Load() > 0 }
 
 // Close lets go of the unit. Not while it is Busy.
 func (h *Handle) Close() error {

@@ -16,12 +16,12 @@ import (
 // processes were signalled (-1: all, by the kernel, which does not tell whether there was
 // anybody), and ErrGone when the unit was removed or, without cgroup.kill, empty.
 func (h *Handle) Strike(culprit int) (int, error) {
-	h.busy.Store(true)
+	h.busy.Add(1)
 	h.dead.Store(false)
 	n, err := h.strike(culprit)
 	if err != nil {
 		h.empty.Store(errors.Is(err, ErrGone))
-		h.busy.Store(false)
+		h.busy.Add(-1)
 	}
 	return n, err
 }
@@ -36,7 +36,7 @@ func (h *Handle) strike(culprit int) (int, error) {
 	if h.signalCulprit(culprit) {
 		return 1, nil
 	}
-	return h.sweep(maxLeads, nil) // Finish has the rest: 200 pidfds take 2 ms
+	return h.sweep(unix.SIGKILL, maxLeads, nil) // Finish has the rest: 200 pidfds take 2 ms
 }
 
 // signalCulprit opens the process before it looks where it is: if the pidfd can still be
@@ -65,7 +65,7 @@ func (h *Handle) killByKernel() (int, error) {
 		case err == nil:
 			struck = true
 		case errors.Is(err, cgroupfs.ErrUnsupported): // a threaded cgroup
-			return h.sweep(maxSweep, nil)
+			return h.sweep(unix.SIGKILL, maxSweep, nil)
 		case !errors.Is(err, cgroupfs.ErrGone):
 			return 0, err
 		}
@@ -89,14 +89,14 @@ func (h *Handle) signalLeads() (n int) {
 
 // sweep lists the unit's processes and signals up to most of them; reap, when given, sees
 // their pidfds before they are closed.
-func (h *Handle) sweep(most int, reap func([]lead)) (int, error) {
+func (h *Handle) sweep(sig unix.Signal, most int, reap func([]lead)) (int, error) {
 	leads, err := h.openLeads(most)
 	if err != nil {
 		return 0, err
 	}
 	n := 0
 	for _, l := range leads {
-		if unix.PidfdSendSignal(l.fd, unix.SIGKILL, nil, 0) == nil {
+		if unix.PidfdSendSignal(l.fd, sig, nil, 0) == nil {
 			n++
 		}
 	}

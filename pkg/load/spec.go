@@ -53,6 +53,8 @@ type Spec struct {
 	Rate int64
 	// Hold is how many bytes of anonymous memory a sleeper touches and keeps.
 	Hold int64
+	// IgnoreTerm: SIGTERM does not end it.
+	IgnoreTerm bool
 	// Delay is how long the load waits between Go and its first byte or fork.
 	Delay time.Duration
 	// Tasks is how many processes a bomb has at once, itself and zombies included. With

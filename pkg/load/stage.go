@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,9 @@ import (
 func (o order) run() error {
 	time.AfterFunc(o.left(), func() { os.Exit(0) }) // should the keeper be stopped
 	_ = os.WriteFile("/proc/self/comm", []byte("load-"+o.Spec.Kind), 0)
+	if o.Spec.IgnoreTerm {
+		signal.Ignore(unix.SIGTERM)
+	}
 	c, err := mapCounters(countersFD)
 	if err != nil {
 		return err
