@@ -307,3 +307,28 @@ func (r *DiskReader) follows(t *DiskTable, nowNs uint64) error {
 	}
 	return nil
 }
+
+// Usage is what the unit holds by the figures that are not older than maxAge; nil when
+// there is none.
+func (e *DiskEntry) Usage(nowNs uint64, maxAge time.Duration) *DiskUsage {
+	u := NoDiskUsage
+	if s := e.EphemeralStorage; s != nil && s.Age(nowNs) <= maxAge {
+		u.Rootfs.Bytes, u.Logs.Bytes, u.LocalVolumes.Bytes = figure(s.RootfsBytes), figure(s.LogsBytes), figure(s.LocalVolumesBytes)
+		u.UsedBytes = figure(s.UsedBytes)
+	}
+	if n := e.Inodes; n != nil && n.Age(nowNs) <= maxAge {
+		u.Rootfs.Inodes, u.Logs.Inodes, u.LocalVolumes.Inodes = figure(n.Rootfs), figure(n.Logs), figure(n.LocalVolumes)
+	}
+	if u == NoDiskUsage {
+		return nil
+	}
+	return &u
+}
+
+// figure turns an absent figure into NoData.
+func figure(v *int64) int64 {
+	if v == nil {
+		return NoData
+	}
+	return *v
+}

@@ -234,3 +234,30 @@ func FuzzParseDisk(f *testing.F) {
 		}
 	})
 }
+
+func TestUsageLeavesOutWhatIsOldOrAbsent(t *testing.T) {
+	one, two := int64(1), int64(2)
+	e := DiskEntry{
+		EphemeralStorage: &EphemeralStorage{Reading: Reading{100 * second}, RootfsBytes: &one},
+		Inodes:           &Inodes{Reading: Reading{50 * second}, Logs: &two},
+	}
+	for name, tc := range map[string]struct {
+		now  uint64
+		want func(*DiskUsage)
+	}{
+		"both fresh":                {100 * second, func(u *DiskUsage) { u.Rootfs.Bytes, u.Logs.Inodes = 1, 2 }},
+		"inodes too old":            {121 * second, func(u *DiskUsage) { u.Rootfs.Bytes = 1 }},
+		"at the age limit or below": {110 * second, func(u *DiskUsage) { u.Rootfs.Bytes, u.Logs.Inodes = 1, 2 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := NoDiskUsage
+			tc.want(&want)
+			if got := e.Usage(tc.now, 70*time.Second); got == nil || *got != want {
+				t.Errorf("got %+v, want %+v", got, want)
+			}
+		})
+	}
+	if got := e.Usage(500*second, 70*time.Second); got != nil {
+		t.Errorf("all too old: %+v, want none", got)
+	}
+}
