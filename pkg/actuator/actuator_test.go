@@ -247,3 +247,25 @@ func TestStrikeHitsTheCulpritOnlyInItsUnit(t *testing.T) {
 		t.Error("empty with a process in it")
 	}
 }
+
+// A pid that was listed may be another process by the time it is opened.
+func TestProcessOfAnotherUnitIsNotHeldReady(t *testing.T) {
+	b := newBed(t)
+	unit, own := b.unit("unit", load.Sleeper)
+	_, stranger := b.unit("stranger", load.Sleeper)
+	h, err := Open(b.fs, &unit)
+	must(t, err)
+	defer h.Close()
+	var leads []lead
+	for _, l := range []*load.Load{own, stranger} {
+		fd, err := unix.PidfdOpen(l.PID(), 0)
+		must(t, err)
+		leads = append(leads, lead{l.PID(), fd})
+	}
+	kept, err := h.stillMembers(leads)
+	must(t, err)
+	defer closeLeads(kept)
+	if len(kept) != 1 || kept[0].pid != own.PID() {
+		t.Errorf("held %+v, want process %d alone", kept, own.PID())
+	}
+}

@@ -107,7 +107,7 @@ func TestKill9AtEachStageLeavesNothingAndTheNextStartClosesIt(t *testing.T) {
 			b.conf.EvictionHard = map[string]string{"allocatableMemory.available": "200Mi"}
 			bystander := b.sleeper("bystander", 64<<20)
 			b.create("hog")
-			hog := b.run("hog", load.Spec{Kind: load.Hog, Bytes: 440 << 20, Held: true})
+			hog := b.run("hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20, Held: true})
 
 			first := b.start(tc.die)
 			if len(ourPrograms(t)) == 0 {
