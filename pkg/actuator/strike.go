@@ -76,6 +76,9 @@ func (h *Handle) killByKernel() (int, error) {
 	return -1, nil
 }
 
+// signalLeads hits the processes that were in the unit when Prepare looked, 50 ms ago while
+// a wire is near: a process that has been moved elsewhere since is hit all the same. Only
+// text says where a process is, and 16 such files are half a millisecond.
 func (h *Handle) signalLeads() (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

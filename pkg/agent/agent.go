@@ -44,7 +44,7 @@ type Options struct {
 // DefaultLock is held by the one agent of a node.
 const DefaultLock = "/run/ebpf-evict/agent.lock"
 
-// Errors of Run that are no failure but a refusal: exit code 2 or 3.
+// Errors of Run that are no failure but a refusal.
 var (
 	// ErrRunning means that another agent holds the lock.
 	ErrRunning = errors.New("another agent runs on this node")

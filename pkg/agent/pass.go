@@ -12,7 +12,9 @@ import (
 
 // pass is one pass: look, decide, look again at the victim, strike, record. crossing is
 // the record that woke us, nil when the clock did. Nothing here allocates, reads text or
-// waits until the SIGKILL is sent.
+// waits until the SIGKILL is sent, but for three doubts: a cgroup that the scout has not
+// seen yet (it scans), a refusal for want of knowledge (likewise, once each), and a fall
+// faster than the machine can fill (the other source is read).
 func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
 	a.scene = a.scout.current()
 	if crossing != nil && a.isStranger(crossing) {

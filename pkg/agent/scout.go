@@ -79,7 +79,7 @@ func (s *scout) kick() {
 func (s *scout) refreshNow() *scene {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.publish(true); err != nil {
+	if err := s.publish(true, false); err != nil {
 		s.log.Warn().Err(err).Msg("scan failed")
 	}
 	return s.current()
@@ -112,7 +112,7 @@ func (s *scout) round(scan bool) error {
 		return err
 	}
 	s.mu.Lock()
-	err := s.publish(scan)
+	err := s.publish(scan, true)
 	s.bury()
 	s.mu.Unlock()
 	if err != nil {
@@ -121,8 +121,9 @@ func (s *scout) round(scan bool) error {
 	return s.arm() // may take 20 ms, and a hot thread in doubt waits for the lock
 }
 
-// publish makes a scene, and places the wires by it. The caller holds the lock.
-func (s *scout) publish(scan bool) error {
+// publish makes a scene, and places the wires by it. Without prepare, known handles stay as
+// they are: what makes them ready reads two lists a unit. The caller holds the lock.
+func (s *scout) publish(scan, prepare bool) error {
 	if scan || time.Since(s.scannedAt) > scanEvery {
 		units, err := s.scanner.Scan()
 		if err != nil {
@@ -133,7 +134,7 @@ func (s *scout) publish(scan bool) error {
 	if _, err := s.kernel.Walk(); err != nil {
 		return err
 	}
-	next, err := s.compose()
+	next, err := s.compose(prepare)
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func (s *scout) limits() error {
 	return s.kernel.SetLimits(n.MemTotalBytes, n.TasksMax)
 }
 
-func (s *scout) compose() (*scene, error) {
+func (s *scout) compose(prepare bool) (*scene, error) {
 	memory, pids := s.cssIDs(loader.Memory), s.cssIDs(loader.Pids)
 	next := &scene{knownMemory: map[uint64]struct{}{}, knownPids: map[uint64]struct{}{}}
 	for _, path := range s.wires.roots {
@@ -165,7 +166,7 @@ func (s *scout) compose() (*scene, error) {
 	}
 	for i := range s.units {
 		u := &s.units[i]
-		h, err := s.handle(u)
+		h, err := s.handle(u, prepare)
 		if errors.Is(err, actuator.ErrGone) {
 			continue
 		}
@@ -241,10 +242,13 @@ func (s *scout) openRoot(path string, memory, pids map[uint64]uint32) (root, err
 
 // handle returns the unit's open handle, from the last round where it is the same unit of
 // the same containers.
-func (s *scout) handle(u *workload.Unit) (*actuator.Handle, error) {
+func (s *scout) handle(u *workload.Unit, prepare bool) (*actuator.Handle, error) {
 	if h := s.handles[u.ID]; h != nil {
-		if h.Fits(u) {
+		switch {
+		case h.Fits(u) && prepare:
 			return h, h.Prepare()
+		case h.Fits(u):
+			return h, nil
 		}
 		s.grave = append(s.grave, buried{time.Now(), h})
 		delete(s.handles, u.ID)
