@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -19,7 +22,8 @@ func newRunCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 		Use:   "run",
 		Short: "Run the agent",
 		Long: "Watches the node and evicts the first-ranked unit when a threshold is crossed.\n" +
-			"In shadow mode, the default, it decides and records and never kills.",
+			"In shadow mode, the default, it decides and records and never kills. SIGHUP reads the\n" +
+			"configuration again; a bad one changes nothing.",
 		Example: "  ebpf-evict run --config /etc/ebpf-evict/config.yaml --mode enforce",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -27,21 +31,16 @@ func newRunCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := loadConfig(file)
+			load := func() (*config.Config, error) { return loadForRun(file, mode, log) }
+			c, err := load()
 			if err != nil {
 				return err
-			}
-			if err := setMode(c, mode); err != nil {
-				return err
-			}
-			for _, w := range c.Warnings() {
-				log.Warn().Msg(w)
 			}
 			if os.Geteuid() != 0 {
 				return loader.ErrPrivilege
 			}
 			return agent.Run(cmd.Context(), agent.Options{
-				Config: c, PinDir: loader.DefaultPinDir, Log: log,
+				Config: c, PinDir: loader.DefaultPinDir, Log: log, Reload: onHangup(cmd.Context(), load, log),
 				Ready: func() { log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching") },
 			})
 		},
@@ -49,6 +48,49 @@ func newRunCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML); none: the kubelet's defaults, shadow mode")
 	cmd.Flags().StringVar(&mode, "mode", "", "enforce or shadow; outranks the file")
 	return cmd
+}
+
+// loadForRun is the file with the flags on top, and says what of it has no effect.
+func loadForRun(file, mode string, log zerolog.Logger) (*config.Config, error) {
+	c, err := loadConfig(file)
+	if err != nil {
+		return nil, err
+	}
+	if err := setMode(c, mode); err != nil {
+		return nil, err
+	}
+	for _, w := range c.Warnings() {
+		log.Warn().Msg(w)
+	}
+	return c, nil
+}
+
+// onHangup loads the configuration at each SIGHUP until ctx is done. A bad one is reported
+// and goes no further.
+func onHangup(ctx context.Context, load func() (*config.Config, error), log zerolog.Logger) <-chan *config.Config {
+	hangups, configs := make(chan os.Signal, 1), make(chan *config.Config)
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		defer signal.Stop(hangups)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+			}
+			c, err := load()
+			if err != nil {
+				log.Error().Err(err).Msg("configuration not taken over, the former one stays")
+				continue
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case configs <- c:
+			}
+		}
+	}()
+	return configs
 }
 
 func loadConfig(file string) (*config.Config, error) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -36,7 +37,9 @@ type Options struct {
 	Lock string
 	// Ready is called when the agent watches.
 	Ready func()
-	Log   zerolog.Logger
+	// Reload brings configurations that replace Config while the agent runs; may be nil.
+	Reload <-chan *config.Config
+	Log    zerolog.Logger
 
 	onStage func(stage) // tests stop the agent there
 }
@@ -45,12 +48,7 @@ type Options struct {
 const DefaultLock = "/run/ebpf-evict/agent.lock"
 
 // Errors of Run that are no failure but a refusal.
-var (
-	// ErrRunning means that another agent holds the lock.
-	ErrRunning = errors.New("another agent runs on this node")
-	// ErrNoRoot means that a configured root does not exist, or none at all.
-	ErrNoRoot = errors.New("no such root")
-)
+var ErrRunning = errors.New("another agent runs on this node")
 
 // Agent is one running agent. All fields belong to the hot thread unless they say else.
 type Agent struct {
@@ -68,12 +66,16 @@ type Agent struct {
 	shadow        bool
 	fillPerSecond int64
 
-	settings decide.Settings
-	memory   decide.Memory
-	input    decide.Input
-	guards   [decide.MaxBounds]signal.Guard
-	fills    [decide.MaxBounds]fill // of what is used of each signal, a second apart
-	scene    *scene
+	settings   decide.Settings
+	disks      *signal.Disks // nil where no threshold is about one
+	stopDisks  context.CancelFunc
+	pending    atomic.Pointer[plan] // from any goroutine
+	memory     decide.Memory
+	conditions decide.Conditions
+	input      decide.Input
+	guards     [decide.MaxBounds]signal.Guard
+	fills      [decide.MaxBounds]fill // of what is used of each signal, a second apart
+	scene      *scene
 
 	open      [maxOpen]eviction
 	shadowMet [decide.MaxBounds]bool
@@ -82,10 +84,10 @@ type Agent struct {
 	crossed   sample.Sample
 	leaving   bool // no new eviction; those under way are closed as they are
 
-	noDataCount uint64
-	viewed      time.Time
-	state       string
-	stateMu     sync.Mutex // one writer of the state file at a time
+	blind   [decide.MaxBounds]blindness
+	viewed  time.Time
+	state   string
+	stateMu sync.Mutex // one writer of the state file at a time
 }
 
 const reasonFull decide.Reason = "too many evictions under way"
@@ -102,11 +104,13 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	a, err := open(o)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a, p, err := open(ctx, o)
 	if err != nil {
 		return err
 	}
-	err = a.watch(ctx, o.Ready)
+	err = a.watch(ctx, o, p)
 	return errors.Join(err, a.close())
 }
 
@@ -142,24 +146,20 @@ func writeAt(f *os.File, text string) error {
 	return err
 }
 
-func open(o Options) (*Agent, error) {
+// open makes an agent of a plan. Errors of the plan come first: nothing is loaded then.
+func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	c := o.Config
 	fs, err := cgroupfs.New("/sys/fs/cgroup")
 	if err != nil {
-		return nil, err
-	}
-	roots, err := rootsOf(fs, c)
-	if err != nil {
-		return nil, err
-	}
-	settings, err := settingsOf(c, roots)
-	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	a := &Agent{
-		settings: settings, mode: c.Mode, shadow: c.Mode != config.ModeEnforce, log: o.Log, state: c.State,
+		mode: c.Mode, shadow: c.Mode != config.ModeEnforce, log: o.Log, state: c.State,
 		fs: fs, proc: signal.NewProc("/proc"), onStage: o.onStage,
-		fillPerSecond: c.MaxFillBytesPerSecond,
+		fillPerSecond: c.MaxFillBytesPerSecond, stopDisks: func() {},
+	}
+	if !c.Hugepages {
+		a.proc = a.proc.IgnoreHugepages()
 	}
 	if a.fillPerSecond <= 0 {
 		a.fillPerSecond = loader.DefaultFillBytesPerSecond * int64(runtime.NumCPU())
@@ -167,29 +167,29 @@ func open(o Options) (*Agent, error) {
 	a.node, _ = os.Hostname()
 	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
 	a.input.Dying = make([]decide.Dying, 0, maxOpen)
-	a.setSlack()
 	a.nextEntropy()
+	p, err := a.plan(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
 	if a.kernel, err = loader.Open(loader.Options{
 		PinDir: o.PinDir, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes, Log: o.Log,
 	}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := a.build(o, roots); err != nil {
-		return nil, errors.Join(err, a.close())
+	if err := a.build(ctx, o, p); err != nil {
+		return nil, nil, errors.Join(err, a.close())
 	}
-	return a, nil
+	return a, p, nil
 }
 
-func (a *Agent) build(o Options, roots []string) (err error) {
+func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 	c, fs := o.Config, a.fs
 	node, err := a.proc.Node()
 	if err != nil {
 		return err
 	}
-	if err := a.kernel.SetLimits(node.MemTotalBytes, node.TasksMax); err != nil {
-		return err
-	}
-	if a.wires, err = newWires(a.kernel, a.settings.Bounds, roots); err != nil {
+	if err := a.kernel.SetLimits(signal.MemoryCapacityOf(node), node.TasksMax); err != nil {
 		return err
 	}
 	journal, err := record.OpenJournal(c.Journal, record.JournalOptions{})
@@ -204,10 +204,11 @@ func (a *Agent) build(o Options, roots []string) (err error) {
 	if margin <= 0 {
 		margin = loader.DefaultMarginBytes
 	}
+	a.wires = &wires{kernel: a.kernel, roots: p.roots}
 	a.scout = &scout{
 		fs: fs, kernel: a.kernel, proc: a.proc, wires: a.wires, log: o.Log, margin: margin,
 		scanner: workload.NewScanner(workload.Options{
-			FS: fs, Roots: roots, Protect: c.Protect, SelfPIDs: selfPIDs(),
+			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
 			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 		}),
 		kicks: make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{}, fills: map[uint64]*fill{},
@@ -215,55 +216,11 @@ func (a *Agent) build(o Options, roots []string) (err error) {
 	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
 		return err
 	}
-	return a.scout.round(true)
-}
-
-// rootsOf returns the roots that exist. A root that the file names must exist.
-func rootsOf(fs *cgroupfs.FS, c *config.Config) ([]string, error) {
-	var roots []string
-	for _, path := range c.Roots {
-		cg, err := fs.Open(path)
-		switch {
-		case err == nil:
-			_ = cg.Close()
-			roots = append(roots, path)
-		case c.RootsGiven:
-			return nil, fmt.Errorf("roots: %s: %w: make the cgroup first, or name another (%w)", path, ErrNoRoot, err)
-		}
+	a.observeDisks(ctx, p)
+	if err := a.take(p); err != nil {
+		return err
 	}
-	if len(roots) == 0 {
-		return nil, fmt.Errorf("roots: %w: none of %s exists; name the cgroups below which units may be evicted",
-			ErrNoRoot, strings.Join(c.Roots, ", "))
-	}
-	return roots, nil
-}
-
-// settingsOf binds each threshold to what it watches: an allocatable one to every root.
-func settingsOf(c *config.Config, roots []string) (decide.Settings, error) {
-	s, err := c.Settings()
-	if err != nil {
-		return s, err
-	}
-	asked := s.Bounds
-	s.Bounds, s.Overdue = nil, overdue
-	for _, b := range asked {
-		switch {
-		case scopeOf(b.Signal) == sample.ScopeOff, !b.Hard():
-			continue // disk signals and soft thresholds: config.Warnings says so
-		case b.Signal.Allocatable():
-			for _, r := range roots {
-				b.Root = r
-				s.Bounds = append(s.Bounds, b)
-			}
-		default:
-			s.Bounds = append(s.Bounds, b)
-		}
-	}
-	if len(s.Bounds) > decide.MaxBounds {
-		return s, fmt.Errorf("%d thresholds over all roots, at most %d", len(s.Bounds), decide.MaxBounds)
-	}
-	decide.SortBounds(s.Bounds, s.Compat)
-	return s, nil
+	return a.scout.round(false)
 }
 
 // lineWritten is the recorder's hook for the stages at which a line is in the journal.
@@ -282,7 +239,7 @@ func (a *Agent) lineWritten() func(*record.Line) {
 }
 
 // watch is the life of the agent. The hot thread is this goroutine's.
-func (a *Agent) watch(ctx context.Context, ready func()) error {
+func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	runtime.LockOSThread() // never unlocked: the thread's priority must not leak to others
 	settle(a.log)
 	raise(a.log)
@@ -290,12 +247,14 @@ func (a *Agent) watch(ctx context.Context, ready func()) error {
 	var others sync.WaitGroup
 	others.Go(func() { a.scout.run(ctx) })
 	others.Go(func() { a.scout.listen(ctx) })
+	others.Go(func() { a.scout.readFigures(ctx, o.Config.Disk) })
+	others.Go(func() { a.keepUp(ctx, p, o.Reload) })
 	others.Go(func() { <-ctx.Done(); a.poller.wake() })
 	defer others.Wait()
 	defer cancel()
 	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode}, nil)
-	if ready != nil {
-		ready()
+	if o.Ready != nil {
+		o.Ready()
 	}
 	for ctx.Err() == nil {
 		a.poller.wait(a.patience())
@@ -330,6 +289,11 @@ func (a *Agent) leave() {
 // turn takes what is in the ring buffer and makes one pass; without a crossing the pass is
 // the clock's.
 func (a *Agent) turn(wokeNs uint64) error {
+	if p := a.pending.Swap(nil); p != nil {
+		if err := a.take(p); err != nil {
+			return err
+		}
+	}
 	crossing := false
 	for {
 		var s sample.Sample
@@ -467,6 +431,7 @@ func (a *Agent) idle() {
 		return
 	}
 	a.viewed = time.Now()
+	a.confess()
 	state, units := a.view(), slices.Clone(a.scene.workloads)
 	go a.writeState(state, units)
 	if !a.wires.near.Load() && !a.following() {

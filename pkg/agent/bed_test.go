@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -131,7 +132,9 @@ func (b *bed) sleeperIn(unit string, holdBytes int64) *load.Load {
 func (b *bed) open(thresholds map[string]string, onStage func(stage)) *Agent {
 	b.t.Helper()
 	b.conf.EvictionHard = thresholds
-	a, err := open(Options{Config: b.conf, Log: zerolog.New(io.Discard), onStage: onStage})
+	ctx, cancel := context.WithCancel(context.Background())
+	b.t.Cleanup(cancel)
+	a, _, err := open(ctx, Options{Config: b.conf, Log: zerolog.New(io.Discard), onStage: onStage})
 	must(b.t, err)
 	b.t.Cleanup(func() {
 		b.settle(a)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	finishDeadline = 30 * time.Second
 	// closeAfter is how long a dead victim's eviction waits for the signal to recover.
 	closeAfter = 5 * time.Second
+	// cleanUp is how long the disk of a dead victim may take to come back: somebody has to
+	// remove its files first. The kubelet waits as long (podCleanupTimeout).
+	cleanUp = 30 * time.Second
 )
 
 // eviction is one victim from the decision to the closed journal line.
@@ -43,14 +47,21 @@ type eviction struct {
 	wall      time.Time
 	struck    int
 	ranked    []record.Ranked
-	outcome   record.Outcome
-	reason    string
+	// message and annotations are those of the kubelet's status and event.
+	message     string
+	annotations map[string]string
+	outcome     record.Outcome
+	reason      string
 	// lowest is the least that was available from the crossing to the recovery.
 	lowest int64
 	// heldAfter is what the unit still held when it was dead, bytes.
 	heldAfter int64
-	// finished is set by the finisher.
+	// killedNs is when a unit that was asked to end got its SIGKILL after all, finished
+	// what became of it. Both are set by the finisher.
+	killedNs atomic.Uint64
 	finished atomic.Pointer[actuator.Outcome]
+	// settled: finished was looked at.
+	settled bool
 	// revived: the unit runs again, so nothing in it is the victim's any more.
 	revived  bool
 	recorded bool
@@ -59,7 +70,7 @@ type eviction struct {
 // begin takes a slot, nil when all are under way. Every figure is copied: the scene goes on.
 func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) *eviction {
 	e := a.slot()
-	if e == nil {
+	if e == nil || a.softIsFull(&a.settings.Bounds[d.Bound]) {
 		return nil
 	}
 	*e = eviction{
@@ -70,9 +81,12 @@ func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	}
 	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
 	e.wire = a.wires.number[d.Bound]
-	if crossing != nil && crossing.Wire == e.wire && crossing.Seq == a.armedSeq(e.wire) {
+	switch {
+	case e.wire == noWire:
+		e.by, e.timeline.Crossed = sample.ObserverTimer, d.Observed.Ns
+	case crossing != nil && crossing.Wire == e.wire && crossing.Seq == a.armedSeq(e.wire):
 		e.by, e.seq, e.timeline.Crossed = crossing.By, crossing.Seq, crossing.Ns
-	} else {
+	default:
 		// Seen by the clock, or still below after an earlier victim, or a record of an
 		// earlier sequence: a new one.
 		e.by, e.seq, e.timeline.Crossed = sample.ObserverTimer, a.kernel.ArmWire(e.wire), d.Observed.Ns
@@ -132,8 +146,14 @@ func (a *Agent) opened(e *eviction, struck int) {
 		e.finished.Store(&out)
 		a.wake()
 	}()
-	e.ranked = a.ranked(&e.decision)
+	a.explain(e)
 	a.recorder.send(a.line(record.KindKill, e), nil)
+}
+
+// explain makes what is said about a decision, from the figures that led to it.
+func (a *Agent) explain(e *eviction) {
+	e.ranked = a.ranked(&e.decision)
+	e.message, e.annotations = decide.Message(&a.settings, &e.decision, &e.victim)
 }
 
 // line is the journal's line of an eviction as it stands now.
@@ -146,10 +166,11 @@ func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
 		Victim: &record.Victim{
 			UID: e.victim.UID, Namespace: e.victim.Namespace, Name: e.victim.Name, Cgroup: e.victim.Cgroup,
 			CgroupID: max(e.victim.ID.MemoryID, e.victim.ID.PidsID), QOSClass: string(e.victim.QOSClass),
-			Priority: e.victim.Priority, RequestBytes: e.victim.MemoryRequestBytes,
-			UsageBytes: figure(e.victim.Usage.WorkingSetBytes), Tasks: figure(e.victim.Usage.Tasks),
+			Priority: e.victim.Priority, RequestBytes: requestBytes(&e.bound, &e.victim),
+			UsageBytes: figure(usageBytes(&a.settings, &e.bound, &e.victim)), Tasks: figure(e.victim.Usage.Tasks),
 		},
 		Ranked: e.ranked, Attempts: 1, Outcome: e.outcome, Reason: e.reason, By: record.ByAgent,
+		Message: e.message, Annotations: e.annotations,
 	}
 	if e.victim.ID.MemoryID != 0 {
 		l.Victim.CgroupID = e.victim.ID.MemoryID
@@ -166,11 +187,11 @@ func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
 
 // figures adds what is known only when an eviction is closed.
 func (a *Agent) figures(l *record.Line, e *eviction) {
-	if e.bound.Signal.Memory() {
+	if e.bound.Signal.Bytes() {
 		overshoot := max(0, e.decision.ThresholdValue-e.lowest)
 		l.OvershootBytes = &overshoot
 	}
-	if e.timeline.Dead != 0 && e.victim.Usage.WorkingSetBytes != workload.NoData {
+	if !e.bound.Signal.Disk() && e.timeline.Dead != 0 && e.victim.Usage.WorkingSetBytes != workload.NoData {
 		freed := e.victim.Usage.WorkingSetBytes - e.heldAfter
 		l.FreedBytes = &freed
 	}
@@ -184,7 +205,7 @@ func (a *Agent) thresholdLine(e *eviction) *record.Threshold {
 		Signal: string(e.bound.Signal), Hard: e.bound.Hard(), Value: e.bound.Value.Text,
 		GracePeriodSeconds: int64(e.bound.GracePeriod / time.Second),
 	}
-	if e.bound.Signal.Memory() {
+	if e.bound.Signal.Bytes() {
 		value, reclaim := e.decision.ThresholdValue, e.decision.TargetAvailable-e.decision.ThresholdValue
 		t.ValueBytes, t.MinReclaimBytes = &value, &reclaim
 	}
@@ -222,12 +243,28 @@ func (a *Agent) ranking(b *decide.Bound, ws []workload.Workload) (out []record.R
 		w := &ws[r.Index]
 		out = append(out, record.Ranked{
 			UID: w.UID, Name: w.Name,
-			UsageBytes: figure(w.Usage.WorkingSetBytes), RequestBytes: w.MemoryRequestBytes,
+			UsageBytes: figure(usageBytes(&a.settings, b, w)), RequestBytes: requestBytes(b, w),
 			Tasks: figure(w.Usage.Tasks), Priority: w.Priority,
 			Evictable: r.Evictable, Reason: r.Reason,
 		})
 	}
 	return out
+}
+
+// usageBytes is what a unit holds of the bound's signal, or of memory where that counts no
+// bytes.
+func usageBytes(s *decide.Settings, b *decide.Bound, w *workload.Workload) int64 {
+	if b.Signal.Disk() && b.Signal.Bytes() {
+		return s.Use(b, w)
+	}
+	return w.Usage.WorkingSetBytes
+}
+
+func requestBytes(b *decide.Bound, w *workload.Workload) int64 {
+	if b.Signal.Disk() {
+		return w.EphemeralStorageRequestBytes
+	}
+	return w.MemoryRequestBytes
 }
 
 // figure turns "no data" into an absent figure.
@@ -245,7 +282,7 @@ func (a *Agent) shadowed(e *eviction, d *decide.Decision) {
 		return
 	}
 	a.shadowMet[d.Bound] = true
-	e.ranked = a.ranked(&e.decision)
+	a.explain(e)
 	e.outcome, e.reason = record.OutcomeShadow, "would have been killed"
 	a.recorder.send(a.line(record.KindEviction, e), nil)
 }
@@ -254,27 +291,44 @@ func (a *Agent) shadowed(e *eviction, d *decide.Decision) {
 func (a *Agent) dying(dst []decide.Dying) []decide.Dying {
 	for i := range a.open {
 		e := &a.open[i]
-		if !e.used || e.timeline.Signalled == 0 {
+		if !e.underWay() {
 			continue
 		}
 		if e.revived = e.revived || a.runsAgain(e); e.revived {
 			continue
 		}
 		held := a.held(e)
-		dead := e.timeline.Dead != 0
-		if dead {
-			held.MemoryBytes = 0 // exit_mm comes before a cgroup counts as unpopulated
-			if held.Tasks == 0 {
+		v := decide.Dying{
+			UID: e.victim.UID, Cgroup: e.victim.Cgroup, Signal: e.bound.Signal,
+			KilledNs: e.signalledNs(), Terminating: e.signalledNs() == 0, Populated: e.timeline.Dead == 0,
+			HeldBytes: held.MemoryBytes, HeldTasks: held.Tasks, HeldDisk: a.heldDisk(e),
+		}
+		if e.timeline.Dead != 0 {
+			v.Terminating, v.HeldBytes = false, 0 // exit_mm comes before a cgroup counts as unpopulated
+			if v.HeldTasks == 0 && v.HeldDisk == 0 {
 				continue
 			}
 		}
-		dst = append(dst, decide.Dying{
-			UID: e.victim.UID, Cgroup: e.victim.Cgroup, Signal: e.bound.Signal,
-			KilledNs: e.timeline.Signalled, Populated: !dead,
-			HeldBytes: held.MemoryBytes, HeldTasks: held.Tasks,
-		})
+		dst = append(dst, v)
 	}
 	return dst
+}
+
+// underWay: somebody was signalled, by SIGKILL or asked to end.
+func (e *eviction) underWay() bool {
+	return e.used && (e.timeline.Signalled != 0 || e.timeline.Asked != 0)
+}
+
+// signalledNs is when the victim got SIGKILL, 0: not yet.
+func (e *eviction) signalledNs() uint64 { return max(e.timeline.Signalled, e.killedNs.Load()) }
+
+// heldDisk is what the victim held of the filesystem it was killed for, until its files can
+// be expected to be gone.
+func (a *Agent) heldDisk(e *eviction) int64 {
+	if !e.bound.Signal.Disk() || e.timeline.Dead != 0 && now()-e.timeline.Dead > uint64(cleanUp) {
+		return 0
+	}
+	return max(0, a.settings.Use(&e.bound, &e.victim))
 }
 
 // held reads what the struck cgroups still hold. What else is in a pod, its sandbox or a
@@ -292,7 +346,7 @@ func (a *Agent) held(e *eviction) (sum workload.Usage) {
 func (a *Agent) follow() {
 	for i := range a.open {
 		e := &a.open[i]
-		if !e.used || e.timeline.Signalled == 0 {
+		if !e.underWay() {
 			continue
 		}
 		a.followOne(e)
@@ -303,8 +357,9 @@ func (a *Agent) follow() {
 }
 
 func (a *Agent) followOne(e *eviction) {
-	if out := e.finished.Load(); out != nil && e.timeline.SignalledAll == 0 {
-		e.timeline.Dead = out.DeadNs
+	if out := e.finished.Load(); out != nil && !e.settled {
+		e.settled = true
+		e.timeline.Dead, e.timeline.Signalled = out.DeadNs, e.signalledNs()
 		e.timeline.SignalledAll = max(e.timeline.Signalled, out.SignalledAllNs)
 		e.heldAfter = a.held(e).MemoryBytes
 		a.pardon(e) // dead, or given up: a frozen one dies when it is thawed, a word would be missed
@@ -327,20 +382,34 @@ func (a *Agent) followOne(e *eviction) {
 func (a *Agent) closeEviction(e *eviction) {
 	e.recorded = true
 	a.viewed = time.Time{}
-	e.outcome, e.reason = record.OutcomeKilled, "dead; the signal has not recovered"
-	switch out := e.finished.Load(); {
-	case out == nil:
-		e.outcome, e.reason = record.OutcomeFailed, "signalled, and not dead when the agent ended"
-	case e.timeline.Dead == 0:
-		e.outcome, e.reason = record.OutcomeFailed, "signalled, and not dead in time"
-		if out.Err != nil {
-			e.reason += ": " + out.Err.Error()
-		}
-	case e.timeline.Recovered != 0:
-		e.reason = "the signal is back above the threshold"
-	}
+	e.outcome, e.reason = e.ending()
 	intent := e.intent
 	a.recorder.send(a.line(record.KindEviction, e), func() { a.kernel.FreeIntent(intent) })
+}
+
+// ending says how the eviction ended.
+func (e *eviction) ending() (record.Outcome, string) {
+	out := e.finished.Load()
+	switch {
+	case out == nil && e.signalledNs() == 0:
+		return record.OutcomeFailed, "asked to end, and the agent ended before it did"
+	case out == nil:
+		return record.OutcomeFailed, "signalled, and not dead when the agent ended"
+	case errors.Is(out.Err, actuator.ErrGone):
+		return record.OutcomeGone, "it ended before it was asked to"
+	case e.timeline.Dead == 0 && out.Err != nil:
+		return record.OutcomeFailed, "signalled, and not dead in time: " + out.Err.Error()
+	case e.timeline.Dead == 0:
+		return record.OutcomeFailed, "signalled, and not dead in time"
+	}
+	how := "dead"
+	if e.timeline.Signalled == 0 {
+		how = "ended within its grace period"
+	}
+	if e.timeline.Recovered != 0 {
+		return record.OutcomeKilled, how + "; the signal is back above the threshold"
+	}
+	return record.OutcomeKilled, how + "; the signal has not recovered"
 }
 
 // runsAgain reports whether a dead victim's unit has processes that are not the victim's.
@@ -356,7 +425,7 @@ func (a *Agent) runsAgain(e *eviction) bool {
 // that is charged to one that does not die.
 func (a *Agent) holds(e *eviction) bool {
 	u := a.held(e)
-	return u.Tasks > 0 || e.timeline.Dead == 0 && u.MemoryBytes > 0
+	return u.Tasks > 0 || e.timeline.Dead == 0 && u.MemoryBytes > 0 || a.heldDisk(e) > 0
 }
 
 // over reports whether the eviction's line can be closed. An agent that ends does not wait
@@ -368,7 +437,11 @@ func (e *eviction) over(nowNs uint64, leaving bool) bool {
 	if e.timeline.Dead == 0 {
 		return true // the finisher gave up
 	}
-	return leaving || e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(closeAfter)
+	patience := closeAfter
+	if e.bound.Signal.Disk() {
+		patience = cleanUp
+	}
+	return leaving || e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(patience)
 }
 
 // pardon gives the condemned word back, once: by the next time it may be another victim's.
@@ -386,12 +459,17 @@ func (a *Agent) observed(b *decide.Bound) *signal.Observation {
 	return nil
 }
 
-// following reports whether some eviction needs frequent looks, settled whether none is open.
+// following reports whether some eviction needs frequent looks. What takes seconds, a grace
+// period or a disk that is cleaned up, does not.
 func (a *Agent) following() bool {
 	for i := range a.open {
-		if a.open[i].used && !a.open[i].recorded {
+		if e := &a.open[i]; e.used && !e.recorded && !e.isSlow() {
 			return true
 		}
 	}
 	return false
+}
+
+func (e *eviction) isSlow() bool {
+	return e.signalledNs() == 0 && e.finished.Load() == nil || e.bound.Signal.Disk() && e.settled
 }

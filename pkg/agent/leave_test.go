@@ -34,7 +34,7 @@ func TestHungDiskHoldsUpNeitherTheKillNorTheEnd(t *testing.T) {
 	big := b.sleeper("big", 64<<20)
 	b.conf.EvictionHard = met
 	answers := make(chan struct{})
-	a, err := open(Options{Config: b.conf, PinDir: b.pinDir()})
+	a, _, err := open(t.Context(), Options{Config: b.conf, PinDir: b.pinDir()})
 	must(t, err)
 	disk := a.recorder.journal
 	a.recorder.journal = &hungJournal{disk, answers}
@@ -54,7 +54,7 @@ func TestHungDiskHoldsUpNeitherTheKillNorTheEnd(t *testing.T) {
 	close(answers)
 	_ = a.recorder.close()
 
-	next, err := open(Options{Config: b.conf, PinDir: b.pinDir()})
+	next, _, err := open(t.Context(), Options{Config: b.conf, PinDir: b.pinDir()})
 	must(t, err)
 	must(t, next.close())
 	b.eachEvictionOnce(1)

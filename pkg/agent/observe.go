@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 
@@ -12,26 +13,25 @@ import (
 )
 
 // observe fills input.Observations with every signal that some bound asks for. A signal
-// that can't be told is absent, and counted.
+// that can't be told is absent, and costs its own bounds alone.
 func (a *Agent) observe() {
 	obs := a.input.Observations[:0]
 	node, err := a.kernel.Look()
-	if err != nil {
-		a.noData(err)
-	}
+	nowNs := now()
 	for i := range a.settings.Bounds {
 		b := &a.settings.Bounds[i]
 		if has(obs, b) {
 			continue // hard and soft of one signal
 		}
-		o, oErr := a.observeOne(b, node, err)
+		o, oErr := a.observeOne(b, node, err, nowNs)
 		if oErr == nil {
 			oErr = a.check(i, o)
 		}
 		if oErr != nil {
-			a.noData(oErr)
+			a.blind[i].add(nowNs, oErr)
 			continue
 		}
+		a.blind[i].clear()
 		obs = append(obs, o)
 	}
 	a.input.Observations = obs
@@ -46,50 +46,57 @@ func has(obs []signal.Observation, b *decide.Bound) bool {
 	return false
 }
 
-func (a *Agent) observeOne(b *decide.Bound, node sample.Node, nodeErr error) (signal.Observation, error) {
-	switch b.Signal {
-	case signal.MemoryAvailable:
-		if nodeErr != nil {
-			return signal.Observation{}, signal.ErrNoData
-		}
-		return signal.MemoryAvailableOf(node)
-	case signal.PIDAvailable:
-		if nodeErr != nil {
-			return signal.Observation{}, signal.ErrNoData
-		}
+func (a *Agent) observeOne(b *decide.Bound, node sample.Node, nodeErr error, nowNs uint64) (signal.Observation, error) {
+	switch {
+	case b.Signal.Disk():
+		return a.disks.Observe(b.Signal, nowNs)
+	case b.Signal.Allocatable():
+		return a.observeRoot(b)
+	case nodeErr != nil:
+		return signal.Observation{}, nodeErr
+	case b.Signal == signal.PIDAvailable:
 		return signal.PIDAvailableOf(node)
 	}
-	return a.observeRoot(b)
+	return signal.MemoryAvailableOf(node)
 }
+
+var (
+	errNoRoot = fmt.Errorf("the root is gone: %w", signal.ErrNoData)
+	errNoRow  = fmt.Errorf("the root's counters are not known: %w", signal.ErrNoData)
+)
 
 func (a *Agent) observeRoot(b *decide.Bound) (signal.Observation, error) {
 	r := a.scene.root(b.Root)
 	if r == nil {
-		return signal.Observation{}, signal.ErrNoData
+		return signal.Observation{}, errNoRoot
 	}
 	if b.Signal == signal.AllocatableMemoryAvailable {
-		if !a.kernel.Refresh(loader.Memory, r.memoryCSS, r.id.MemoryID) {
-			return signal.Observation{}, signal.ErrNoData
-		}
-		row, ok := a.kernel.Row(loader.Memory, r.memoryCSS, r.id.MemoryID)
+		row, ok := a.readNow(loader.Memory, r.memoryCSS, r.id.MemoryID)
 		if !ok {
-			return signal.Observation{}, signal.ErrNoData
+			return signal.Observation{}, errNoRow
 		}
 		return signal.AllocatableMemoryOf(b.Root, r.memoryMax, row.Usage, r.inactiveFile, row.Ns)
 	}
-	if !a.kernel.Refresh(loader.Pids, r.pidsCSS, r.id.PidsID) {
-		return signal.Observation{}, signal.ErrNoData
-	}
-	row, ok := a.kernel.Row(loader.Pids, r.pidsCSS, r.id.PidsID)
+	row, ok := a.readNow(loader.Pids, r.pidsCSS, r.id.PidsID)
 	if !ok {
-		return signal.Observation{}, signal.ErrNoData
+		return signal.Observation{}, errNoRow
 	}
 	return signal.AllocatablePIDOf(b.Root, r.pidsMax, row.Usage, row.Ns)
+}
+
+func (a *Agent) readNow(c loader.Controller, cssID uint32, cgroupID uint64) (sample.Cgroup, bool) {
+	if !a.kernel.Refresh(c, cssID, cgroupID) {
+		return sample.Cgroup{}, false
+	}
+	return a.kernel.Row(c, cssID, cgroupID)
 }
 
 // check holds a reading against the last one. A fall faster than the machine can fill is
 // read again at once through the other source; if both agree it is true.
 func (a *Agent) check(bound int, o signal.Observation) error {
+	if o.Signal.Disk() {
+		return nil // fallocate takes any amount at once, and there is no other source
+	}
 	g := &a.guards[bound]
 	perSecond := a.fillPerSecond
 	if !o.Signal.Memory() {
@@ -175,9 +182,4 @@ func (a *Agent) otherRoot(o *signal.Observation) (signal.Observation, error) {
 		return signal.Observation{}, err
 	}
 	return signal.AllocatableMemoryOf(o.Root, most, usage, inactive, o.Ns)
-}
-
-func (a *Agent) noData(err error) {
-	a.noDataCount++
-	a.log.Debug().Err(err).Msg("signal without data")
 }

@@ -42,6 +42,7 @@ func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
 	}
 	a.memory.Next(&a.settings, &a.input, &d)
 	a.report(&d)
+	a.publish(d.Conditions)
 	a.follow()
 	a.rearm(&d)
 }
@@ -65,11 +66,13 @@ func (a *Agent) consider() decide.Decision {
 	a.input.NowNs = now()
 	a.input.Workloads = a.scene.workloads
 	a.input.Dying = a.dying(a.input.Dying[:0])
+	// Nobody frees images and dead containers for us yet: they are what they were.
+	a.input.Reclaimed, a.input.AfterReclaim = true, a.input.Observations
 	return decide.Decide(&a.settings, &a.memory, &a.input)
 }
 
-// evict strikes the victim, or in shadow mode only says that it would have. False: the
-// victim is gone, and another may be found.
+// evict strikes the victim, or asks it to end where the threshold is soft, or in shadow mode
+// only says that it would have. False: the victim is gone, and another may be found.
 func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) bool {
 	if a.shadow && a.shadowMet[d.Bound] {
 		return true // said already
@@ -83,7 +86,11 @@ func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 		a.shadowed(e, d)
 		return true
 	}
-	if !a.kernel.Claim(e.wire, e.seq) {
+	if !e.bound.Hard() {
+		a.ask(e)
+		return true
+	}
+	if e.wire != noWire && !a.kernel.Claim(e.wire, e.seq) {
 		e.used = false
 		return true // somebody has acted on this crossing
 	}
@@ -138,7 +145,9 @@ func (a *Agent) culprit(e *eviction, crossing *sample.Sample) int {
 func (a *Agent) standDown(e *eviction, err error) {
 	a.pardon(e)
 	a.kernel.FreeIntent(e.intent)
-	a.kernel.Release(e.wire, e.seq)
+	if e.wire != noWire {
+		a.kernel.Release(e.wire, e.seq)
+	}
 	if errors.Is(err, actuator.ErrGone) {
 		e.outcome, e.reason = record.OutcomeGone, "it ended before it was signalled"
 	} else {

@@ -70,7 +70,7 @@ func (s *scene) fill(k *loader.Loader) {
 			s.look(k, i)
 			continue
 		}
-		s.workloads[i].Usage = s.rows[i].usage(k)
+		s.use(k, i)
 		s.mark(i)
 	}
 }
@@ -79,9 +79,16 @@ func (s *scene) fill(k *loader.Loader) {
 // is in it. A row of tasks alone can be a second old, and a process that joins counts no fork.
 func (s *scene) look(k *loader.Loader, i int) {
 	s.rows[i].refresh(k)
-	s.workloads[i].Usage = s.rows[i].usage(k)
+	s.use(k, i)
 	s.empty[i] = s.workloads[i].Usage.Tasks == 0
 	s.mark(i)
+}
+
+// use takes memory and tasks from the tables. Processes and disk are the scout's.
+func (s *scene) use(k *loader.Loader, i int) {
+	u, former := s.rows[i].usage(k), &s.workloads[i].Usage
+	u.Processes, u.Disk = former.Processes, former.Disk
+	*former = u
 }
 
 // noProcess marks a unit of which only page cache, tmpfs or zombies are left: it has usage,

@@ -47,6 +47,9 @@ type scout struct {
 
 	published atomic.Pointer[scene]
 	kicks     chan struct{}
+	// figures are the disk process's, nil without; wantsFigures: a threshold is about a disk.
+	figures      atomic.Pointer[workload.DiskTable]
+	wantsFigures atomic.Bool
 
 	farSince time.Time // of the scout's own goroutine
 
@@ -106,6 +109,14 @@ func (s *scout) run(ctx context.Context) {
 	}
 }
 
+// adopt takes over what a configuration says of units.
+func (s *scout) adopt(p *plan) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.scanner.Configure(p.config.Protect, p.config.AllowEvictFirst)
+	s.wantsFigures.Store(p.disks != nil)
+}
+
 // round makes a new scene and publishes it, and does what follows from it.
 func (s *scout) round(scan bool) error {
 	if err := s.limits(); err != nil {
@@ -148,7 +159,7 @@ func (s *scout) limits() error {
 	if err != nil {
 		return err
 	}
-	return s.kernel.SetLimits(n.MemTotalBytes, n.TasksMax)
+	return s.kernel.SetLimits(signal.MemoryCapacityOf(n), n.TasksMax)
 }
 
 func (s *scout) compose(prepare bool) (*scene, error) {
@@ -175,6 +186,7 @@ func (s *scout) compose(prepare bool) (*scene, error) {
 			continue
 		}
 		next.workloads = append(next.workloads, u.Workload)
+		s.addFigures(&next.workloads[len(next.workloads)-1])
 		next.handles = append(next.handles, h)
 		next.rows = append(next.rows, rows{u.ID, memory[u.ID.MemoryID], pids[u.ID.PidsID]})
 		next.targets = append(next.targets, rowsOf(h, memory, pids))

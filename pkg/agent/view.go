@@ -14,23 +14,29 @@ func (a *Agent) view() *record.State {
 	s := &record.State{
 		Time: record.Time{Time: time.Now()}, Mode: a.mode, PID: os.Getpid(),
 		Workloads: len(a.scene.workloads), RingLost: a.kernel.Node().LostSamples,
-		Conditions: map[string]bool{"MemoryPressure": false, "PIDPressure": false},
+		Conditions: a.conditions,
 	}
 	s.Budget.MinuteLeft, s.Budget.HourLeft = a.memory.Left(&a.settings, now())
 	for i := range a.input.Observations {
-		s.Signals = append(s.Signals, a.viewSignal(&a.input.Observations[i], s.Conditions))
+		s.Signals = append(s.Signals, a.viewSignal(&a.input.Observations[i]))
 	}
 	return s
 }
 
-func (a *Agent) viewSignal(o *signal.Observation, conditions map[string]bool) record.SignalState {
-	v := record.SignalState{Signal: string(o.Signal), Tier: tierTask}
+func (a *Agent) viewSignal(o *signal.Observation) record.SignalState {
+	v := record.SignalState{Signal: string(o.Signal)}
 	available, capacity := o.Available, o.Capacity
-	if o.Signal.Memory() {
+	switch {
+	case o.Signal.Disk():
+		v.Tier = tierPoll
+	case o.Signal.Memory():
 		v.Tier, v.Armed = tierAlloc, a.kernel.Armed()
+	default:
+		v.Tier, v.Armed = tierTask, true
+	}
+	if o.Signal.Bytes() {
 		v.AvailableBytes, v.CapacityBytes = &available, &capacity
 	} else {
-		v.Armed = true
 		v.Available, v.Capacity = &available, &capacity
 	}
 	first := -1
@@ -45,12 +51,10 @@ func (a *Agent) viewSignal(o *signal.Observation, conditions map[string]bool) re
 		value := b.Value.Of(capacity)
 		t := record.ThresholdState{Hard: b.Hard(), Met: available < value}
 		distance := available - value
-		if o.Signal.Memory() {
+		if o.Signal.Bytes() {
 			t.ValueBytes, v.DistanceBytes = &value, nearer(v.DistanceBytes, distance)
-			conditions["MemoryPressure"] = conditions["MemoryPressure"] || t.Met
 		} else {
 			t.Value, v.Distance = &value, nearer(v.Distance, distance)
-			conditions["PIDPressure"] = conditions["PIDPressure"] || t.Met
 		}
 		v.Thresholds = append(v.Thresholds, t)
 	}
@@ -73,7 +77,7 @@ func (a *Agent) viewFill(v *record.SignalState, o *signal.Observation, f *fill) 
 	}
 	v.FillPerSecond = &perSecond
 	distance := v.Distance
-	if o.Signal.Memory() {
+	if o.Signal.Bytes() {
 		distance = v.DistanceBytes
 	}
 	if distance != nil && perSecond > 0 {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"math"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
@@ -14,6 +15,8 @@ import (
 // wires are the bounds as the kernel watches them: one wire for each hard bound.
 type wires struct {
 	kernel *loader.Loader
+	// mu guards the next two against the hot thread, which alone changes them.
+	mu     sync.Mutex
 	bounds []decide.Bound
 	// number is the wire of each bound, noWire for one that the kernel does not watch.
 	number []int
@@ -27,21 +30,27 @@ type wires struct {
 
 const noWire = -1
 
-func newWires(k *loader.Loader, bounds []decide.Bound, roots []string) (*wires, error) {
-	w := &wires{kernel: k, bounds: bounds, roots: roots}
-	for i := range bounds {
-		scope := scopeOf(bounds[i].Signal)
-		if scope == sample.ScopeOff || !bounds[i].Hard() {
-			w.number = append(w.number, noWire)
-			continue
-		}
-		n, err := k.AddWire(scope)
-		if err != nil {
-			return nil, err
-		}
-		w.number = append(w.number, n)
+// assign gives each hard bound that the kernel can watch a wire, and takes all former ones
+// away. They are armed by the next place.
+func (w *wires) assign(bounds []decide.Bound) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.kernel.ClearWires(); err != nil {
+		return err
 	}
-	return w, nil
+	w.bounds, w.number = bounds, make([]int, 0, len(bounds))
+	for i := range bounds {
+		scope, number := scopeOf(bounds[i].Signal), noWire
+		if scope != sample.ScopeOff && bounds[i].Hard() {
+			n, err := w.kernel.AddWire(scope)
+			if err != nil {
+				return err
+			}
+			number = n
+		}
+		w.number = append(w.number, number)
+	}
+	return nil
 }
 
 func scopeOf(s signal.Signal) sample.Scope {
@@ -61,6 +70,8 @@ func scopeOf(s signal.Signal) sample.Scope {
 // place puts every wire where its threshold is now, and arms those that are off: new ones,
 // and those whose root came back.
 func (w *wires) place(s *scene) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	node := w.kernel.Node()
 	for i, number := range w.number {
 		if number == noWire {
@@ -105,6 +116,8 @@ func (w *wires) wire(b *decide.Bound, node sample.Node, s *scene) (loader.Wire, 
 
 // memoryDistance is how many bytes the nearest memory wire is away; false when there is none.
 func (w *wires) memoryDistance(node sample.Node, s *scene) (int64, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	nearest, any := int64(math.MaxInt64), false
 	for i, number := range w.number {
 		b := &w.bounds[i]

@@ -384,18 +384,12 @@ func TestWarnings(t *testing.T) {
 		want []string
 	}{
 		"defaults": {"", nil},
-		"disk": {"evictionHard: {nodefs.available: 10%, imagefs.available: 0%}", []string{
-			"evictionHard[nodefs.available]: disk signals are not acted upon by this version"}},
-		"soft": {"evictionSoft: {memory.available: 1Gi, pid.available: 10%}\nevictionSoftGracePeriod: {memory.available: 1s, pid.available: 0s}", []string{
-			"evictionSoft[memory.available]: soft thresholds and disk signals are not acted upon by this version"}},
+		"soft and disk": {"evictionHard: {nodefs.available: 10%}\nevictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1s}\ncompat: kubelet", nil},
 		"left-overs": {"evictionSoftGracePeriod: {memory.available: 1s}\nevictionMinimumReclaim: {pid.available: \"5\", memory.available: 1Mi}", []string{
 			"evictionSoftGracePeriod[memory.available]: ignored, evictionSoft does not name the signal",
 			"evictionMinimumReclaim[pid.available]: ignored, the signal has no threshold"}},
 		"negative transition": {"evictionPressureTransitionPeriod: -1s", []string{
 			"evictionPressureTransitionPeriod: below zero, no condition is ever published"}},
-		"keys of a later version": {"compat: kubelet\nhugepages: false", []string{
-			"compat: not acted upon by this version",
-			"hugepages: not acted upon by this version"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if d := cmp.Diff(c.want, mustParse(t, c.yaml).Warnings()); d != "" {

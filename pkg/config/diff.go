@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -18,6 +19,22 @@ func (c *Config) Diff(other *Config) []string {
 		}
 	}
 	return keys
+}
+
+// RestartKeys are the keys that a running agent can't take over.
+var RestartKeys = []string{
+	"roots", "journal", "state", "workloads", "tableOwner", "disk", "hugepages", "fillBytesPerSecond", "marginBytes",
+}
+
+// KeepUntilRestart gives c the former values of RestartKeys.
+func (c *Config) KeepUntilRestart(former *Config) {
+	to, from := reflect.ValueOf(c).Elem(), reflect.ValueOf(former).Elem()
+	for i := range to.NumField() {
+		if slices.Contains(RestartKeys, keyOf(to.Type().Field(i))) {
+			to.Field(i).Set(from.Field(i))
+		}
+	}
+	c.RootsGiven = former.RootsGiven
 }
 
 func keyOf(f reflect.StructField) string {

@@ -45,3 +45,16 @@ func TestDiffKnowsEveryKey(t *testing.T) {
 		t.Errorf("keys of the file and of Diff (-want +got)\n%s", d)
 	}
 }
+
+func TestRestartKeysStayWhatTheyWere(t *testing.T) {
+	former, next := mustParse(t, "roots: [/a]\nmode: shadow"), mustParse(t, "roots: [/b]\nmode: enforce\njournal: /j")
+	next.KeepUntilRestart(former)
+	if d := cmp.Diff([]string{"mode"}, former.Diff(next)); d != "" {
+		t.Errorf("changed (-want +got)\n%s", d)
+	}
+	for _, key := range RestartKeys {
+		if !slices.ContainsFunc(reflect.VisibleFields(reflect.TypeFor[Config]()), func(f reflect.StructField) bool { return keyOf(f) == key }) {
+			t.Errorf("no key %q", key)
+		}
+	}
+}

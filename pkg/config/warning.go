@@ -6,11 +6,9 @@ import (
 	"slices"
 )
 
-// Warnings returns a sentence for each setting that is accepted and has no effect.
-func (c *Config) Warnings() []string { return append(c.notYet(), c.ignored()...) }
-
-// ignored are the settings that have no effect in the kubelet either, and headroom of none.
-func (c *Config) ignored() []string {
+// Warnings returns a sentence for each setting that is accepted and has no effect: in the
+// kubelet either, and headroom of none.
+func (c *Config) Warnings() []string {
 	var ws []string
 	warn := func(format string, args ...any) { ws = append(ws, fmt.Sprintf(format, args...)) }
 	for _, s := range slices.Sorted(maps.Keys(c.EvictionSoftGracePeriod)) {

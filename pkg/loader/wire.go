@@ -53,6 +53,15 @@ func (l *Loader) AddWire(scope sample.Scope) (int, error) {
 	return index, variable.Set(used + 1)
 }
 
+// ClearWires takes all wires away, for others to be added. A record of a former wire that
+// comes late is no more than a reason to look.
+func (l *Loader) ClearWires() error {
+	for i := range memoryWires + taskWires {
+		l.DisarmWire(i)
+	}
+	return errors.Join(l.objs.MemoryWires.Set(uint32(0)), l.objs.TaskWires.Set(uint32(0)))
+}
+
 // SetWire moves a wire without arming it again: a sequence that has fired stays fired.
 func (l *Loader) SetWire(index int, w Wire) {
 	unit := int64(1)

@@ -6,6 +6,8 @@ package record
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 )
 
 // Schema is the schema of a journal line.
@@ -78,6 +80,12 @@ type Line struct {
 	Outcome         Outcome `json:"outcome,omitempty"`
 	Reason          string  `json:"reason,omitempty"`
 	By              string  `json:"by,omitempty"`
+	// Message is what the kubelet would write into the pod's status and its event, and
+	// Annotations are those of the event.
+	Message     string            `json:"message,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Conditions are the node's, on lines of that kind.
+	Conditions *decide.Conditions `json:"conditions,omitempty"`
 	// Scene is the demo's.
 	Scene string `json:"scene,omitempty"`
 }
@@ -133,6 +141,8 @@ type Timeline struct {
 	Crossed uint64 `json:"crossed,omitempty"`
 	Woke    uint64 `json:"woke,omitempty"`
 	Decided uint64 `json:"decided,omitempty"`
+	// Asked is SIGTERM, of soft evictions.
+	Asked uint64 `json:"asked,omitempty"`
 	// Signalled is the first SIGKILL to the unit, SignalledAll the last.
 	Signalled    uint64 `json:"signalled,omitempty"`
 	SignalledAll uint64 `json:"signalledAll,omitempty"`

@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 )
 
 // StateSchema is the schema of the state file.
@@ -27,11 +29,11 @@ type State struct {
 	// Ranking are the first MaxRanked units, first victim first.
 	Ranking []Ranked `json:"ranking"`
 	// Workloads is how many units are known.
-	Workloads  int             `json:"workloads"`
-	Conditions map[string]bool `json:"conditions"`
-	Budget     BudgetState     `json:"budget"`
-	Drill      *DrillState     `json:"drill,omitempty"`
-	RingLost   uint64          `json:"ringLost"`
+	Workloads  int               `json:"workloads"`
+	Conditions decide.Conditions `json:"conditions"`
+	Budget     BudgetState       `json:"budget"`
+	Drill      *DrillState       `json:"drill,omitempty"`
+	RingLost   uint64            `json:"ringLost"`
 }
 
 // SignalState is a signal against its thresholds. Amounts of signals in bytes are in the

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 )
 
 func testState() State {
@@ -26,7 +28,7 @@ func testState() State {
 		},
 		Ranking:    []Ranked{{UID: "a", Evictable: true}},
 		Workloads:  3,
-		Conditions: map[string]bool{"MemoryPressure": true},
+		Conditions: decide.Conditions{MemoryPressure: true},
 		Budget:     BudgetState{MinuteLeft: 20, HourLeft: 119},
 		Drill:      &DrillState{Time: Time{time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)}, OK: true, SignalledNs: 85000},
 		RingLost:   1,

@@ -34,6 +34,8 @@ func (p *page) row(label, format string, args ...any) {
 	fmt.Fprintf(p, "  %-14s %s\n", label, Printable(fmt.Sprintf(format, args...)))
 }
 
+const labelAsked = "SIGTERM"
+
 func (p *page) stages(l *Line) {
 	if l.Timeline == nil {
 		return
@@ -48,10 +50,12 @@ func (p *page) stages(l *Line) {
 		label string
 		ns    uint64
 	}{
-		{"crossed", t.Crossed}, {"woke", t.Woke}, {"decided", t.Decided}, {"SIGKILL", t.Signalled},
+		{"crossed", t.Crossed}, {"woke", t.Woke}, {"decided", t.Decided}, {labelAsked, t.Asked}, {"SIGKILL", t.Signalled},
 		{"all signalled", t.SignalledAll}, {"dead", t.Dead}, {back(l.Signal), t.Recovered},
 	} {
 		switch {
+		case s.ns == 0 && s.label == labelAsked: // of soft evictions alone
+			continue
 		case s.ns == 0:
 			p.row(s.label, "%10s", missing)
 			continue

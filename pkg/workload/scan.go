@@ -59,6 +59,11 @@ type Scanner struct {
 // NewScanner makes a scanner; nothing is read before Scan.
 func NewScanner(o Options) *Scanner { return &Scanner{o: o} }
 
+// Configure changes Options.Protect and Options.AllowFirst for the scans that follow.
+func (s *Scanner) Configure(protect []string, allowFirst bool) {
+	s.o.Protect, s.o.AllowFirst = protect, allowFirst
+}
+
 // Scan lists the units below the roots. One that vanishes meanwhile is absent.
 func (s *Scanner) Scan() ([]Unit, error) {
 	s.loadTable()
@@ -120,6 +125,8 @@ func (s *Scanner) unit(dir string) (Unit, error) {
 	}}
 	if s.pids, err = c.Procs(s.pids[:0]); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
 		return Unit{}, err
+	} else if err == nil {
+		u.Usage.Processes = int64(len(s.pids))
 	}
 	if uid := podUID(path.Base(dir)); uid != "" {
 		u.UID, u.Name = uid, uid
