@@ -197,7 +197,7 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 		return err
 	}
 	a.recorder = startRecorder(journal, o.Log, a.lineWritten())
-	if err := a.closeIntents(fs, c.Journal); err != nil {
+	if err := a.takeOver(fs, c.Journal); err != nil {
 		return err
 	}
 	margin := c.MarginBytes

@@ -100,6 +100,28 @@ func TestALookInDoubtDoesNotAttachTheHook(t *testing.T) {
 	}
 }
 
+// An agent that dies after each kill, and is started again each time, must not kill on.
+func TestBudgetOutlivesTheAgent(t *testing.T) {
+	b := newBed(t)
+	b.conf.Budget = config.Budget{KillsPerMinute: 2, KillsPerHour: 3}
+	j, err := record.OpenJournal(b.conf.Journal, record.JournalOptions{})
+	must(t, err)
+	for _, age := range []time.Duration{2 * time.Hour, 2 * time.Hour, 2 * time.Hour, 10 * time.Minute, 5 * time.Second} {
+		must(t, j.Append(&record.Line{Kind: record.KindKill, Time: record.Time{Time: time.Now().Add(-age)}}))
+	}
+	must(t, j.Close())
+	b.sleeper("bystander", 8<<20)
+	first := b.sleeper("first", 64<<20)
+	a := b.open(met, nil)
+	b.turns(a, "the one kill that is left", func() bool { return !first.Alive() && !a.following() })
+	second := b.sleeper("second", 64<<20)
+	b.look(a)
+	b.written(a)
+	if got := b.lines(record.KindEviction); len(got) != 2 || got[1].Reason != string(decide.ReasonBudget) || !second.Alive() {
+		t.Errorf("the second lives: %v, want it spared by the budget:\n%s", second.Alive(), b.journal())
+	}
+}
+
 func TestRefusalIsRecordedOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
 		prepare func(*config.Config, *bed)

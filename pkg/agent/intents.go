@@ -11,46 +11,45 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
-// closeIntents writes the lines that a former agent died before it could write. It kills
-// nobody: what is still wrong is seen again by this agent, with its own eyes.
-func (a *Agent) closeIntents(tree *cgroupfs.FS, path string) error {
-	stale := a.kernel.StaleIntents()
-	if len(stale) == 0 {
-		return nil
-	}
-	written, err := writtenLines(path)
-	if err != nil {
-		return err
-	}
-	for _, in := range stale {
-		for _, l := range a.intentLines(in, isGone(tree, in), written[record.ID(in.ID)]) {
-			a.recorder.send(l, nil)
-		}
-		// An empty line of its own: the recorder keeps the order, and frees the slot only
-		// when all before it is on disk.
-		a.recorder.after(func() { a.kernel.FreeIntent(in.Slot) })
-	}
-	return nil
-}
-
-// written says which lines of an eviction are in the journal.
-type written struct{ kill, eviction bool }
-
-// writtenLines reads the journal up to its tear.
-func writtenLines(path string) (map[record.ID]written, error) {
+// takeOver goes on where a former agent stopped: its kills count against the budget, or an
+// agent that dies after each kill would have none, and the lines that it died before it
+// could write are written. It kills nobody: what is still wrong is seen again by this agent,
+// with its own eyes.
+func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 	found := map[record.ID]written{}
 	_, err := record.ScanJournal(path, func(e record.Entry) error {
 		w := found[e.ID]
 		w.kill = w.kill || e.Kind == record.KindKill
 		w.eviction = w.eviction || e.Kind == record.KindEviction
 		found[e.ID] = w
+		if e.Kind == record.KindKill {
+			a.remember(e.Time.Time)
+		}
 		return nil
 	})
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return found, err
+	for _, in := range a.kernel.StaleIntents() {
+		for _, l := range a.intentLines(in, isGone(tree, in), found[record.ID(in.ID)]) {
+			a.recorder.send(l, nil)
+		}
+		a.recorder.after(func() { a.kernel.FreeIntent(in.Slot) })
+	}
+	return nil
 }
+
+// remember counts a kill of the past. One from before the boot, or of a clock that was set
+// back since, counts as one of the boot or of now: longer than it should, never shorter.
+func (a *Agent) remember(killed time.Time) {
+	if age := max(0, time.Since(killed)); age < time.Hour {
+		nowNs := now()
+		a.memory.Killed(nowNs - min(nowNs, uint64(age)))
+	}
+}
+
+// written says which lines of an eviction are in the journal.
+type written struct{ kill, eviction bool }
 
 // intentLines are the lines that are missing. A kill line is written only for a SIGKILL
 // that is known to have been sent.
