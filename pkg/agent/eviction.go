@@ -81,15 +81,17 @@ func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	}
 	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
 	e.wire = a.wires.number[d.Bound]
+	// What the clock found was crossed before it looked, nobody knows when.
+	found := min(wokeNs, d.Observed.Ns)
 	switch {
 	case e.wire == noWire:
-		e.by, e.timeline.Crossed = sample.ObserverTimer, d.Observed.Ns
+		e.by, e.timeline.Crossed = sample.ObserverTimer, found
 	case crossing != nil && crossing.Wire == e.wire && crossing.Seq == a.armedSeq(e.wire):
 		e.by, e.seq, e.timeline.Crossed = crossing.By, crossing.Seq, crossing.Ns
 	default:
 		// Seen by the clock, or still below after an earlier victim, or a record of an
 		// earlier sequence: a new one.
-		e.by, e.seq, e.timeline.Crossed = sample.ObserverTimer, a.kernel.ArmWire(e.wire), d.Observed.Ns
+		e.by, e.seq, e.timeline.Crossed = sample.ObserverTimer, a.kernel.ArmWire(e.wire), found
 	}
 	a.nextEntropy()
 	e.intended = loader.Intent{

@@ -68,7 +68,9 @@ type world struct {
 	root    string
 	dir     string
 	journal string
-	agent   *exec.Cmd
+	// extra is configuration beside the thresholds.
+	extra string
+	agent *exec.Cmd
 }
 
 const rootMemory = 1 << 30
@@ -116,8 +118,8 @@ func (w *world) config(thresholds map[string]string) string {
 	must(w.t, err)
 	file := filepath.Join(w.dir, "config.yaml")
 	must(w.t, os.WriteFile(file, []byte(fmt.Sprintf(
-		"mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n",
-		w.root, hard, w.journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "none.json"))), 0o600))
+		"mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n%s",
+		w.root, hard, w.journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "none.json"), w.extra)), 0o600))
 	return file
 }
 

@@ -1,0 +1,216 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+// mounted is a filesystem of its own in an image file, unmounted when the test ends.
+func mounted(t *testing.T, mebibytes int64, mkfs ...string) string {
+	t.Helper()
+	if _, err := os.Stat("/dev/loop-control"); errors.Is(err, os.ErrNotExist) {
+		t.Skip("kernel lacks loop devices")
+	}
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	must(t, os.WriteFile(image, nil, 0o600))
+	must(t, os.Truncate(image, mebibytes<<20))
+	tool(t, append(mkfs, image)...)
+	tool(t, "mount", "-o", "loop", image, dir)
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func tool(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := exec.Command("env", append([]string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin"}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s (scripts/deps.sh installs it): %v\n%s", args[0], err, out)
+	}
+}
+
+// figures writes what each unit holds on disk, read now.
+func (w *world) figures(bytesOf, inodesOf map[string]int64) {
+	w.t.Helper()
+	var ts unix.Timespec
+	must(w.t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts))
+	now := ts.Nano()
+	table := map[string]any{"schema": "ebpf-evict/disk/v1", "node": "n", "writtenNs": now}
+	units := []any{}
+	for unit, held := range bytesOf {
+		units = append(units, map[string]any{
+			"uid":              path.Join(w.root, unit),
+			"ephemeralStorage": map[string]int64{"readNs": now, "rootfsBytes": 0, "logsBytes": 0, "localVolumesBytes": held},
+			"inodes":           map[string]int64{"readNs": now, "rootfs": 0, "logs": 0, "localVolumes": inodesOf[unit]},
+		})
+	}
+	table["workloads"] = units
+	data, err := json.Marshal(table)
+	must(w.t, err)
+	file := w.diskFile()
+	must(w.t, os.WriteFile(file+".new", data, 0o600))
+	must(w.t, os.Rename(file+".new", file))
+}
+
+func (w *world) diskFile() string { return filepath.Join(w.dir, "disk.json") }
+
+// onDisk are the keys that make dir the one filesystem of the node.
+func (w *world) onDisk(dir string) string {
+	return fmt.Sprintf("nodefs: %q\nimagefs: %q\ndisk: %q\n", dir, dir, w.diskFile())
+}
+
+func (w *world) available(dir string) (bytes, inodes int64) {
+	w.t.Helper()
+	var fs unix.Statfs_t
+	must(w.t, unix.Statfs(dir, &fs))
+	return int64(fs.Bavail) * fs.Frsize, int64(fs.Ffree)
+}
+
+func TestFullDiskEvictsByTheFiguresSupplied(t *testing.T) {
+	binary(t)
+	for _, fs := range []struct {
+		mebibytes int64
+		mkfs      []string
+	}{
+		{64, []string{"mkfs.ext4", "-q"}},
+		{320, []string{"mkfs.xfs", "-q"}},
+	} {
+		t.Run(fs.mkfs[0]+" bytes", func(t *testing.T) {
+			dir := mounted(t, fs.mebibytes, fs.mkfs...)
+			diskScene(t, dir, "nodefs.available", func(w *world) (threshold int64, fill func() error) {
+				bytes, _ := w.available(dir)
+				n := 0
+				return bytes - 16<<20, func() error {
+					n++
+					return os.WriteFile(filepath.Join(dir, fmt.Sprint("file-", n)), make([]byte, 1<<20), 0o600)
+				}
+			})
+		})
+		t.Run(fs.mkfs[0]+" inodes", func(t *testing.T) {
+			dir := mounted(t, fs.mebibytes, fs.mkfs...)
+			diskScene(t, dir, "nodefs.inodesFree", func(w *world) (threshold int64, fill func() error) {
+				_, inodes := w.available(dir)
+				n := 0
+				return inodes - 500, func() error {
+					for range 50 {
+						n++
+						if err := os.WriteFile(filepath.Join(dir, fmt.Sprint("file-", n)), nil, 0o600); err != nil {
+							return err
+						}
+					}
+					return nil
+				}
+			})
+		})
+	}
+}
+
+// diskScene fills a filesystem until the unit that holds most of it is evicted.
+func diskScene(t *testing.T, dir, signal string, prepare func(*world) (threshold int64, fill func() error)) {
+	w := newWorld(t)
+	threshold, fill := prepare(w)
+	old := w.load("old", load.Spec{Kind: load.Sleeper, Hold: 32 << 20})
+	writer := w.load("writer", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	supply := func() {
+		w.figures(map[string]int64{"old": 1 << 20, "writer": 20 << 20}, map[string]int64{"old": 5, "writer": 400})
+	}
+	supply()
+	w.extra = w.onDisk(dir)
+	w.start(map[string]string{signal: fmt.Sprint(threshold)})
+	w.await("the eviction", func() bool {
+		if w.count(record.KindKill) > 0 {
+			return true
+		}
+		supply()
+		if bytes, inodes := w.available(dir); signal == "nodefs.available" && bytes >= threshold || signal == "nodefs.inodesFree" && inodes >= threshold {
+			must(t, fill())
+		}
+		return false
+	})
+	l := w.lines(record.KindKill)[0]
+	if l.Signal != signal || l.Victim.Cgroup != path.Join(w.root, "writer") || l.Tier != "poll" {
+		t.Errorf("%s by %s evicted %+v, want the writer for %s", l.Signal, l.Tier, l.Victim, signal)
+	}
+	if l.Observed.Available >= threshold {
+		t.Errorf("%d available, not below %d", l.Observed.Available, threshold)
+	}
+	w.await("the writer's end", func() bool { return !writer.Alive() })
+	if !old.Alive() {
+		t.Error("who holds little of the disk died for it")
+	}
+	if !strings.HasPrefix(l.Message, "The node was low on resource: ") {
+		t.Errorf("message %q", l.Message)
+	}
+}
+
+// A filesystem that goes away costs its own signals, and memory is protected all the same.
+func TestVanishedDiskLeavesMemoryProtected(t *testing.T) {
+	binary(t)
+	dir := mounted(t, 64, "mkfs.ext4", "-q")
+	w := newWorld(t)
+	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	w.figures(map[string]int64{"bystander": 60 << 20}, nil)
+	w.extra = w.onDisk(dir)
+	w.start(map[string]string{"nodefs.available": "1Mi", "allocatableMemory.available": "500Mi"})
+	must(t, unix.Unmount(dir, unix.MNT_DETACH))
+	w.await("the line that says so", func() bool {
+		for _, l := range w.lines(record.KindDegraded) {
+			if l.Signal == "nodefs.available" {
+				return true
+			}
+		}
+		return false
+	})
+	w.load("hog", load.Spec{Kind: load.Hog, Bytes: 800 << 20})
+	w.await("the hog's eviction", func() bool { return w.count(record.KindEviction) > 0 })
+	evicted(t, w.lines(record.KindEviction)[0], path.Join(w.root, "hog"))
+	if !bystander.Alive() {
+		t.Error("the bystander died for a disk that nobody sees")
+	}
+}
+
+// Without figures nobody is killed for a disk: an alarm, once.
+func TestDiskWithoutFiguresKillsNobody(t *testing.T) {
+	binary(t)
+	dir := mounted(t, 64, "mkfs.ext4", "-q")
+	w := newWorld(t)
+	unit := w.load("unit", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	w.extra = w.onDisk(dir)
+	w.start(map[string]string{"nodefs.available": "99%"})
+	w.await("the refusal", func() bool { return w.count(record.KindEviction) > 0 })
+	if l := w.lines(record.KindEviction)[0]; l.Outcome != record.OutcomeRefused || !unit.Alive() {
+		t.Errorf("%s: %s; it lives: %v", l.Outcome, l.Reason, unit.Alive())
+	}
+}
+
+func TestSIGHUPTakesANewConfigurationOver(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	big := w.load("big", load.Spec{Kind: load.Sleeper, Hold: 200 << 20})
+	few := map[string]string{"allocatableMemory.available": "100Mi"}
+	w.start(few)
+	must(t, os.WriteFile(w.config(few), []byte("evictionHrad: {}\n"), 0o600))
+	must(t, w.agent.Process.Signal(syscall.SIGHUP))
+	w.config(map[string]string{"allocatableMemory.available": "900Mi"})
+	must(t, w.agent.Process.Signal(syscall.SIGHUP))
+	w.await("the eviction by the new threshold", func() bool { return w.count(record.KindEviction) > 0 })
+	evicted(t, w.lines(record.KindEviction)[0], path.Join(w.root, "big"))
+	if big.Alive() {
+		t.Error("it lives")
+	}
+	if starts := w.count(record.KindStart); starts != 1 {
+		t.Errorf("%d starts, want one", starts)
+	}
+}
