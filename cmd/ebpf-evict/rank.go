@@ -1,29 +1,46 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/snapshot"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 func newRankCmd(out, errOut io.Writer) *cobra.Command {
-	var file, snapshots, name string
+	var file, snapshots, name, format string
 	var keepGoing bool
 	cmd := &cobra.Command{
 		Use:   "rank",
-		Short: "Rank the workloads of snapshots, first victim first",
-		Long:  "Reads snapshots, one a line, and answers each with one JSON line: all its workloads, first victim first.",
-		Example: "  ebpf-evict rank --snapshot snapshots.jsonl --signal pid.available\n" +
-			"  ebpf-evict rank --config config.yaml --snapshot - < snapshot.json",
+		Short: "Rank the workloads of this node, or of snapshots, first victim first",
+		Long: "Reads the node as it is now, or snapshots, one a line, each answered with one line of JSON.\n" +
+			"Loads no program and changes nothing; an agent may run beside it.",
+		Example: "  ebpf-evict rank --config config.yaml --signal pid.available\n" +
+			"  ebpf-evict rank -o json | jq .snapshot > node.json\n" +
+			"  ebpf-evict rank --snapshot - < node.json",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			settings, err := loadSettings(file)
+			if !slices.Contains([]string{"", "table", "json"}, format) {
+				return usageError{fmt.Errorf("-o %q: want table or json", format)}
+			}
+			c, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			settings, err := settingsOf(c)
 			if err != nil {
 				return err
 			}
@@ -31,16 +48,70 @@ func newRankCmd(out, errOut io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if snapshots == "" {
+				return rankLive(cmd.Context(), out, c, settings, s, format == "json")
+			}
+			if format == "table" {
+				return usageError{errors.New("-o table: snapshots are answered in JSON, one line each")}
+			}
 			return eachSnapshot(snapshots, cmd.InOrStdin(), out, errOut, keepGoing, func(shot *snapshot.Snapshot) (any, error) {
 				return snapshot.Rank(settings, shot, s), nil
 			})
 		},
 	}
-	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML); of it compat counts")
-	cmd.Flags().StringVar(&snapshots, "snapshot", "", "file of snapshots, one a line; - for standard input")
+	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML)")
+	cmd.Flags().StringVar(&snapshots, "snapshot", "", "file of snapshots, one a line; - for standard input; none: this node")
 	cmd.Flags().StringVar(&name, "signal", string(signal.MemoryAvailable), "eviction signal to rank for")
+	cmd.Flags().StringVarP(&format, "output", "o", "", "table or json; of snapshots always json (default table)")
 	cmd.Flags().BoolVar(&keepGoing, "keep-going", false, "answer the rest after a bad snapshot; the exit code is still 1")
 	return cmd
+}
+
+// liveRanking is a ranking with the snapshot that led to it.
+type liveRanking struct {
+	snapshot.Ranking
+	Snapshot *snapshot.Snapshot `json:"snapshot"`
+}
+
+func rankLive(ctx context.Context, out io.Writer, c *config.Config, settings decide.Settings, name signal.Signal, asJSON bool) error {
+	shot, err := liveSnapshot(ctx, c)
+	if err != nil {
+		return err
+	}
+	r := snapshot.Rank(settings, shot, name)
+	if asJSON {
+		return json.NewEncoder(out).Encode(liveRanking{r, shot})
+	}
+	units := make(map[string]*workload.Workload, len(shot.Workloads))
+	for i := range shot.Workloads {
+		units[shot.Workloads[i].UID] = &shot.Workloads[i]
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "RANK\tUNIT\tMEMORY\tTASKS\tPRIORITY\tEVICTABLE\tNOTE")
+	for i, place := range r.Ranked {
+		u, may := units[place.UID], "no"
+		if place.Evictable {
+			may = "yes"
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%s\n", i+1, record.Printable(unitName(u)),
+			amountText(u.Usage.WorkingSetBytes, record.FormatBytes), amountText(u.Usage.Tasks, func(n int64) string { return fmt.Sprint(n) }),
+			u.Priority, may, record.Printable(place.Reason))
+	}
+	return w.Flush()
+}
+
+func unitName(w *workload.Workload) string {
+	if w.Namespace != "" {
+		return w.Namespace + "/" + w.Name
+	}
+	return w.Name
+}
+
+func amountText(n int64, format func(int64) string) string {
+	if n == workload.NoData {
+		return "-"
+	}
+	return format(n)
 }
 
 func signalNamed(name string) (signal.Signal, error) {

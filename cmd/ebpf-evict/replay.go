@@ -50,6 +50,10 @@ func loadSettings(file string) (decide.Settings, error) {
 	if err != nil {
 		return decide.Settings{}, err
 	}
+	return settingsOf(c)
+}
+
+func settingsOf(c *config.Config) (decide.Settings, error) {
 	s, err := c.Settings()
 	var bad *config.Error
 	if errors.As(err, &bad) {

@@ -25,9 +25,9 @@ const (
 	figuresAge     = 2 * time.Minute
 )
 
-// diskPaths are the configured directories. On a host without kubelet or containerd the
+// DiskPaths are the configured directories. On a host without kubelet or containerd the
 // defaults are not there: nodefs is the root filesystem then, and images lie on it.
-func diskPaths(c *config.Config) signal.DiskPaths {
+func DiskPaths(c *config.Config) signal.DiskPaths {
 	p := signal.DiskPaths{NodeFs: c.Nodefs, ImageFs: c.Imagefs, ContainerFs: c.Containerfs}
 	if !c.NodefsGiven && isMissing(p.NodeFs) {
 		p.NodeFs = "/"
@@ -48,7 +48,7 @@ func isMissing(path string) bool {
 func detectLayout(ctx context.Context, c *config.Config) (signal.Layout, error) {
 	ctx, cancel := context.WithTimeout(ctx, layoutWithin)
 	defer cancel()
-	d := signal.NewDisks(signal.DiskOptions{Paths: diskPaths(c)})
+	d := signal.NewDisks(signal.DiskOptions{Paths: DiskPaths(c)})
 	d.Start(ctx)
 	for {
 		l, err := d.Layout()
@@ -68,7 +68,7 @@ func disks(c *config.Config, s *decide.Settings, wake func()) *signal.Disks {
 	if !watchesDisk(s) {
 		return nil
 	}
-	return signal.NewDisks(signal.DiskOptions{Paths: diskPaths(c), Thresholds: thresholdsOf(s), Wake: wake})
+	return signal.NewDisks(signal.DiskOptions{Paths: DiskPaths(c), Thresholds: thresholdsOf(s), Wake: wake})
 }
 
 // readFigures keeps the disk figures fresh while there are thresholds to rank by them.

@@ -383,7 +383,7 @@ func TestWarnings(t *testing.T) {
 		yaml string
 		want []string
 	}{
-		"defaults": {"", nil},
+		"defaults":      {"", nil},
 		"soft and disk": {"evictionHard: {nodefs.available: 10%}\nevictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1s}\ncompat: kubelet", nil},
 		"left-overs": {"evictionSoftGracePeriod: {memory.available: 1s}\nevictionMinimumReclaim: {pid.available: \"5\", memory.available: 1Mi}", []string{
 			"evictionSoftGracePeriod[memory.available]: ignored, evictionSoft does not name the signal",
