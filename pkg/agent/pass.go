@@ -67,7 +67,7 @@ func (a *Agent) consider() decide.Decision {
 	a.input.Workloads = a.scene.workloads
 	a.input.Dying = a.dying(a.input.Dying[:0])
 	// Nobody frees images and dead containers for us yet: they are what they were.
-	a.input.Reclaimed, a.input.AfterReclaim = true, a.input.Observations
+	a.input.Reclaimed, a.input.AfterReclaim = decide.NodeReclaim{Containers: true, Images: true}, a.input.Observations
 	return decide.Decide(&a.settings, &a.memory, &a.input)
 }
 

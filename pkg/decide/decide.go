@@ -22,9 +22,9 @@ type Input struct {
 	Workloads    []workload.Workload
 	// Dying are the victims that still hold something, in any order.
 	Dying []Dying
-	// Reclaimed: node-level reclaim was tried since these observations, and AfterReclaim
-	// are those made after it.
-	Reclaimed    bool
+	// Reclaimed is what was tried to free of the node since these observations, and
+	// AfterReclaim are those made after it.
+	Reclaimed    NodeReclaim
 	AfterReclaim []signal.Observation
 }
 
@@ -95,15 +95,16 @@ func (b *Bound) measure(o signal.Observation, held bool) Decision {
 
 // answer fills in what to do about a bound that is due.
 func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
-	d.Reclaim = s.reclaimFor(b.Signal)
+	r := s.resourceOf(b.Signal)
+	d.Reclaim = s.reclaimFor(r)
 	switch {
-	case in.awaits(s, b):
+	case in.awaits(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonDying
-	case sub(d.TargetAvailable, d.Observed.Available) <= in.credit(b):
+	case sub(d.TargetAvailable, d.Observed.Available) <= in.credit(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonCredit
-	case d.Reclaim.Any() && !in.Reclaimed:
+	case !d.Reclaim.within(in.Reclaimed):
 		d.Verdict = Reclaim
-	case d.Reclaim.Any() && s.isRelieved(in.AfterReclaim):
+	case d.Reclaim.Any() && s.isRelieved(r, in.AfterReclaim):
 		d.Verdict, d.Reason = Wait, ReasonReclaimed
 	case m.spent(s, in.NowNs):
 		d.Verdict, d.Reason = Refuse, ReasonBudget
@@ -144,10 +145,10 @@ func (d *Decision) pick(s *Settings, in *Input, b *Bound) {
 
 // awaits reports whether a victim killed for the same resource is still running and not
 // yet overdue.
-func (in *Input) awaits(s *Settings, b *Bound) bool {
+func (in *Input) awaits(s *Settings, b *Bound, r resource) bool {
 	for i := range in.Dying {
 		v := &in.Dying[i]
-		if v.Populated && v.counts(b) && resourceOf(v.Signal) == resourceOf(b.Signal) &&
+		if v.Populated && v.counts(b) && s.resourceOf(v.Signal) == r &&
 			(v.Terminating || elapsed(in.NowNs, v.KilledNs) < uint64(max(0, s.Overdue))) {
 			return true
 		}
@@ -157,11 +158,11 @@ func (in *Input) awaits(s *Settings, b *Bound) bool {
 
 // credit is what the dying still hold of the bound's resource, whatever they were killed
 // for and however long ago: a reaper that stalls is no reason to kill the next.
-func (in *Input) credit(b *Bound) int64 {
+func (in *Input) credit(s *Settings, b *Bound, r resource) int64 {
 	var sum int64
 	for i := range in.Dying {
 		if v := &in.Dying[i]; v.counts(b) {
-			sum = add(sum, max(0, v.held(resourceOf(b.Signal))))
+			sum = add(sum, max(0, v.held(r, s.resourceOf(v.Signal))))
 		}
 	}
 	return sum
@@ -173,13 +174,14 @@ func (v *Dying) counts(b *Bound) bool {
 	return b.covers(v.Cgroup) && !(v.Terminating && b.Hard())
 }
 
-func (v *Dying) held(r resource) int64 {
-	switch r {
-	case memory:
+// held is what the victim holds of a resource; of disk only of the one it was killed for.
+func (v *Dying) held(r, killedFor resource) int64 {
+	switch {
+	case r == memory:
 		return v.HeldBytes
-	case tasks:
+	case r == tasks:
 		return v.HeldTasks
-	case resourceOf(v.Signal):
+	case r == killedFor:
 		return v.HeldDisk
 	}
 	return 0

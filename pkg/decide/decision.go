@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // MaxBounds is how many bounds one agent can hold: nine kubelet signals, hard and soft,
@@ -55,7 +56,7 @@ func (s *Settings) GracePeriodSeconds(b *Bound, own int64) int64 {
 	switch {
 	case b.Hard():
 		return 1
-	case own < 0: // not known
+	case own == workload.NoData:
 		return s.MaxPodGracePeriodSeconds
 	}
 	return min(s.MaxPodGracePeriodSeconds, own)
@@ -77,7 +78,7 @@ type Dying struct {
 	// HeldBytes is its working set, HeldTasks its charged tasks (unreaped zombies included).
 	HeldBytes int64
 	HeldTasks int64
-	// HeldDisk is bytes or inodes of the filesystem it was killed for.
+	// HeldDisk is bytes or inodes of the filesystem it was killed for (Settings.Use).
 	HeldDisk int64
 }
 

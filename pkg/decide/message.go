@@ -24,7 +24,7 @@ const (
 // pkg/kubelet/eviction). A unit without statistics has no annotations.
 func Message(s *Settings, d *Decision, w *workload.Workload) (message string, annotations map[string]string) {
 	b := &s.Bounds[d.Bound]
-	r := resourceOf(b.Signal)
+	r := s.resourceOf(b.Signal)
 	var text strings.Builder
 	fmt.Fprintf(&text, "The node was low on resource: %s. ", r.name())
 	fmt.Fprintf(&text, "Threshold quantity: %s, available: %s. ", d.threshold(b), amount(b.Signal, d.Observed.Available))

@@ -84,7 +84,7 @@ func (p *place) compare(q *place) int {
 }
 
 func (s *Settings) place(b *Bound, w *workload.Workload) place {
-	r := resourceOf(b.Signal)
+	r := s.resourceOf(b.Signal)
 	p := place{priority: w.Priority, uid: w.UID, cgroup: w.Cgroup}
 	use := s.use(r, w)
 	if use == workload.NoData {
@@ -144,7 +144,7 @@ func (s *Settings) unfit(b *Bound, w *workload.Workload) string {
 	if reason := spared(w); reason != "" || s.Compat {
 		return reason
 	}
-	switch use := s.use(resourceOf(b.Signal), w); {
+	switch use := s.Use(b, w); {
 	case use == workload.NoData:
 		return noUsage
 	case use <= 0:
@@ -155,7 +155,7 @@ func (s *Settings) unfit(b *Bound, w *workload.Workload) string {
 
 // why says in words what the ranking looked at.
 func (s *Settings) why(b *Bound, w *workload.Workload) string {
-	r := resourceOf(b.Signal)
+	r := s.resourceOf(b.Signal)
 	text := make([]byte, 0, 64)
 	if w.Evict == "first" && !s.Compat {
 		text = append(text, `marked "first", `...)

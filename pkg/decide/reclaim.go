@@ -11,32 +11,31 @@ type NodeReclaim struct {
 // Any reports whether there is anything to free.
 func (r NodeReclaim) Any() bool { return r.Containers || r.Images }
 
-// reclaimFor is the kubelet's table (buildSignalToNodeReclaimFuncs in pkg/kubelet/eviction).
-func (s *Settings) reclaimFor(sig signal.Signal) NodeReclaim {
-	if !sig.Disk() {
-		return NodeReclaim{}
-	}
-	if !s.Layout.DedicatedImageFs {
-		return NodeReclaim{Containers: true, Images: true}
-	}
-	image := sig == signal.ImageFsAvailable || sig == signal.ImageFsInodesFree
-	node := sig == signal.NodeFsAvailable || sig == signal.NodeFsInodesFree
-	switch {
-	case s.Layout.SplitImageFs:
-		return NodeReclaim{Containers: !image, Images: image}
-	case node:
-		return NodeReclaim{}
-	}
-	return NodeReclaim{Containers: true, Images: true}
+// within reports whether nothing of r is missing in done.
+func (r NodeReclaim) within(done NodeReclaim) bool {
+	return (!r.Containers || done.Containers) && (!r.Images || done.Images)
 }
 
-// isRelieved reports whether no disk bound is below its threshold plus minimum reclaim any
-// more, whatever its grace period. The kubelet looks at all bounds: there a pod dies for
-// the disk because memory is short.
-func (s *Settings) isRelieved(after []signal.Observation) bool {
+// reclaimFor is the kubelet's table (buildSignalToNodeReclaimFuncs in pkg/kubelet/eviction).
+func (s *Settings) reclaimFor(r resource) NodeReclaim {
+	switch {
+	case !r.disk():
+		return NodeReclaim{}
+	case !s.Layout.DedicatedImageFs:
+		return NodeReclaim{Containers: true, Images: true}
+	case s.Layout.SplitImageFs:
+		return NodeReclaim{Containers: r.nodeFs(), Images: !r.nodeFs()}
+	}
+	return NodeReclaim{Containers: !r.nodeFs(), Images: !r.nodeFs()}
+}
+
+// isRelieved reports whether no bound of a resource is below its threshold plus minimum
+// reclaim any more, whatever its grace period. The kubelet looks at the bounds of all
+// resources: there a pod dies for the disk because memory is short.
+func (s *Settings) isRelieved(r resource, after []signal.Observation) bool {
 	for i := range s.Bounds {
 		b := &s.Bounds[i]
-		if !s.Compat && !b.Signal.Disk() {
+		if !s.Compat && s.resourceOf(b.Signal) != r {
 			continue
 		}
 		if o, ok := observed(after, b); ok && b.measure(o, true).Reason != "" {

@@ -16,12 +16,14 @@ const (
 	nodeFsInodes
 	imageFsBytes
 	imageFsInodes
-	containerFsBytes
-	containerFsInodes
 )
 
-func resourceOf(s signal.Signal) resource {
-	switch s {
+// resourceOf says what a signal is about. The three filesystems are at most two: the
+// writable layers lie with the images or on nodefs, and without a dedicated filesystem for
+// images all are nodefs.
+func (s *Settings) resourceOf(sig signal.Signal) resource {
+	image, split := s.Layout.DedicatedImageFs, s.Layout.SplitImageFs
+	switch sig {
 	case signal.MemoryAvailable, signal.AllocatableMemoryAvailable:
 		return memory
 	case signal.PIDAvailable, signal.AllocatablePIDAvailable:
@@ -31,20 +33,29 @@ func resourceOf(s signal.Signal) resource {
 	case signal.NodeFsInodesFree:
 		return nodeFsInodes
 	case signal.ImageFsAvailable:
-		return imageFsBytes
+		return either(image, imageFsBytes, nodeFsBytes)
 	case signal.ImageFsInodesFree:
-		return imageFsInodes
+		return either(image, imageFsInodes, nodeFsInodes)
 	case signal.ContainerFsAvailable:
-		return containerFsBytes
+		return either(image && !split, imageFsBytes, nodeFsBytes)
 	case signal.ContainerFsInodesFree:
-		return containerFsInodes
+		return either(image && !split, imageFsInodes, nodeFsInodes)
 	}
 	return other
 }
 
-func (r resource) inodes() bool {
-	return r == nodeFsInodes || r == imageFsInodes || r == containerFsInodes
+func either(yes bool, x, y resource) resource {
+	if yes {
+		return x
+	}
+	return y
 }
+
+func (r resource) inodes() bool { return r == nodeFsInodes || r == imageFsInodes }
+
+func (r resource) nodeFs() bool { return r == nodeFsBytes || r == nodeFsInodes }
+
+func (r resource) disk() bool { return r >= nodeFsBytes }
 
 // name is the kubelet's name of the resource, for messages and events.
 func (r resource) name() string {
@@ -60,7 +71,9 @@ func (r resource) name() string {
 }
 
 // Use is what a unit holds of what a bound's signal counts; NoData when that is not known.
-func (s *Settings) Use(b *Bound, w *workload.Workload) int64 { return s.use(resourceOf(b.Signal), w) }
+func (s *Settings) Use(b *Bound, w *workload.Workload) int64 {
+	return s.use(s.resourceOf(b.Signal), w)
+}
 
 // use is what a unit holds of a resource: bytes of working set, tasks, bytes or inodes on a
 // filesystem; NoData when that is not known. The kubelet counts processes instead of tasks,
@@ -74,7 +87,7 @@ func (s *Settings) use(r resource, w *workload.Workload) int64 {
 		use = w.Usage.Processes
 	case r == tasks:
 		use = w.Usage.Tasks
-	case r != other:
+	case r.disk():
 		use = s.diskUse(r, w.Usage.Disk)
 	}
 	if use == workload.NoData && s.Compat && w.HasStats() {
@@ -84,22 +97,14 @@ func (s *Settings) use(r resource, w *workload.Workload) int64 {
 }
 
 // parts are what the kubelet counts as a pod's usage of a filesystem
-// (buildSignalToRankFunc in pkg/kubelet/eviction). Of a split image filesystem it counts
-// nothing: no pod holds images.
+// (buildSignalToRankFunc in pkg/kubelet/eviction).
 type parts struct{ rootfs, logs, localVolumes bool }
 
+// parts: logs and volumes lie on nodefs, writable layers there or with the images. On a
+// split image filesystem no pod holds anything.
 func (s *Settings) parts(r resource) parts {
-	all := parts{true, true, true}
-	if !s.Layout.DedicatedImageFs {
-		return all
-	}
-	switch r {
-	case nodeFsBytes, nodeFsInodes:
-		return parts{rootfs: s.Layout.SplitImageFs, logs: true, localVolumes: true}
-	case containerFsBytes, containerFsInodes:
-		if s.Layout.SplitImageFs {
-			return all
-		}
+	if r.nodeFs() {
+		return parts{rootfs: !s.Layout.DedicatedImageFs || s.Layout.SplitImageFs, logs: true, localVolumes: true}
 	}
 	return parts{rootfs: !s.Layout.SplitImageFs}
 }

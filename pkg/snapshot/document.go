@@ -106,7 +106,7 @@ func (u *unit) workload(path string) (workload.Workload, error) {
 		MemoryRequestBytes:            u.Memory.RequestBytes,
 		EphemeralStorageRequestBytes:  u.EphemeralStorage.RequestBytes,
 		EphemeralStorageLimitBytes:    u.EphemeralStorage.LimitBytes,
-		TerminationGracePeriodSeconds: -1,
+		TerminationGracePeriodSeconds: figure(u.TerminationGracePeriodSeconds),
 		Usage: workload.Usage{
 			MemoryBytes:     workload.NoData,
 			WorkingSetBytes: figure(u.Memory.WorkingSetBytes),
@@ -114,9 +114,6 @@ func (u *unit) workload(path string) (workload.Workload, error) {
 			Processes:       figure(u.Processes),
 			Disk:            u.disk(),
 		},
-	}
-	if u.TerminationGracePeriodSeconds != nil {
-		w.TerminationGracePeriodSeconds = *u.TerminationGracePeriodSeconds
 	}
 	if r := u.Memory.PodLevelRequestBytes; r != nil {
 		w.PodLevelRequest, w.MemoryRequestBytes = true, *r

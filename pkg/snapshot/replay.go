@@ -102,10 +102,11 @@ func (r *Replay) settle(l signal.Layout) {
 func (r *Replay) input(s *Snapshot, ns uint64) *decide.Input {
 	in := &decide.Input{
 		NowNs: ns, Observations: r.plausible(s.Observations), Workloads: s.Workloads,
-		Reclaimed: true, AfterReclaim: s.AfterReclaim,
+		Reclaimed: decide.NodeReclaim{Containers: true, Images: true},
 	}
-	if s.AfterReclaim == nil {
-		in.AfterReclaim = in.Observations
+	in.AfterReclaim = in.Observations
+	if s.AfterReclaim != nil {
+		in.AfterReclaim = r.plausible(s.AfterReclaim)
 	}
 	return in
 }

@@ -120,7 +120,7 @@ func (s *Scanner) unit(dir string) (Unit, error) {
 	u := Unit{Workload: Workload{
 		UID: dir, Name: path.Base(dir), Cgroup: dir,
 		ID:                            Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()},
-		TerminationGracePeriodSeconds: -1,
+		TerminationGracePeriodSeconds: NoData,
 		Usage:                         NoUsage,
 	}}
 	if s.pids, err = c.Procs(s.pids[:0]); err != nil && !errors.Is(err, cgroupfs.ErrGone) {

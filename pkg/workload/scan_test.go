@@ -140,7 +140,7 @@ func TestScanFindsUnits(t *testing.T) {
 			got := map[string]string{}
 			for dir, u := range n.scan(Options{Roots: tc.roots}) {
 				got[dir] = u.UID + " " + string(u.QOSClass)
-				if u.ID.MemoryID == 0 || u.TerminationGracePeriodSeconds != -1 || u.Usage != NoUsage {
+				if u.ID.MemoryID == 0 || u.TerminationGracePeriodSeconds != NoData || u.Usage != NoUsage {
 					t.Errorf("%+v: want an identity, and no data where nothing is known", u)
 				}
 			}

@@ -54,7 +54,7 @@ type Workload struct {
 	// EphemeralStorageLimitBytes is the sum of the containers' limits; nil where none has
 	// one, and a limit of 0 is a limit.
 	EphemeralStorageLimitBytes *int64
-	// TerminationGracePeriodSeconds is the pod's own; -1 when not known.
+	// TerminationGracePeriodSeconds is the pod's own; NoData when not known.
 	TerminationGracePeriodSeconds int64
 	Usage                         Usage
 	// Containers are app, init and sidecar containers, in the order of their statistics.
