@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -14,7 +13,7 @@ type document struct {
 	Layout       layout             `json:"layout"`
 	Signals      map[string]reading `json:"signals"`
 	AfterReclaim *afterReclaim      `json:"afterReclaim,omitempty"`
-	Workloads    []json.RawMessage  `json:"workloads"`
+	Workloads    []unit             `json:"workloads"`
 }
 
 type layout struct {

@@ -12,7 +12,7 @@ import (
 func (s *Snapshot) MarshalJSON() ([]byte, error) {
 	d := document{
 		Layout: layout(s.Layout), Signals: readings(s.Observations, s.Time),
-		Workloads: make([]json.RawMessage, 0, len(s.Workloads)),
+		Workloads: make([]unit, 0, len(s.Workloads)),
 	}
 	if !s.Time.IsZero() {
 		d.Time = formatTime(s.Time)
@@ -21,11 +21,7 @@ func (s *Snapshot) MarshalJSON() ([]byte, error) {
 		d.AfterReclaim = &afterReclaim{readings(s.AfterReclaim, s.Time)}
 	}
 	for i := range s.Workloads {
-		raw, err := json.Marshal(unitOf(&s.Workloads[i]))
-		if err != nil {
-			return nil, err
-		}
-		d.Workloads = append(d.Workloads, raw)
+		d.Workloads = append(d.Workloads, unitOf(&s.Workloads[i]))
 	}
 	return json.Marshal(d)
 }

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ func wrong(path, format string, args ...any) error {
 // data". The error is an *Error.
 func Parse(line []byte) (*Snapshot, error) {
 	var d document
-	if err := unmarshal("", line, &d); err != nil {
+	if err := unmarshal(line, &d); err != nil {
 		return nil, err
 	}
 	s := &Snapshot{Layout: signal.Layout(d.Layout)}
@@ -50,16 +51,21 @@ func Parse(line []byte) (*Snapshot, error) {
 }
 
 // unmarshal names the place of what does not fit.
-func unmarshal(path string, data []byte, into any) error {
-	err := json.Unmarshal(data, into)
+func unmarshal(line []byte, d *document) error {
 	var kind *json.UnmarshalTypeError
-	switch {
-	case err == nil:
-		return nil
+	var syntax *json.SyntaxError
+	line = bytes.TrimSpace(line)
+	switch err := json.Unmarshal(line, d); {
 	case errors.As(err, &kind):
-		return wrong(join(path, kind.Field), "%s where %s is wanted", kind.Value, kindName(kind.Type.String()))
+		return wrong(pathTo(line, kind.Offset), "%s where %s is wanted", kind.Value, kindName(kind.Type.String()))
+	case errors.As(err, &syntax):
+		return wrong("", "byte %d: %v", syntax.Offset, err)
+	case err != nil:
+		return wrong("", "%v", err)
+	case line[0] == 'n': // which encoding/json takes for an empty document
+		return wrong("", "null where an object is wanted")
 	}
-	return wrong(path, "%s", strings.TrimPrefix(err.Error(), "json: "))
+	return nil
 }
 
 func kindName(goType string) string {
@@ -75,8 +81,6 @@ func kindName(goType string) string {
 	}
 	return "an object"
 }
-
-func join(path, field string) string { return strings.Trim(path+"."+field, ".") }
 
 func parseTime(path, text string) (time.Time, error) {
 	if text == "" {
@@ -135,16 +139,12 @@ func (r *reading) observation(path string, name signal.Signal) (signal.Observati
 	return signal.Observation{Signal: name, Available: *available, Capacity: *capacity, Ns: Ns(t)}, true, nil
 }
 
-func workloads(raw []json.RawMessage) ([]workload.Workload, error) {
-	ws := make([]workload.Workload, 0, len(raw))
-	seen := make(map[string]int, len(raw))
-	for i := range raw {
+func workloads(units []unit) ([]workload.Workload, error) {
+	ws := make([]workload.Workload, 0, len(units))
+	seen := make(map[string]int, len(units))
+	for i := range units {
 		path := fmt.Sprintf("workloads[%d]", i)
-		var u unit
-		if err := unmarshal(path, raw[i], &u); err != nil {
-			return nil, err
-		}
-		w, err := u.workload(path)
+		w, err := units[i].workload(path)
 		if err != nil {
 			return nil, err
 		}
