@@ -36,50 +36,6 @@ func TestRankMemory(t *testing.T) {
 		ws   []workload.Workload
 		want []string
 	}{
-		"V1: QoS emerges from requests": {
-			[]workload.Workload{mem("guar", 0, 1000, 950), mem("burst-under", 0, 500, 400), mem("burst-over", 0, 100, 300), mem("be", 0, 0, 250)},
-			[]string{"be", "burst-over", "guar", "burst-under"},
-		},
-		"V2: over request outranks priority": {
-			[]workload.Workload{mem("lo-under", -10, 500, 499), mem("hi-over", 1000, 100, 101)},
-			[]string{"hi-over", "lo-under"},
-		},
-		"V3: priority outranks amount": {
-			[]workload.Workload{mem("hi-huge", 100, 0, 9000), mem("lo-tiny", 0, 0, 10)},
-			[]string{"lo-tiny", "hi-huge"},
-		},
-		"V4: the amount is usage less request": {
-			[]workload.Workload{mem("big", 0, 4000, 4100), mem("small", 0, 10, 400)},
-			[]string{"small", "big"},
-		},
-		"V5: usage equal to the request is not over": {
-			[]workload.Workload{mem("eq", 0, 300, 300), mem("over1", 0, 299, 300)},
-			[]string{"over1", "eq"},
-		},
-		"V5 with priorities: only strictly over outranks them": {
-			[]workload.Workload{mem("eq", 0, 300, 300), mem("over1", 9, 299, 300)},
-			[]string{"over1", "eq"},
-		},
-		"V6: nobody over: priority, then least headroom": {
-			[]workload.Workload{mem("a", 0, 1000, 100), mem("b", 0, 1000, 900), mem("c", 5, 1000, 999)},
-			[]string{"b", "a", "c"},
-		},
-		"V9: negative priority before none before positive": {
-			[]workload.Workload{mem("p7", 7, 0, 50), mem("nil", 0, 0, 50), mem("neg", -5, 0, 50)},
-			[]string{"neg", "nil", "p7"},
-		},
-		"V13: all three keys": {
-			[]workload.Workload{mem("A", 0, 100, 150), mem("B", 0, 100, 400), mem("C", 10, 0, 9999), mem("D", -1, 500, 100), mem("E", 0, 500, 480)},
-			[]string{"B", "A", "C", "D", "E"},
-		},
-		"V22: a critical pod is ranked and not evictable": {
-			[]workload.Workload{mem("app", 5, 1000, 10), mem("crit", workload.CriticalPriority, 0, 900)},
-			[]string{"-crit", "app"},
-		},
-		"V23: a static pod over its request": {
-			[]workload.Workload{with(mem("st", 0, 0, 900), func(w *workload.Workload) { w.Static = true }), mem("n", 0, 9, 1)},
-			[]string{"-st", "n"},
-		},
 		"equal in all but the uid": {
 			[]workload.Workload{mem("b", 0, 0, 50), mem("c", 0, 0, 50), mem("a", 0, 0, 50)},
 			[]string{"a", "b", "c"},
@@ -123,7 +79,7 @@ func TestRankMemory(t *testing.T) {
 		"nobody": {nil, nil},
 	}
 	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) { checkRank(t, nodeMemory, tc.ws, tc.want) })
+		t.Run(name, func(t *testing.T) { checkRank(t, settings(nodeMemory), tc.ws, tc.want) })
 	}
 }
 
@@ -132,10 +88,6 @@ func TestRankPIDs(t *testing.T) {
 		ws   []workload.Workload
 		want []string
 	}{
-		"V14: priority, then tasks": {
-			[]workload.Workload{pid("x", 0, 50), pid("y", 0, 4000), pid("z", -1, 3), pid("w", 9, 30000)},
-			[]string{"z", "y", "x", "w"},
-		},
 		"requests do not count": {
 			[]workload.Workload{with(pid("over", 0, 50), func(w *workload.Workload) { w.Usage.WorkingSetBytes = 999 }), pid("more", 0, 51)},
 			[]string{"more", "over"},
@@ -154,7 +106,7 @@ func TestRankPIDs(t *testing.T) {
 		},
 	}
 	for name, tc := range tests {
-		t.Run(name, func(t *testing.T) { checkRank(t, nodePIDs, tc.ws, tc.want) })
+		t.Run(name, func(t *testing.T) { checkRank(t, settings(nodePIDs), tc.ws, tc.want) })
 	}
 }
 
@@ -173,13 +125,13 @@ func TestRankOfEqualsKeepsTheirOrder(t *testing.T) {
 	}
 }
 
-// checkRank compares uids (with the cgroup where that is not the uid), "-" for one that
-// is not evictable, and asks Decide for the first evictable one.
-func checkRank(t *testing.T, b decide.Bound, ws []workload.Workload, want []string) {
+// checkRank ranks for the first bound. It compares uids (with the cgroup where that is not
+// the uid), "-" for one that is not evictable, and asks Decide for the first evictable one.
+func checkRank(t *testing.T, s *decide.Settings, ws []workload.Workload, want []string) {
 	t.Helper()
 	var got []string
 	victim := -1
-	for _, r := range decide.Rank(settings(b), &b, ws) {
+	for _, r := range decide.Rank(s, &s.Bounds[0], ws) {
 		name := ws[r.Index].UID
 		if ws[r.Index].Cgroup != "/"+name {
 			name += ws[r.Index].Cgroup
@@ -194,8 +146,10 @@ func checkRank(t *testing.T, b decide.Bound, ws []workload.Workload, want []stri
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("ranking (-want +got):\n%s", diff)
 	}
-	d := decide.Decide(settings(b), &decide.Memory{}, &decide.Input{
-		NowNs: now, Observations: []signal.Observation{observe(b, 1)}, Workloads: ws,
+	low := []signal.Observation{observe(s.Bounds[0], 1)}
+	d := decide.Decide(s, &decide.Memory{}, &decide.Input{
+		NowNs: now, Observations: low, Workloads: ws,
+		Reclaimed: decide.NodeReclaim{Containers: true, Images: true}, AfterReclaim: low,
 	})
 	if d.Victim != victim {
 		t.Errorf("Decide's victim is %d, the first evictable one %d", d.Victim, victim)
