@@ -348,9 +348,12 @@ func TestWhatCountsOnEachFilesystem(t *testing.T) {
 	}
 }
 
-// Usages whose sum leaves 64 bits stay the largest.
+// Usages whose sum leaves 64 bits stay the largest, or the smallest.
 func TestUsageDoesNotWrapAround(t *testing.T) {
-	s := settings(bound(signal.NodeFsAvailable, "", 100, 0))
+	s := settings(nodeMemory)
+	checkRank(t, s, []workload.Workload{mem("absurd", 0, 1<<63-1, -7), mem("small", 0, 9, 1)}, []string{"small", "-absurd"})
+	s = settings(bound(signal.NodeFsAvailable, "", 100, 0))
+	checkRank(t, s, []workload.Workload{disk("negative", 0, 0, -1<<62, -1<<62, -1<<62), disk("small", 0, 0, 1, 1, 1)}, []string{"small", "-negative"})
 	checkRank(t, s, []workload.Workload{disk("small", 0, 0, 1, 1, 1), disk("absurd", 0, 0, 1<<62, 1<<62, 1<<62)}, []string{"absurd", "small"})
 }
 
