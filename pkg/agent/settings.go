@@ -42,7 +42,7 @@ func settingsOf(c *config.Config, roots []string, l signal.Layout) (decide.Setti
 	if err != nil {
 		return s, err
 	}
-	asked := decide.WithContainerFs(s.Bounds, l)
+	asked := decide.WithContainerFs(&s, l)
 	s.Bounds, s.Layout, s.Overdue = nil, l, overdue
 	for _, b := range asked {
 		if !b.Signal.Allocatable() {

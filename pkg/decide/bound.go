@@ -52,43 +52,57 @@ func compareQuantity(x, y signal.Quantity) int {
 	)
 }
 
-// WithContainerFs gives the containerfs signals the thresholds of the filesystem that the
-// writable layers lie on (UpdateContainerFsThresholds in pkg/kubelet/eviction): those of
-// nodefs where there is one filesystem, or where the images alone have their own; else
-// those of imagefs. What was asked for containerfs is overwritten. Of several hard, or
-// several soft ones of a signal the last counts; the order is config's.
-func WithContainerFs(bounds []Bound, l signal.Layout) []Bound {
+// WithContainerFs returns the bounds with those of containerfs: it gets the thresholds of the
+// filesystem that the writable layers lie on (UpdateContainerFsThresholds in
+// pkg/kubelet/eviction), of nodefs where there is one filesystem, or where the images alone
+// have their own, else of imagefs. What was asked for containerfs is overwritten. Of
+// several hard, or several soft ones of a signal the last counts; the order is config's.
+//
+// The kubelet's first pass has taken its list before. It does not see what is added to it,
+// and what is overwritten only as long as the list has not grown out of its place.
+func WithContainerFs(s *Settings, l signal.Layout) []Bound {
 	if l.SplitImageFs && !l.DedicatedImageFs {
-		return bounds // no such layout
+		return s.Bounds // no such layout
 	}
 	bytes, inodes := signal.NodeFsAvailable, signal.NodeFsInodesFree
 	if l.DedicatedImageFs && !l.SplitImageFs {
 		bytes, inodes = signal.ImageFsAvailable, signal.ImageFsInodesFree
 	}
-	out := slices.Clone(bounds)
-	for _, hard := range []bool{true, false} {
-		out = inherit(out, bounds, signal.ContainerFsAvailable, bytes, hard)
-		out = inherit(out, bounds, signal.ContainerFsInodesFree, inodes, hard)
+	out, room := slices.Clone(s.Bounds), s.Room
+	for _, c := range [...]struct {
+		child, parent signal.Signal
+		hard          bool
+	}{
+		{signal.ContainerFsAvailable, bytes, true}, {signal.ContainerFsAvailable, bytes, false},
+		{signal.ContainerFsInodesFree, inodes, true}, {signal.ContainerFsInodesFree, inodes, false},
+	} {
+		copied := copyOf(s.Bounds, c.parent, c.hard, c.child)
+		given := lastOf(s.Bounds, c.child, c.hard)
+		switch {
+		case given < 0:
+			room--
+		case room >= 0 || !s.Compat:
+			out[given] = copied
+			continue
+		default:
+			out[given].Passes = FirstPass
+		}
+		copied.Passes = LaterPasses
+		out = append(out, copied)
 	}
-	return out
+	return slices.DeleteFunc(out, func(b Bound) bool { return b.Signal == "" })
 }
 
-func inherit(out, bounds []Bound, child, parent signal.Signal, hard bool) []Bound {
-	from, given := lastOf(bounds, parent, hard), lastOf(out, child, hard)
-	switch {
-	case from < 0 && given < 0:
-		return out
-	case from < 0: // the kubelet's copy has no operator, and is never met
-		return slices.Delete(out, given, given+1)
-	case given < 0:
-		b := bounds[from]
-		b.Signal, b.Derived = child, true
-		return append(out, b)
+// copyOf is the bound of a parent for its child. Where there is none the kubelet's has no
+// operator, and is never met; ours is empty.
+func copyOf(bounds []Bound, parent signal.Signal, hard bool, child signal.Signal) Bound {
+	from := lastOf(bounds, parent, hard)
+	if from < 0 {
+		return Bound{}
 	}
 	b := bounds[from]
 	b.Signal = child
-	out[given] = b
-	return out
+	return b
 }
 
 // lastOf returns the index of the last bound of a signal that is hard, or that is soft.

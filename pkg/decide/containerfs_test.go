@@ -12,8 +12,10 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
-func derived(b decide.Bound) decide.Bound {
-	b.Derived = true
+func derived(b decide.Bound) decide.Bound { return in(b, decide.LaterPasses) }
+
+func in(b decide.Bound, p decide.Passes) decide.Bound {
+	b.Passes = p
 	return b
 }
 
@@ -77,7 +79,7 @@ func TestWithContainerFs(t *testing.T) {
 				want = append(slices.Clone(tc.in), tc.added...)
 			}
 			in := slices.Clone(tc.in)
-			if diff := cmp.Diff(want, decide.WithContainerFs(in, tc.layout)); diff != "" {
+			if diff := cmp.Diff(want, decide.WithContainerFs(&decide.Settings{Bounds: in}, tc.layout)); diff != "" {
 				t.Errorf("bounds (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(tc.in, in); diff != "" {
@@ -87,50 +89,102 @@ func TestWithContainerFs(t *testing.T) {
 	}
 }
 
-// The kubelet goes through its first pass with the list it had before it derived anything.
-func TestDerivedBoundInTheFirstPass(t *testing.T) {
-	nodeFs := bound(signal.NodeFsAvailable, "", 100, 0)
-	given := bound(signal.ContainerFsAvailable, "", 100, 0)
+// The kubelet's first pass has taken its list before containerfs's thresholds were derived,
+// and the list moves when it grows out of its room.
+func TestWhatTheFirstPassSees(t *testing.T) {
+	var (
+		nodeFs      = bound(signal.NodeFsAvailable, "", 10, 0)
+		nodeInodes  = bound(signal.NodeFsInodesFree, "", 10, 0)
+		given       = bound(signal.ContainerFsAvailable, "", 99, 0)
+		givenInodes = bound(signal.ContainerFsInodesFree, "", 99, 0)
+		copied      = bound(signal.ContainerFsAvailable, "", 10, 0)
+		copiedIno   = bound(signal.ContainerFsInodesFree, "", 10, 0)
+	)
 	tests := map[string]struct {
-		compat        bool
-		bound         decide.Bound
-		first, second bool
+		room     int
+		in, want []decide.Bound
 	}{
-		"derived, compat":  {true, derived(given), false, true},
-		"derived, default": {false, derived(given), true, true},
-		"given, compat":    {true, given, true, true},
+		"given bytes are overwritten before anything grows": {
+			in: []decide.Bound{given, nodeFs}, want: []decide.Bound{copied, nodeFs},
+		},
+		"given inodes are overwritten too late: the list has grown for the bytes": {
+			in:   []decide.Bound{givenInodes, nodeInodes},
+			want: []decide.Bound{in(givenInodes, decide.FirstPass), nodeInodes, derived(copiedIno)},
+		},
+		"room for one does for the hard bytes, not for the soft ones": {
+			room: 1, in: []decide.Bound{givenInodes, nodeInodes},
+			want: []decide.Bound{in(givenInodes, decide.FirstPass), nodeInodes, derived(copiedIno)},
+		},
+		"room for two does": {
+			room: 2, in: []decide.Bound{givenInodes, nodeInodes}, want: []decide.Bound{copiedIno, nodeInodes},
+		},
+		"what is given takes no room": {
+			room: 1, in: []decide.Bound{given, givenInodes, nodeInodes, nodeFs}, want: []decide.Bound{copied, copiedIno, nodeInodes, nodeFs},
+		},
+		"nothing to copy: what was given is seen once": {
+			in: []decide.Bound{givenInodes, nodeFs}, want: []decide.Bound{in(givenInodes, decide.FirstPass), nodeFs, derived(copied)},
+		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
-			s := settings(nodeFs, tc.bound)
-			s.Compat = tc.compat
-			s.TransitionPeriod = time.Minute
-			var m decide.Memory
-			in := &decide.Input{NowNs: now, Observations: []signal.Observation{observe(tc.bound, 1)}}
-			first := decide.Decide(s, &m, in)
-			m.Next(s, in, &first)
-			in.NowNs++
-			second := decide.Decide(s, &m, in)
-			got := []bool{first.Met[1], first.Conditions.DiskPressure, second.Met[1], second.Conditions.DiskPressure}
-			if diff := cmp.Diff([]bool{tc.first, tc.first, tc.second, tc.second}, got); diff != "" {
-				t.Errorf("met and DiskPressure in the first and second pass (-want +got):\n%s", diff)
+			s := &decide.Settings{Compat: true, Room: tc.room, Bounds: tc.in}
+			if diff := cmp.Diff(tc.want, decide.WithContainerFs(s, singleFs)); diff != "" {
+				t.Errorf("bounds (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// The re-check after node-level reclaim has the derived bounds even in the first pass.
+// A bound in its passes: containerfs.available < 100, minimum reclaim 50, DiskPressure with it.
+func TestBoundInItsPasses(t *testing.T) {
+	given := bound(signal.ContainerFsAvailable, "", 100, 50)
+	tests := map[string]struct {
+		compat    bool
+		bound     decide.Bound
+		available []int64
+		want      []bool
+	}{
+		"any pass":                                    {true, given, []int64{1, 1, 1}, []bool{true, true, true}},
+		"later passes":                                {true, derived(given), []int64{1, 1, 1}, []bool{false, true, true}},
+		"later passes, by default: any":               {false, derived(given), []int64{1, 1, 1}, []bool{true, true, true}},
+		"later passes, not held by the first":         {true, derived(given), []int64{1, 120, 1}, []bool{false, false, true}},
+		"the first pass, not met again":               {true, in(given, decide.FirstPass), []int64{150, 1, 1}, []bool{false, false, false}},
+		"the first pass, held by its minimum reclaim": {true, in(given, decide.FirstPass), []int64{1, 149, 1, 150, 1}, []bool{true, true, true, false, false}},
+		"the first pass, soft: not due, not held":     {true, in(soft(given), decide.FirstPass), []int64{1, 1, 1}, []bool{true, false, false}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := settings(tc.bound)
+			s.Compat, s.TransitionPeriod = tc.compat, 1
+			var m decide.Memory
+			for i, available := range tc.available {
+				in := &decide.Input{NowNs: now + uint64(i), Observations: []signal.Observation{observe(tc.bound, available)}}
+				in.Observations[0].Ns = in.NowNs
+				d := decide.Decide(s, &m, in)
+				if d.Met[0] != tc.want[i] || d.Conditions.DiskPressure != tc.want[i] {
+					t.Errorf("pass %d: met %v, DiskPressure %v, want %v", i, d.Met[0], d.Conditions.DiskPressure, tc.want[i])
+				}
+				m.Next(s, in, &d)
+			}
+		})
+	}
+}
+
+// The re-check after node-level reclaim has the derived bounds even in the first pass, and
+// not those that they overwrote.
 func TestDerivedBoundAfterReclaimInTheFirstPass(t *testing.T) {
 	nodeFs := bound(signal.NodeFsAvailable, "", 100, 0)
 	copied := derived(bound(signal.ContainerFsAvailable, "", 100, 0))
-	s := settings(nodeFs, copied)
+	s := settings(nodeFs, copied, in(bound(signal.ContainerFsAvailable, "", 900, 0), decide.FirstPass))
 	s.Compat = true
-	d := decide.Decide(s, &decide.Memory{}, &decide.Input{
-		NowNs: now, Workloads: []workload.Workload{full("/u", 10)}, Reclaimed: both,
-		Observations: []signal.Observation{observe(nodeFs, 1), observe(copied, 1)},
-		AfterReclaim: []signal.Observation{observe(nodeFs, 500), observe(copied, 1)},
-	})
-	if d.Verdict != decide.Evict {
-		t.Errorf("%v %q, want an eviction: containerfs is still short", d.Verdict, d.Reason)
+	for available, want := range map[int64]decide.Verdict{99: decide.Evict, 100: decide.Wait} {
+		d := decide.Decide(s, &decide.Memory{}, &decide.Input{
+			NowNs: now, Workloads: []workload.Workload{full("/u", 10)}, Reclaimed: both,
+			Observations: []signal.Observation{observe(nodeFs, 1), observe(copied, 1)},
+			AfterReclaim: []signal.Observation{observe(nodeFs, 500), observe(copied, available)},
+		})
+		if d.Verdict != want {
+			t.Errorf("containerfs at %d: %v %q, want %v", available, d.Verdict, d.Reason, want)
+		}
 	}
 }

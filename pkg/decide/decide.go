@@ -43,7 +43,7 @@ func Decide(s *Settings, m *Memory, in *Input) Decision {
 	for i := range s.Bounds {
 		b := &s.Bounds[i]
 		o, ok := observed(in.Observations, b)
-		if !ok || !m.effective(s, b) {
+		if !ok || !m.watches(s, i) {
 			continue
 		}
 		d := b.measure(o, m.due[i])

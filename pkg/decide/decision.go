@@ -17,9 +17,23 @@ type Bound struct {
 	// Root is the cgroup an allocatable signal belongs to and below which its victims
 	// are sought; empty for node signals, whose victims may be anywhere below the roots.
 	Root string
-	// Derived: nobody asked for the threshold, it was copied for containerfs (WithContainerFs).
-	Derived bool
+	// Passes are those in which the bound can become met, under Settings.Compat; by
+	// default that is any.
+	Passes Passes
 }
+
+// Passes are passes since the kubelet's start. It derives its thresholds for containerfs in
+// the first one, from a list that this pass may have taken before.
+type Passes uint8
+
+const (
+	AnyPass Passes = iota
+	// LaterPasses: derived, and not in the list of the first pass.
+	LaterPasses
+	// FirstPass: overwritten after the first pass has taken it. What was due in the first
+	// pass may still be held by its minimum reclaim in those after it.
+	FirstPass
+)
 
 // Budget limits how many units may be killed; beyond it there is an alarm and no kill.
 // Zero means no kill at all.
@@ -36,6 +50,9 @@ type Settings struct {
 	Bounds []Bound
 	// Compat asks for the kubelet's own behaviour where ours differs: `compat: kubelet`.
 	Compat bool
+	// Room is for how many thresholds more the kubelet's list has room, which decides
+	// what its first pass sees of those for containerfs (WithContainerFs).
+	Room int
 	// Layout says which filesystems are one, and so whose usage counts where.
 	Layout signal.Layout
 	// TransitionPeriod is how long a condition stays after its threshold was last met.

@@ -76,9 +76,16 @@ func (m *Memory) Release() {
 	m.met, m.due, m.read = [MaxBounds]bool{}, [MaxBounds]bool{}, [MaxBounds]bool{}
 }
 
-// effective: what the kubelet derives for containerfs it has only from its second pass on.
-func (m *Memory) effective(s *Settings, b *Bound) bool {
-	return m.started || !b.Derived || !s.Compat
+// watches reports whether a bound counts in this pass: one that can become met, or is held.
+func (m *Memory) watches(s *Settings, i int) bool {
+	switch p := s.Bounds[i].Passes; {
+	case !s.Compat || p == AnyPass || m.due[i]:
+		return true
+	case m.started:
+		return p == LaterPasses
+	default:
+		return p == FirstPass
+	}
 }
 
 // metFor is for how long a bound that is met now has been met without a break.

@@ -78,6 +78,7 @@ func drawBound(t *rapid.T) decide.Bound {
 	if often(t, 0, "soft") != 0 {
 		b = soft(b)
 	}
+	b.Passes = rapid.SampledFrom([]decide.Passes{decide.AnyPass, decide.AnyPass, decide.LaterPasses, decide.FirstPass}).Draw(t, "passes")
 	return b
 }
 

@@ -35,7 +35,7 @@ func (s *Settings) reclaimFor(r resource) NodeReclaim {
 func (s *Settings) isRelieved(r resource, after []signal.Observation) bool {
 	for i := range s.Bounds {
 		b := &s.Bounds[i]
-		if !s.Compat && s.resourceOf(b.Signal) != r {
+		if s.Compat && b.Passes == FirstPass || !s.Compat && s.resourceOf(b.Signal) != r {
 			continue
 		}
 		if o, ok := observed(after, b); ok && b.measure(o, true).Reason != "" {

@@ -95,7 +95,7 @@ func (r *Replay) Next(s *Snapshot) (*Answer, error) {
 
 func (r *Replay) settle(l signal.Layout) {
 	r.settings.Layout = l
-	r.settings.Bounds = decide.WithContainerFs(r.settings.Bounds, l)
+	r.settings.Bounds = decide.WithContainerFs(&r.settings, l)
 	decide.SortBounds(r.settings.Bounds, r.settings.Compat)
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
-	"k8s.io/kubernetes/pkg/kubelet/eviction"
 )
 
 const usage = `usage: upstream generate | answer < cases.jsonl > answered.jsonl
@@ -53,7 +52,7 @@ func answer(in io.Reader, out *bufio.Writer) error {
 		}
 		answered, err := answerLine(lines.Bytes(), kind.Signal != "", &tally)
 		switch {
-		case errors.Is(err, errUndefined), errors.Is(err, eviction.ErrTie):
+		case errors.Is(err, errUndefined):
 			tally.dropped++
 			fmt.Fprintf(os.Stderr, "left out: %s: %v\n", kind.Name, err)
 		case err != nil:

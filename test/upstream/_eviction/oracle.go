@@ -204,23 +204,32 @@ func (o *Oracle) listen() {
 	}
 }
 
-// ErrTie says that upstream's answer depends on the order it was given the pods in.
-var ErrTie = errors.New("pods tie, and are too many for a stable sort")
-
-// stableLimit is up to where sort.Sort is an insertion sort, thus stable.
-const stableLimit = 12
-
-// rankByUID hands the pods to upstream in the order of their uids, so that full ties keep it.
+// rankByUID ranks pods, and orders by uid those that tie in all of upstream's comparisons.
+// Its own sort leaves these as they come up to 12 pods, and in no order beyond that.
 func rankByUID(rank rankFunc, pods []*v1.Pod, stats statsFunc) error {
-	slices.SortFunc(pods, func(a, b *v1.Pod) int { return cmp.Compare(a.UID, b.UID) })
-	reversed := slices.Clone(pods)
-	slices.Reverse(reversed)
 	rank(pods, stats)
-	rank(reversed, stats)
-	if len(pods) > stableLimit && !slices.Equal(pods, reversed) {
-		return ErrTie
+	upstream := func(a, b *v1.Pod) int { return compare(rank, stats, a, b) }
+	if !slices.IsSortedFunc(pods, upstream) {
+		return errors.New("ranked against its own comparisons")
 	}
+	slices.SortFunc(pods, func(a, b *v1.Pod) int {
+		return cmp.Or(upstream(a, b), cmp.Compare(a.UID, b.UID))
+	})
 	return nil
+}
+
+// compare asks upstream about two pods, which it can but order or leave as they come.
+func compare(rank rankFunc, stats statsFunc, a, b *v1.Pod) int {
+	forward, backward := []*v1.Pod{a, b}, []*v1.Pod{b, a}
+	rank(forward, stats)
+	rank(backward, stats)
+	switch {
+	case forward[0] != backward[0]:
+		return 0
+	case forward[0] == a:
+		return -1
+	}
+	return 1
 }
 
 func (o *Oracle) DeleteAllUnusedContainers(context.Context) error {
