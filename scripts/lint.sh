@@ -12,6 +12,8 @@ if [ ! -x "$linter" ]; then
 fi
 "$linter" run ./...
 
+scripts/docs.sh
+
 find bpf -name '*.[ch]' ! -name 'vmlinux*.h' -exec "$CLANG_FORMAT" --dry-run -Werror {} +
 
 if command -v shellcheck >/dev/null; then
