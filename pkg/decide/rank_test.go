@@ -123,6 +123,12 @@ func TestRankOfEqualsKeepsTheirOrder(t *testing.T) {
 		}
 		last = r.Index
 	}
+	d := decide.Decide(settings(nodeMemory), &decide.Memory{}, &decide.Input{
+		NowNs: now, Observations: []signal.Observation{observe(nodeMemory, 1)}, Workloads: ws,
+	})
+	if d.Victim != 0 {
+		t.Errorf("Decide's victim is %d, want the first of the equals", d.Victim)
+	}
 }
 
 // checkRank ranks for the first bound. It compares uids (with the cgroup where that is not

@@ -55,14 +55,11 @@ func answers(t *testing.T, s decide.Settings, lines ...string) *snapshot.Answer 
 	return last
 }
 
-const (
-	mi = 1 << 20
-	// threePods hold 30, 20 and 10 MiB of everything.
-	threePods = `"workloads":[` +
-		`{"uid":"c","memory":{"workingSetBytes":10485760},"tasks":10,"processes":30,"ephemeralStorage":{"rootfsBytes":10485760,"logsBytes":0,"localVolumesBytes":0}},` +
-		`{"uid":"a","memory":{"workingSetBytes":31457280},"tasks":30,"processes":10,"ephemeralStorage":{"rootfsBytes":31457280,"logsBytes":0,"localVolumesBytes":0}},` +
-		`{"uid":"b","memory":{"workingSetBytes":20971520},"tasks":20,"processes":20,"ephemeralStorage":{"rootfsBytes":20971520,"logsBytes":0,"localVolumesBytes":0}}]`
-)
+// threePods hold 30, 20 and 10 MiB of everything.
+const threePods = `"workloads":[` +
+	`{"uid":"c","memory":{"workingSetBytes":10485760},"tasks":10,"processes":30,"ephemeralStorage":{"rootfsBytes":10485760,"logsBytes":0,"localVolumesBytes":0}},` +
+	`{"uid":"a","memory":{"workingSetBytes":31457280},"tasks":30,"processes":10,"ephemeralStorage":{"rootfsBytes":31457280,"logsBytes":0,"localVolumesBytes":0}},` +
+	`{"uid":"b","memory":{"workingSetBytes":20971520},"tasks":20,"processes":20,"ephemeralStorage":{"rootfsBytes":20971520,"logsBytes":0,"localVolumesBytes":0}}]`
 
 func victims(a *snapshot.Answer) string {
 	var uids []string
