@@ -62,7 +62,7 @@ func compareQuantity(x, y signal.Quantity) int {
 // and what is overwritten only as long as the list has not grown out of its place.
 func WithContainerFs(s *Settings, l signal.Layout) []Bound {
 	if l.SplitImageFs && !l.DedicatedImageFs {
-		return s.Bounds // no such layout
+		return slices.Clone(s.Bounds) // no such layout
 	}
 	bytes, inodes := signal.NodeFsAvailable, signal.NodeFsInodesFree
 	if l.DedicatedImageFs && !l.SplitImageFs {
