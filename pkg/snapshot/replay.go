@@ -111,13 +111,14 @@ func (r *Replay) input(s *Snapshot, ns uint64) *decide.Input {
 	return in
 }
 
-// plausible leaves out what can't be: "no data" by default. The kubelet takes it.
+// plausible leaves out what can't be: "no data" by default, and the kubelet takes it. Memory
+// and tasks can be used beyond a limit, a disk can't.
 func (r *Replay) plausible(obs []signal.Observation) []signal.Observation {
 	if r.settings.Compat {
 		return obs
 	}
 	return slices.DeleteFunc(slices.Clone(obs), func(o signal.Observation) bool {
-		return o.Capacity == 0 || o.Available > o.Capacity
+		return o.Capacity == 0 || o.Available > o.Capacity || o.Signal.Disk() && o.Available < 0
 	})
 }
 

@@ -125,7 +125,9 @@ func TestImplausibleReadings(t *testing.T) {
 		"capacity zero":           {`"memory.available":{"availableBytes":0,"capacityBytes":0}`, "", false, true},
 		"more than there can be":  {`"memory.available":{"availableBytes":7,"capacityBytes":6}`, "", false, true},
 		"as much as there can be": {`"memory.available":{"availableBytes":6,"capacityBytes":6}`, "", true, true},
-		"negative":                {`"memory.available":{"availableBytes":-6,"capacityBytes":6}`, "", true, true},
+		"negative, of memory":     {`"memory.available":{"availableBytes":-6,"capacityBytes":6}`, "", true, true},
+		"negative, of tasks":      {`"pid.available":{"available":-6,"capacity":6}`, "", true, true},
+		"negative, of a disk":     {`"nodefs.available":{"availableBytes":-6,"capacityBytes":6}`, "", false, true},
 		"after reclaim, capacity zero": {
 			low, `"nodefs.available":{"availableBytes":0,"capacityBytes":0}`, false, true,
 		},
@@ -134,7 +136,7 @@ func TestImplausibleReadings(t *testing.T) {
 	for name, tc := range tests {
 		for compat, want := range map[string]bool{"": tc.dflt, "\ncompat: kubelet": tc.compat} {
 			t.Run(name+compat, func(t *testing.T) {
-				s := settingsOf(t, `evictionHard: {memory.available: "100Mi", nodefs.available: "100Mi"}`+compat)
+				s := settingsOf(t, `evictionHard: {memory.available: "100Mi", nodefs.available: "100Mi", pid.available: "5"}`+compat)
 				line := `"signals":{` + tc.signals + `},` + threePods
 				if tc.after != "" {
 					line += `,"afterReclaim":{"signals":{` + tc.after + `}}`
