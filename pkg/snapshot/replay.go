@@ -164,7 +164,7 @@ func (r *Replay) act(a *Answer, in *decide.Input, d decide.Decision) {
 // victims are as many as give back what is missing, by what they hold now.
 func (r *Replay) victims(in *decide.Input, d decide.Decision, b *decide.Bound) []Victim {
 	victims, acted := []Victim{}, d.Bound
-	for d.Verdict == decide.Evict && d.Bound == acted {
+	for d.Verdict == decide.Evict && d.Bound == acted && len(victims) < len(in.Workloads) {
 		w := &in.Workloads[d.Victim]
 		message, _ := decide.Message(&r.settings, &d, w)
 		victims = append(victims, Victim{
