@@ -100,7 +100,7 @@ func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
 	switch {
 	case in.awaits(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonDying
-	case sub(d.TargetAvailable, d.Observed.Available) <= in.credit(s, b, r):
+	case d.Missing() <= in.credit(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonCredit
 	case !d.Reclaim.within(in.Reclaimed):
 		d.Verdict = Reclaim
@@ -112,6 +112,9 @@ func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
 		d.pick(s, in, b)
 	}
 }
+
+// Missing is how much has to be given back until the target is reached.
+func (d *Decision) Missing() int64 { return sub(d.TargetAvailable, d.Observed.Available) }
 
 // pick names the victim: the first of Rank that may be evicted and is not dying already,
 // found in one scan. The reason why the bound asks for it stays.

@@ -111,8 +111,7 @@ func (m *Memory) conditions(s *Settings, met *[MaxBounds]bool, nowNs uint64) Con
 		}
 	}
 	holds := func(c condition) bool {
-		return pressure[c].ever && s.TransitionPeriod > 0 &&
-			elapsed(nowNs, pressure[c].ns) < uint64(s.TransitionPeriod)
+		return pressure[c].ever && elapsed(nowNs, pressure[c].ns) < uint64(max(0, s.TransitionPeriod))
 	}
 	return Conditions{
 		MemoryPressure: holds(memoryPressure),

@@ -5,7 +5,6 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
-	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // Answer is what would have been decided at the moment of a snapshot.
@@ -155,33 +154,33 @@ func (r *Replay) act(a *Answer, in *decide.Input, d decide.Decision) {
 	if d.Reason == decide.ReasonReclaimed {
 		return
 	}
-	for _, w := range decide.Rank(&r.settings, b, in.Workloads) {
+	ranked := decide.Rank(&r.settings, b, in.Workloads)
+	for _, w := range ranked {
 		a.Ranked = append(a.Ranked, in.Workloads[w.Index].UID)
 	}
-	a.Victims = r.victims(in, d, b)
+	if d.Verdict == decide.Evict {
+		a.Victims = r.victims(in, &d, ranked)
+	}
 }
 
-// victims are as many as give back what is missing, by what they hold now.
-func (r *Replay) victims(in *decide.Input, d decide.Decision, b *decide.Bound) []Victim {
-	victims, acted := []Victim{}, d.Bound
-	for d.Verdict == decide.Evict && d.Bound == acted && len(victims) < len(in.Workloads) {
-		w := &in.Workloads[d.Victim]
-		message, _ := decide.Message(&r.settings, &d, w)
+// victims are the first that may be evicted, as many as give back what is missing by what
+// they hold now: whom decide would name one after the other, each dying at once.
+func (r *Replay) victims(in *decide.Input, d *decide.Decision, ranked []decide.Ranked) []Victim {
+	victims := []Victim{}
+	b := &r.settings.Bounds[d.Bound]
+	for missing, i := d.Missing(), 0; missing > 0 && i < len(ranked); i++ {
+		if !ranked[i].Evictable {
+			continue
+		}
+		w := &in.Workloads[ranked[i].Index]
+		message, _ := decide.Message(&r.settings, d, w)
 		victims = append(victims, Victim{
 			w.UID, r.settings.GracePeriodSeconds(b, w.TerminationGracePeriodSeconds), reasonEvicted, message,
 		})
 		if r.settings.Compat {
 			break
 		}
-		in.Dying = append(in.Dying, r.dying(in.NowNs, b, w))
-		d = decide.Decide(&r.settings, &r.memory, in)
+		missing -= r.settings.Use(b, w)
 	}
 	return victims
-}
-
-func (r *Replay) dying(ns uint64, b *decide.Bound, w *workload.Workload) decide.Dying {
-	return decide.Dying{
-		UID: w.UID, Cgroup: w.Cgroup, Signal: b.Signal, KilledNs: ns,
-		HeldBytes: w.Usage.WorkingSetBytes, HeldTasks: w.Usage.Tasks, HeldDisk: r.settings.Use(b, w),
-	}
 }

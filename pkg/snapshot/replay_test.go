@@ -9,11 +9,13 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/snapshot"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // settingsOf are those of a configuration; without evictionHard nothing is hard.
@@ -112,6 +114,56 @@ func TestVictimsUntilTheTarget(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The victims are whom Decide names one after the other, when each holds what it held and
+// has no process left.
+func TestVictimsAreDecides(t *testing.T) {
+	several := 0
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.SampledFrom(signal.Names()).Filter(notDerived).Draw(t, "signal")
+		b := decide.Bound{Threshold: signal.Threshold{Signal: name, Value: signal.Quantity{Value: 30}, MinReclaim: signal.Quantity{Value: 9}}}
+		s := decide.Settings{Bounds: []decide.Bound{b}, Budget: decide.Budget{PerMinute: 1, PerHour: 1}}
+		shot := &snapshot.Snapshot{Time: time.Unix(1, 0)}
+		shot.Observations = []signal.Observation{{Signal: name, Available: rapid.Int64Range(0, 29).Draw(t, "available"), Capacity: 100}}
+		for i := range rapid.IntRange(0, 9).Draw(t, "workloads") {
+			use := rapid.SampledFrom([]int64{0, 1, 5, 9, workload.NoData}).Draw(t, "use")
+			part := workload.FsUsage{Bytes: use, Inodes: use}
+			shot.Workloads = append(shot.Workloads, workload.Workload{
+				UID: fmt.Sprint(i), Cgroup: fmt.Sprint("/", i), Static: use == 9 && rapid.Bool().Draw(t, "static"),
+				Usage: workload.Usage{WorkingSetBytes: use, Tasks: use, Disk: &workload.DiskUsage{Rootfs: part, Logs: part, LocalVolumes: part}},
+			})
+		}
+		a, err := snapshot.NewReplay(s).Next(shot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := &decide.Input{
+			NowNs: snapshot.Ns(shot.Time), Observations: shot.Observations, Workloads: shot.Workloads,
+			Reclaimed: decide.NodeReclaim{Containers: true, Images: true}, AfterReclaim: shot.Observations,
+		}
+		var want []string
+		for d := decide.Decide(&s, &decide.Memory{}, in); d.Verdict == decide.Evict; d = decide.Decide(&s, &decide.Memory{}, in) {
+			w := &in.Workloads[d.Victim]
+			want = append(want, w.UID)
+			use := s.Use(&b, w)
+			in.Dying = append(in.Dying, decide.Dying{UID: w.UID, Cgroup: w.Cgroup, Signal: name, HeldBytes: use, HeldTasks: use, HeldDisk: use})
+		}
+		if len(want) > 1 {
+			several++
+		}
+		if got := victims(a); got != strings.Join(want, " ") {
+			t.Fatalf("victims %q, and Decide names %q", got, want)
+		}
+	})
+	if several == 0 {
+		t.Error("never more than one victim: the property was never tried")
+	}
+}
+
+// notDerived: what is asked for containerfs is overwritten by what is asked for nodefs.
+func notDerived(s signal.Signal) bool {
+	return s != signal.ContainerFsAvailable && s != signal.ContainerFsInodesFree
 }
 
 // A reading that can't be is no data by default; the kubelet takes it, before and after
