@@ -81,8 +81,8 @@ type Agent struct {
 	shadowMet [decide.MaxBounds]bool
 	refused   [decide.MaxBounds]decide.Reason
 	entropy   [10]byte
-	crossed   sample.Sample
-	leaving   bool // no new eviction; those under way are closed as they are
+	crossings crossings // of this turn
+	leaving   bool      // no new eviction; those under way are closed as they are
 
 	blind   [decide.MaxBounds]blindness
 	viewed  time.Time
@@ -167,6 +167,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	a.node, _ = os.Hostname()
 	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
 	a.input.Dying = make([]decide.Dying, 0, maxOpen)
+	a.crossings = make(crossings, 0, 2*decide.MaxBounds) // two CPUs may report one at once
 	a.nextEntropy()
 	p, err := a.plan(ctx, c)
 	if err != nil {
@@ -294,7 +295,7 @@ func (a *Agent) turn(wokeNs uint64) error {
 			return err
 		}
 	}
-	crossing := false
+	a.crossings = a.crossings[:0]
 	for {
 		var s sample.Sample
 		ok, err := a.kernel.Next(&s)
@@ -304,22 +305,31 @@ func (a *Agent) turn(wokeNs uint64) error {
 		if !ok {
 			break
 		}
-		switch s.Kind {
-		case sample.KindArm:
+		switch {
+		case s.Kind == sample.KindArm:
 			a.scout.kick() // it attaches the hook; the timer stands in meanwhile
-		case sample.KindCrossing:
-			if !crossing || s.Ns < a.crossed.Ns {
-				a.crossed, crossing = s, true
-			}
+		case s.Kind == sample.KindCrossing && len(a.crossings) < cap(a.crossings):
+			a.crossings = append(a.crossings, s)
 		}
 	}
-	if crossing {
+	if len(a.crossings) > 0 {
 		a.at(stageWoke)
-		a.pass(&a.crossed, wokeNs)
-	} else {
-		a.pass(nil, wokeNs)
 	}
+	a.pass(a.crossings, wokeNs)
 	a.idle()
+	return nil
+}
+
+// crossings are the records that woke us, oldest first; none when the clock did.
+type crossings []sample.Sample
+
+// of returns the crossing of a wire's sequence, nil when that is none of them.
+func (c crossings) of(wire int, seq uint64) *sample.Sample {
+	for i := range c {
+		if c[i].Wire == wire && c[i].Seq == seq {
+			return &c[i]
+		}
+	}
 	return nil
 }
 
@@ -340,6 +350,15 @@ func (a *Agent) patience() time.Duration {
 		return nearTick
 	}
 	return farTick
+}
+
+func (a *Agent) anyStranger(c crossings) bool {
+	for i := range c {
+		if a.isStranger(&c[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 // isStranger reports whether a crossing comes from a cgroup below a root that no handle of

@@ -214,6 +214,26 @@ func nothingIsPrepared(t *testing.T, a *Agent) {
 	}
 }
 
+// Two wires crossed by one allocation: the line tells of the one that was acted on.
+func TestLineTellsOfTheCrossingActedOn(t *testing.T) {
+	b := newBed(t)
+	big := b.sleeper("big", 64<<20)
+	a := b.open(map[string]string{"allocatableMemory.available": "470Mi", "memory.available": "1Mi"}, nil)
+	acted := b.crossing(a, "big", big.PID())
+	bound := slices.IndexFunc(a.settings.Bounds, func(b decide.Bound) bool { return b.Signal == signal.AllocatableMemoryAvailable })
+	acted.Wire = a.wires.number[bound]
+	acted.Seq = a.armedSeq(acted.Wire)
+	other, late := acted, acted
+	other.Wire, other.Ns = a.wires.number[1-bound], acted.Ns-1000
+	late.Seq, late.Ns = acted.Seq-1, acted.Ns-2000
+	a.pass(crossings{late, other, acted}, now())
+	b.written(a)
+	kills := b.lines(record.KindKill)
+	if len(kills) != 1 || kills[0].Timeline.Crossed != acted.Ns || kills[0].Tier != tierAlloc {
+		t.Errorf("want one kill, crossed at %d and seen by %s:\n%s%+v", acted.Ns, tierAlloc, b.journal(), kills)
+	}
+}
+
 // A unit younger than the last scan that crosses the wire is found by its record.
 func TestStrangerIsFoundAndIsTheVictim(t *testing.T) {
 	b := newBed(t)
@@ -223,7 +243,7 @@ func TestStrangerIsFoundAndIsTheVictim(t *testing.T) {
 	if a.scene = a.scout.current(); a.scene.unit(identity(b, "young")) >= 0 {
 		t.Fatal("the scout knows the young unit: this test sees nothing")
 	}
-	a.pass(b.crossing(a, "young", young.PID()), now())
+	a.pass(crossings{b.crossing(a, "young", young.PID())}, now())
 	if !young.Wait(time.Minute) || !idle.Alive() {
 		t.Errorf("alive: the young unit %v, the idle one %v", young.Alive(), idle.Alive())
 	}
@@ -246,7 +266,7 @@ func TestNewContainerOfAKnownPodIsHit(t *testing.T) {
 	b.sleeper(podA+"/first", 8<<20)
 	a := b.open(met, nil)
 	second := b.sleeper(podA+"/second", 64<<20)
-	a.pass(b.crossing(a, podA+"/second", second.PID()), now())
+	a.pass(crossings{b.crossing(a, podA+"/second", second.PID())}, now())
 	if !second.Wait(time.Minute) {
 		t.Fatalf("the container that crossed the wire lives:\n%s", b.journal())
 	}
@@ -293,7 +313,7 @@ func TestRevivedUnitIsAVictimAgain(t *testing.T) {
 		t.Fatal("no zombie is credited: this test sees nothing")
 	}
 	again := b.sleeperIn("unit", 64<<20)
-	a.pass(b.crossing(a, "unit", again.PID()), now()) // the scout has not looked since
+	a.pass(crossings{b.crossing(a, "unit", again.PID())}, now()) // the scout has not looked since
 	b.turns(a, "the second kill", func() bool { return !again.Alive() || !innocent.Alive() })
 	if again.Alive() {
 		t.Errorf("the innocent was killed in its place:\n%s", b.journal())

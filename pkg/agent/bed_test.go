@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,6 +35,7 @@ func TestMain(m *testing.M) {
 			os.Exit(leaveMemory(os.Args[2:]))
 		}
 	}
+	runtime.MemProfileRate = 1 // for allocationsOfPasses
 	os.Exit(m.Run())
 }
 
@@ -229,7 +231,7 @@ func (b *bed) written(a *Agent) {
 }
 
 // crossing is a record as the allocation hook sends it from a cgroup below the root.
-func (b *bed) crossing(a *Agent, from string, pid int) *sample.Sample {
+func (b *bed) crossing(a *Agent, from string, pid int) sample.Sample {
 	b.t.Helper()
 	c, err := b.fs.Open(path.Join(b.root, from))
 	must(b.t, err)
@@ -238,7 +240,7 @@ func (b *bed) crossing(a *Agent, from string, pid int) *sample.Sample {
 	must(b.t, err)
 	for _, row := range a.kernel.Index(loader.Memory, nil) {
 		if row.CgroupID == c.MemoryID() {
-			return &sample.Sample{
+			return sample.Sample{
 				Kind: sample.KindCrossing, By: sample.ObserverAlloc, Ns: now(),
 				Wire: a.wires.number[0], Seq: a.armedSeq(a.wires.number[0]),
 				CgroupID: row.CgroupID, CSSID: row.CSSID, TGID: uint32(pid),
@@ -246,5 +248,5 @@ func (b *bed) crossing(a *Agent, from string, pid int) *sample.Sample {
 		}
 	}
 	b.t.Fatalf("no row of %s", from)
-	return nil
+	return sample.Sample{}
 }

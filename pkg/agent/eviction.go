@@ -68,7 +68,7 @@ type eviction struct {
 }
 
 // begin takes a slot, nil when all are under way. Every figure is copied: the scene goes on.
-func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) *eviction {
+func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *eviction {
 	e := a.slot()
 	if e == nil || a.softIsFull(&a.settings.Bounds[d.Bound]) {
 		return nil
@@ -83,11 +83,11 @@ func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	e.wire = a.wires.number[d.Bound]
 	// What the clock found was crossed before it looked, nobody knows when.
 	found := min(wokeNs, d.Observed.Ns)
-	switch {
+	switch c := woke.of(e.wire, a.armedSeq(e.wire)); {
 	case e.wire == noWire:
 		e.by, e.timeline.Crossed = sample.ObserverTimer, found
-	case crossing != nil && crossing.Wire == e.wire && crossing.Seq == a.armedSeq(e.wire):
-		e.by, e.seq, e.timeline.Crossed = crossing.By, crossing.Seq, crossing.Ns
+	case c != nil:
+		e.by, e.seq, e.timeline.Crossed = c.By, c.Seq, c.Ns
 	default:
 		// Seen by the clock, or still below after an earlier victim, or a record of an
 		// earlier sequence: a new one.
@@ -104,6 +104,9 @@ func (a *Agent) begin(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 }
 
 func (a *Agent) armedSeq(wire int) uint64 {
+	if wire == noWire {
+		return 0
+	}
 	seq, _ := a.kernel.WireSeq(wire)
 	return seq
 }

@@ -39,12 +39,11 @@ func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 	return nil
 }
 
-// remember counts a kill of the past. One from before the boot, or of a clock that was set
-// back since, counts as one of the boot or of now: longer than it should, never shorter.
+// remember counts a kill of the past, since the boot: what loops then is not this agent. A
+// clock that was set back since makes it one of now.
 func (a *Agent) remember(killed time.Time) {
-	if age := max(0, time.Since(killed)); age < time.Hour {
-		nowNs := now()
-		a.memory.Killed(nowNs - min(nowNs, uint64(age)))
+	if age, nowNs := uint64(max(0, time.Since(killed))), now(); age <= nowNs {
+		a.memory.Killed(nowNs - age)
 	}
 }
 

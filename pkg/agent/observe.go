@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
@@ -61,14 +62,18 @@ func (a *Agent) observeOne(b *decide.Bound, node sample.Node, nodeErr error, now
 }
 
 var (
-	errNoRoot = fmt.Errorf("the root is gone: %w", signal.ErrNoData)
-	errNoRow  = fmt.Errorf("the root's counters are not known: %w", signal.ErrNoData)
+	errNoRoot  = fmt.Errorf("the root is gone: %w", signal.ErrNoData)
+	errNoLimit = fmt.Errorf("the root has no limit, and nothing to run out of: %w", signal.ErrNoData)
+	errNoRow   = fmt.Errorf("the root's counters are not known: %w", signal.ErrNoData)
 )
 
 func (a *Agent) observeRoot(b *decide.Bound) (signal.Observation, error) {
 	r := a.scene.root(b.Root)
 	if r == nil {
 		return signal.Observation{}, errNoRoot
+	}
+	if r.limit(b.Signal) > cgroupfs.Unlimited/2 {
+		return signal.Observation{}, errNoLimit
 	}
 	if b.Signal == signal.AllocatableMemoryAvailable {
 		row, ok := a.readNow(loader.Memory, r.memoryCSS, r.id.MemoryID)

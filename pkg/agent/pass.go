@@ -8,16 +8,16 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
-// pass is one pass: look, decide, look again at the victim, strike, record. crossing is
-// the record that woke us, nil when the clock did. Nothing here allocates, reads text or
+// pass is one pass: look, decide, look again at the victim, strike, record. Nothing here allocates, reads text or
 // waits until the SIGKILL is sent, but for three doubts: a cgroup that the scout has not
 // seen yet (it scans), a refusal for want of knowledge (likewise, once each), and a fall
 // faster than the machine can fill (the other source is read).
-func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
+func (a *Agent) pass(woke crossings, wokeNs uint64) {
 	a.scene = a.scout.current()
-	if crossing != nil && a.isStranger(crossing) {
+	if a.anyStranger(woke) {
 		a.scene = a.scout.refreshNow() // younger than the last scan: the one doubt worth a wait
 	}
 	d := a.consider()
@@ -34,7 +34,7 @@ func (a *Agent) pass(crossing *sample.Sample, wokeNs uint64) {
 		if d = a.consider(); d.Verdict != decide.Evict || d.Victim != victim {
 			continue
 		}
-		if a.evict(&d, crossing, wokeNs) {
+		if a.evict(&d, woke, wokeNs) {
 			break
 		}
 		a.scene = a.scout.refreshNow() // the victim was none: nobody else pays for what we don't know
@@ -73,11 +73,11 @@ func (a *Agent) consider() decide.Decision {
 
 // evict strikes the victim, or asks it to end where the threshold is soft, or in shadow mode
 // only says that it would have. False: the victim is gone, and another may be found.
-func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64) bool {
+func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	if a.shadow && a.shadowMet[d.Bound] {
 		return true // said already
 	}
-	e := a.begin(d, crossing, wokeNs)
+	e := a.begin(d, woke, wokeNs)
 	if e == nil {
 		d.Verdict, d.Victim, d.Reason = decide.Refuse, -1, reasonFull
 		return true
@@ -97,7 +97,7 @@ func (a *Agent) evict(d *decide.Decision, crossing *sample.Sample, wokeNs uint64
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	a.at(stageStored)
 	e.condemned = a.condemn(e)
-	struck, err := e.handle.Strike(a.culprit(e, crossing))
+	struck, err := e.handle.Strike(a.culprit(e, woke))
 	e.timeline.Signalled = now()
 	if err != nil {
 		a.standDown(e, err)
@@ -121,24 +121,27 @@ func (a *Agent) condemn(e *eviction) int {
 	return a.kernel.Condemn(id.MemoryID, id.PidsID)
 }
 
-// culprit is the process that crossed the wire, if it did so in the victim's cgroup; 0: not
+// culprit is the process that crossed a wire, if it did so in the victim's cgroup; 0: not
 // known. The actuator looks for itself whether it still is there.
-func (a *Agent) culprit(e *eviction, crossing *sample.Sample) int {
-	if crossing == nil || crossing.CSSID == 0 || crossing.Atomic {
-		return 0
-	}
-	controller, victim := loader.Memory, e.victim.ID.MemoryID
-	if crossing.By == sample.ObserverTask {
-		controller, victim = loader.Pids, e.victim.ID.PidsID
-	}
-	pid := 0
-	a.kernel.Climb(controller, crossing.CSSID, func(id uint64) bool {
-		if id == victim {
-			pid = int(crossing.TGID)
+func (a *Agent) culprit(e *eviction, woke crossings) int {
+	for i := range woke {
+		if c := &woke[i]; c.CSSID != 0 && !c.Atomic && a.crossedIn(c, e.victim.ID) {
+			return int(c.TGID)
 		}
-		return pid == 0
+	}
+	return 0
+}
+
+func (a *Agent) crossedIn(c *sample.Sample, unit workload.Identity) (inside bool) {
+	controller, victim := loader.Memory, unit.MemoryID
+	if c.By == sample.ObserverTask {
+		controller, victim = loader.Pids, unit.PidsID
+	}
+	a.kernel.Climb(controller, c.CSSID, func(id uint64) bool {
+		inside = id == victim
+		return !inside
 	})
-	return pid
+	return inside
 }
 
 // standDown takes back what a strike that hit nobody had prepared.

@@ -43,6 +43,14 @@ type root struct {
 	fill fill
 }
 
+// limit is what an allocatable signal is measured against, cgroupfs.Unlimited for none.
+func (r *root) limit(s signal.Signal) int64 {
+	if s == signal.AllocatableMemoryAvailable {
+		return r.memoryMax
+	}
+	return r.pidsMax
+}
+
 func (s *scene) root(path string) *root {
 	for i := range s.roots {
 		if s.roots[i].path == path {
