@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
@@ -251,8 +252,8 @@ func (w *world) startAgent(ctx context.Context, s scene, now signal.Observation)
 	sig, value := s.threshold(now)
 	journal := filepath.Join(w.dir, fmt.Sprintf("journal-%d.jsonl", w.rounds))
 	file := filepath.Join(w.dir, "config.yaml")
-	text := fmt.Sprintf("mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard:\n  %s: %q\njournal: %q\nstate: %q\nworkloads: %q\n",
-		w.root, sig, strconv.FormatInt(value, 10), journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "no-table.json"))
+	text := fmt.Sprintf("mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard:\n  %s: \"%v\"\njournal: %q\nstate: %q\nworkloads: %q\n",
+		w.root, sig, resource.NewQuantity(value, resource.BinarySI), journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "no-table.json"))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
