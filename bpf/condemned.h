@@ -42,8 +42,13 @@ static __noinline int kill_if_condemned(__u32 controller)
 		c == CONTROLLER_MEMORY ? css_of(task, CONTROLLER_MEMORY) : css_of(task, CONTROLLER_PIDS);
 
 	for (int depth = 0; depth < MAX_DEPTH; depth++) {
+		struct cgroup_subsys_state *parent;
+
 		if (!css)
 			break;
+		parent = BPF_CORE_READ(css, parent);
+		if (!parent)
+			break; /* the root is everybody: never condemned, whoever asks */
 		if (is_condemned(c, cgroup_id_of(css))) {
 			struct node_row *n = the_node();
 
@@ -52,7 +57,7 @@ static __noinline int kill_if_condemned(__u32 controller)
 				__sync_fetch_and_add(&n->signals_sent, 1);
 			return 1;
 		}
-		css = BPF_CORE_READ(css, parent);
+		css = parent;
 	}
 	return 0;
 }

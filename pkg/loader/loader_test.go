@@ -261,6 +261,23 @@ func TestClaimBelongsToOne(t *testing.T) {
 	}
 }
 
+func TestRootIsNeverCondemned(t *testing.T) {
+	l := open(t, Options{})
+	if slot := l.Condemn(rootID, 1<<62); slot >= 0 {
+		l.Pardon(slot)
+		t.Error("the memory hierarchy's root was condemned")
+	}
+	if slot := l.Condemn(1<<62, rootID); slot >= 0 {
+		l.Pardon(slot)
+		t.Error("the pids hierarchy's root was condemned")
+	}
+	slot := l.Condemn(1<<62, 1<<62)
+	if slot < 0 {
+		t.Fatal("no word is free")
+	}
+	l.Pardon(slot)
+}
+
 func TestDecodeRefusesWhatNoProgramSends(t *testing.T) {
 	good := make([]byte, 64)
 	good[8] = 1                                                               // seq

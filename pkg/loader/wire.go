@@ -125,8 +125,12 @@ func (l *Loader) Release(index int, seq uint64) {
 }
 
 // Condemn names a cgroup whose tasks get SIGKILL when they allocate or fork. It returns a
-// slot for Pardon, -1 when all are taken. For the hot thread.
+// slot for Pardon, -1 when all are taken or the cgroup is the root of a hierarchy: that is
+// everybody. For the hot thread.
 func (l *Loader) Condemn(memoryID, pidsID uint64) int {
+	if memoryID == rootID || pidsID == rootID {
+		return -1
+	}
 	for i := range l.condemned {
 		c := &l.condemned[i]
 		if atomic.LoadUint64(&c.MemoryId) == 0 && atomic.LoadUint64(&c.PidsId) == 0 {
@@ -137,6 +141,9 @@ func (l *Loader) Condemn(memoryID, pidsID uint64) int {
 	}
 	return -1
 }
+
+// rootID is the id of each hierarchy's root (fs/kernfs/dir.c: the first one of its idr).
+const rootID = 1
 
 // Pardon takes a slot of Condemn back, at the latest when the cgroup is gone.
 func (l *Loader) Pardon(slot int) {
