@@ -171,6 +171,8 @@ func TestRankReasons(t *testing.T) {
 		want  decide.Ranked
 	}{
 		"above":          {nodeMemory, mem("u", 0, 100*mi, 220*mi), decide.Ranked{Evictable: true, Reason: "120Mi above its request, priority 0"}},
+		"a whole unit":   {nodeMemory, mem("u", 0, 0, 1024), decide.Ranked{Evictable: true, Reason: "1Ki above its request, priority 0"}},
+		"inodes":         {bound(signal.NodeFsInodesFree, "", 1, 0), inodes("u", 0, 9, 7), decide.Ranked{Evictable: true, Reason: "7 inodes, priority 0"}},
 		"with a tenth":   {nodeMemory, mem("u", -7, 0, 1536*mi), decide.Ranked{Evictable: true, Reason: "1.5Gi above its request, priority -7"}},
 		"below":          {nodeMemory, mem("u", 0, 100, 37), decide.Ranked{Evictable: true, Reason: "63 below its request, priority 0"}},
 		"at":             {nodeMemory, mem("u", 0, 100, 100), decide.Ranked{Evictable: true, Reason: "at its request, priority 0"}},
@@ -193,6 +195,30 @@ func TestRankReasons(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got := decide.Rank(settings(tc.bound), &tc.bound, []workload.Workload{tc.w})
 			if diff := cmp.Diff([]decide.Ranked{tc.want}, got); diff != "" {
+				t.Errorf("ranking (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// In compat a unit without a figure is evictable, and processes are what counts.
+func TestRankReasonsInCompat(t *testing.T) {
+	tests := map[string]struct {
+		bound decide.Bound
+		w     workload.Workload
+		want  string
+	}{
+		"processes":        {nodePIDs, with(pid("u", 9, 30000), func(w *workload.Workload) { w.Usage.Processes = 7 }), "7 processes, priority 9"},
+		"no statistics":    {nodeMemory, noStats("u", 0, 5), "no usage known, priority 0"},
+		"marked first":     {nodeMemory, with(mem("u", 0, 0, 5), func(w *workload.Workload) { w.Evict = "first" }), "5 above its request, priority 0"},
+		"a missing figure": {nodeMemory, pid("u", 0, 5), "at its request, priority 0"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := settings(tc.bound)
+			s.Compat = true
+			got := decide.Rank(s, &tc.bound, []workload.Workload{tc.w})
+			if diff := cmp.Diff([]decide.Ranked{{Evictable: true, Reason: tc.want}}, got); diff != "" {
 				t.Errorf("ranking (-want +got):\n%s", diff)
 			}
 		})

@@ -65,6 +65,9 @@ func unmarshal(line []byte, d *document) error {
 	case line[0] == 'n': // which encoding/json takes for an empty document
 		return wrong("", "null where an object is wanted")
 	}
+	if at, twice := repeatedKey(line); twice {
+		return wrong(pathTo(line, at), "given twice")
+	}
 	return nil
 }
 

@@ -17,19 +17,29 @@ import (
 func TestParseRefuses(t *testing.T) {
 	of := func(workload string) string { return `{"workloads":[{"uid":"first"},` + workload + `]}` }
 	tests := map[string]struct{ line, path, reason string }{
-		"no JSON":             {`time=now`, "", "byte 2: invalid character 'i' in literal true (expecting 'r')"},
-		"half an object":      {`{"time":`, "", "byte 8: unexpected end of JSON input"},
-		"two objects":         {`{}{}`, "", "byte 3: invalid character '{' after top-level value"},
-		"NaN":                 {of(`{"uid":"u","tasks":NaN}`), "", "byte 50: invalid character 'N' looking for beginning of value"},
-		"null":                {`null`, "", "null where an object is wanted"},
-		"a list":              {`[]`, "", "array where an object is wanted"},
-		"a number":            {` 7`, "", "number where an object is wanted"},
-		"a time that is none": {`{"time":"yesterday"}`, "time", `"yesterday" is no RFC 3339 time`},
-		"a time in numbers":   {`{"time":5}`, "time", "number where a string is wanted"},
-		"a month too many":    {`{"time":"2026-13-02T00:00:00Z"}`, "time", `"2026-13-02T00:00:00Z" is no RFC 3339 time`},
-		"long ago":            {`{"time":"1600-01-01T00:00:00Z"}`, "time", `"1600-01-01T00:00:00Z" is too far from now`},
-		"far ahead":           {`{"time":"2300-01-01T00:00:00Z"}`, "time", `"2300-01-01T00:00:00Z" is too far from now`},
-		"a layout of text":    {`{"layout":{"dedicatedImageFs":"yes"}}`, "layout.dedicatedImageFs", "string where true or false is wanted"},
+		"no JSON":               {`time=now`, "", "byte 2: invalid character 'i' in literal true (expecting 'r')"},
+		"half an object":        {`{"time":`, "", "byte 8: unexpected end of JSON input"},
+		"two objects":           {`{}{}`, "", "byte 3: invalid character '{' after top-level value"},
+		"NaN":                   {of(`{"uid":"u","tasks":NaN}`), "", "byte 50: invalid character 'N' looking for beginning of value"},
+		"null":                  {`null`, "", "null where an object is wanted"},
+		"a list":                {`[]`, "", "array where an object is wanted"},
+		"a number":              {` 7`, "", "number where an object is wanted"},
+		"a time that is none":   {`{"time":"yesterday"}`, "time", `"yesterday" is no RFC 3339 time`},
+		"a time in numbers":     {`{"time":5}`, "time", "number where a string is wanted"},
+		"a month too many":      {`{"time":"2026-13-02T00:00:00Z"}`, "time", `"2026-13-02T00:00:00Z" is no RFC 3339 time`},
+		"long ago":              {`{"time":"1600-01-01T00:00:00Z"}`, "time", `"1600-01-01T00:00:00Z" is too far from now`},
+		"far ahead":             {`{"time":"2300-01-01T00:00:00Z"}`, "time", `"2300-01-01T00:00:00Z" is too far from now`},
+		"a layout of text":      {`{"layout":{"dedicatedImageFs":"yes"}}`, "layout.dedicatedImageFs", "string where true or false is wanted"},
+		"a key twice":           {`{"time":"2026-01-02T00:00:00Z","layout":{},"time":"2026-01-03T00:00:00Z"}`, "time", "given twice"},
+		"a key twice in a list": {of(`{"uid":"a","memory":{"workingSetBytes":1},"uid":"b"}`), "workloads[1].uid", "given twice"},
+		"a key in another case": {of(`{"uid":"a","volumes":[{"name":"{\"name\":"},{"name":"w","Name":"w"}]}`), "workloads[1].volumes[1].Name", "given twice"},
+		"a key unknown, twice":  {`{"future":{"a":[1,{"b":"]"}]},"future":[]}`, "future", "given twice"},
+		"two lists of workloads, which would be mixed": {
+			`{"workloads":[{"uid":"a","tasks":5}],"workloads":[{"uid":"b"}]}`, "workloads", "given twice",
+		},
+		"a signal twice": {
+			`{"signals":{"pid.available":{"available":1,"capacity":2},"pid.available":{}}}`, "signals[pid.available]", "given twice",
+		},
 		"an unknown signal":   {`{"signals":{"cpu.available":{}}}`, "signals[cpu.available]", "no such signal"},
 		"a negative capacity": {`{"signals":{"memory.available":{"availableBytes":1,"capacityBytes":-1}}}`, "signals[memory.available].capacityBytes", "-1 is negative"},
 		"a negative capacity of inodes": {
@@ -127,6 +137,18 @@ func TestAbsentIsNoData(t *testing.T) {
 	}
 	if diff := gocmp.Diff(want, s); diff != "" {
 		t.Errorf("snapshot (-want +got):\n%s", diff)
+	}
+}
+
+// The same key in two objects, and text that looks like a key, is no key twice.
+func TestKeysOfDifferentObjects(t *testing.T) {
+	for _, line := range []string{
+		`{"a":{"a":{"a":1}},"b":[{"a":1},{"a":2}],"c":["a","a"],"d":"a","e":"\"e\":","f":{}}`,
+		`{"workloads":[{"uid":"uid","name":"uid"},{"uid":"name","name":"name"}],"layout":{"name":{}}}`,
+	} {
+		if _, err := snapshot.Parse([]byte(line)); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
 	}
 }
 
