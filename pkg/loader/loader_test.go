@@ -189,8 +189,8 @@ func TestCrossingIsReportedOncePerSequence(t *testing.T) {
 	// Above what is there: crossed by the next allocation that looks.
 	l.SetWire(index, Wire{Scope: sample.ScopeNodeMemory, Limit: available + (1 << 30)})
 	for round := range 3 {
-		seq := l.ArmWire(index)
 		before := ktime(t)
+		seq := l.ArmWire(index) // somebody else's allocation may cross it at once
 		touch(t, 16<<20)()
 		time.Sleep(20 * time.Millisecond)
 		crossings := drain(t, l)
