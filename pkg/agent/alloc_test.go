@@ -24,7 +24,7 @@ func TestNothingIsAllocatedBetweenWakeUpAndSIGKILL(t *testing.T) {
 			struck = allocationsOfPasses()
 		}
 	})
-	for i := range 6 {
+	for i := range 3 {
 		unit := fmt.Sprintf("victim-%d", i)
 		victim := b.sleeper(unit, 64<<20)
 		must(t, a.scout.round(true))
