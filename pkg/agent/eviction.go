@@ -236,19 +236,19 @@ const (
 )
 
 func (a *Agent) ranked(d *decide.Decision) []record.Ranked {
-	return a.ranking(&a.settings.Bounds[d.Bound], a.scene.workloads)
+	return ranking(&a.settings, &a.settings.Bounds[d.Bound], a.scene.workloads)
 }
 
-// ranking is for any goroutine that owns ws.
-func (a *Agent) ranking(b *decide.Bound, ws []workload.Workload) (out []record.Ranked) {
-	for _, r := range decide.Rank(&a.settings, b, ws) {
+// ranking is the top of a ranking as it is recorded.
+func ranking(s *decide.Settings, b *decide.Bound, ws []workload.Workload) (out []record.Ranked) {
+	for _, r := range decide.Rank(s, b, ws) {
 		if len(out) == record.MaxRanked {
 			break
 		}
 		w := &ws[r.Index]
 		out = append(out, record.Ranked{
 			UID: w.UID, Name: w.Name,
-			UsageBytes: figure(usageBytes(&a.settings, b, w)), RequestBytes: requestBytes(b, w),
+			UsageBytes: figure(usageBytes(s, b, w)), RequestBytes: requestBytes(b, w),
 			Tasks: figure(w.Usage.Tasks), Priority: w.Priority,
 			Evictable: r.Evictable, Reason: r.Reason,
 		})

@@ -2,10 +2,15 @@ package agent
 
 import (
 	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // view is the state file's content as of the last pass, but for the ranking, which takes
@@ -91,4 +96,35 @@ func nearer(old *int64, distance int64) *int64 {
 		return old
 	}
 	return &distance
+}
+
+// idle does what has time: the state file once a second, and a collection while every wire
+// is far.
+func (a *Agent) idle() {
+	if time.Since(a.viewed) < time.Second {
+		return
+	}
+	a.viewed = time.Now()
+	a.confess()
+	state, units := a.view(), slices.Clone(a.scene.workloads)
+	go a.writeState(state, a.settings, units)
+	if !a.wires.near.Load() && !a.following() {
+		var m runtime.MemStats
+		if runtime.ReadMemStats(&m); m.HeapAlloc > collectAbove {
+			go debug.FreeOSMemory()
+		}
+	}
+}
+
+func (a *Agent) writeState(s *record.State, settings decide.Settings, units []workload.Workload) {
+	if !a.stateMu.TryLock() {
+		return // the disk is slow; the next one will do
+	}
+	defer a.stateMu.Unlock()
+	if len(settings.Bounds) > 0 {
+		s.Ranking = ranking(&settings, &settings.Bounds[0], units)
+	}
+	if err := record.WriteState(a.state, s); err != nil {
+		a.log.Warn().Err(err).Msg("state file not written")
+	}
 }

@@ -1,0 +1,228 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// Options are what Run needs beside the configuration.
+type Options struct {
+	Config *config.Config
+	// PinDir is where maps are pinned for bpftool; "" for none.
+	PinDir string
+	// Lock is the host file that one agent holds; DefaultLock when empty.
+	Lock string
+	// Ready is called when the agent watches.
+	Ready func()
+	// Reload brings configurations that replace Config while the agent runs; may be nil.
+	Reload <-chan *config.Config
+	Log    zerolog.Logger
+
+	onStage func(stage) // tests stop the agent there
+}
+
+// DefaultLock is held by the one agent of a node.
+const DefaultLock = "/run/ebpf-evict/agent.lock"
+
+// ErrRunning means that another agent holds the lock.
+var ErrRunning = errors.New("another agent runs on this node")
+
+// Run watches until ctx is done, then detaches and unpins everything. It returns an error
+// of its own kind for a bad root (ErrNoRoot), a second agent (ErrRunning), and what
+// loader.Open returns.
+func Run(ctx context.Context, o Options) error {
+	lock, err := takeLock(orText(o.Lock, DefaultLock))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a, p, err := open(ctx, o)
+	if err != nil {
+		return err
+	}
+	err = a.watch(ctx, o, p)
+	return errors.Join(err, a.close())
+}
+
+func orText(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}
+
+// takeLock makes sure that one agent runs. The kernel gives the lock back when it dies.
+func takeLock(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the run directory: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock file: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder := make([]byte, 32)
+		n, _ := f.ReadAt(holder, 0)
+		return nil, errors.Join(fmt.Errorf("%w: pid %s holds %s", ErrRunning, strings.TrimSpace(string(holder[:n])), path), f.Close())
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintln(os.Getpid()))); err != nil {
+		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), f.Close())
+	}
+	return f, nil
+}
+
+func writeAt(f *os.File, text string) error {
+	_, err := f.WriteAt([]byte(text), 0)
+	return err
+}
+
+// open makes an agent of a plan. Errors of the plan come first: nothing is loaded then.
+func open(ctx context.Context, o Options) (*Agent, *plan, error) {
+	c := o.Config
+	fs, err := cgroupfs.New("/sys/fs/cgroup")
+	if err != nil {
+		return nil, nil, err
+	}
+	a := &Agent{
+		mode: c.Mode, shadow: c.Mode != config.ModeEnforce, log: o.Log, state: c.State,
+		fs: fs, proc: signal.NewProc("/proc"), onStage: o.onStage,
+		fillPerSecond: c.MaxFillBytesPerSecond, stopDisks: func() {},
+	}
+	if !c.Hugepages {
+		a.proc = a.proc.IgnoreHugepages()
+	}
+	if a.fillPerSecond <= 0 {
+		a.fillPerSecond = loader.DefaultFillBytesPerSecond * int64(runtime.NumCPU())
+	}
+	a.node, _ = os.Hostname()
+	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
+	a.input.Dying = make([]decide.Dying, 0, maxOpen)
+	a.crossings = make(crossings, 0, 2*decide.MaxBounds) // two CPUs may report one at once
+	a.nextEntropy()
+	p, err := a.plan(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if a.kernel, err = loader.Open(loader.Options{
+		PinDir: o.PinDir, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes, Log: o.Log,
+	}); err != nil {
+		return nil, nil, err
+	}
+	if err := a.build(ctx, o, p); err != nil {
+		return nil, nil, errors.Join(err, a.close())
+	}
+	return a, p, nil
+}
+
+func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
+	c, fs := o.Config, a.fs
+	node, err := a.proc.Node()
+	if err != nil {
+		return err
+	}
+	if err := a.kernel.SetLimits(signal.MemoryCapacityOf(node), node.TasksMax); err != nil {
+		return err
+	}
+	journal, err := record.OpenJournal(c.Journal, record.JournalOptions{})
+	if err != nil {
+		return err
+	}
+	a.recorder = startRecorder(journal, o.Log, a.lineWritten())
+	if err := a.takeOver(fs, c.Journal); err != nil {
+		return err
+	}
+	margin := c.MarginBytes
+	if margin <= 0 {
+		margin = loader.DefaultMarginBytes
+	}
+	a.wires = &wires{kernel: a.kernel, roots: p.roots}
+	a.scout = &scout{
+		fs: fs, kernel: a.kernel, proc: a.proc, wires: a.wires, log: o.Log, margin: margin,
+		scanner: workload.NewScanner(workload.Options{
+			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
+			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
+		}),
+		kicks: make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{}, fills: map[uint64]*fill{},
+	}
+	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
+		return err
+	}
+	a.observeDisks(ctx, p)
+	if err := a.take(p); err != nil {
+		return err
+	}
+	return a.scout.round(false)
+}
+
+// lineWritten is the recorder's hook for the stages at which a line is in the journal.
+func (a *Agent) lineWritten() func(*record.Line) {
+	if a.onStage == nil {
+		return nil
+	}
+	return func(l *record.Line) {
+		switch l.Kind {
+		case record.KindKill:
+			a.at(stageKillLine)
+		case record.KindEviction:
+			a.at(stageClosed)
+		}
+	}
+}
+
+// errDisk means that the lines of some evictions could not be written in time. Their
+// intents stay pinned for the next start.
+var errDisk = errors.New("the disk of the journal or state file does not answer; what is not recorded is left to the next start")
+
+func (a *Agent) close() error {
+	if a.poller != nil {
+		defer a.poller.close()
+	}
+	errs := []error{a.closeFiles()}
+	if a.scout != nil {
+		a.scout.shut()
+	}
+	return errors.Join(append(errs, a.kernel.Close())...)
+}
+
+// closeFiles writes what is queued, and does not wait for a disk that hangs.
+func (a *Agent) closeFiles() error {
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		if a.recorder != nil {
+			err = a.recorder.close()
+		}
+		if a.state != "" {
+			a.stateMu.Lock()
+			defer a.stateMu.Unlock()
+			_ = os.Remove(a.state)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(farewell):
+		return errDisk
+	}
+}
