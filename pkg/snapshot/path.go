@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// pathTo names the first value of a document that ends, or whose bracket stands, at an
+// pathTo names the first value of a document that ends, or whose key or bracket does, at an
 // offset or after it: "workloads[2].containers[0].logsBytes".
 func pathTo(document []byte, offset int64) string {
 	tokens := json.NewDecoder(bytes.NewReader(document))
@@ -21,8 +21,8 @@ func pathTo(document []byte, offset int64) string {
 			open = open[:len(open)-1]
 			continue
 		}
-		if len(open) > 0 && open[len(open)-1].isKey(token) {
-			continue
+		if len(open) > 0 {
+			open[len(open)-1].step(token)
 		}
 		if tokens.InputOffset() >= offset {
 			return describe(open)
@@ -42,8 +42,8 @@ type place struct {
 	keyed bool
 }
 
-// isKey goes on to the token, and reports whether it is the key of an object.
-func (p *place) isKey(token json.Token) bool {
+// step goes on to the token: the next of a list, or key or value of an object.
+func (p *place) step(token json.Token) {
 	switch {
 	case p.list:
 		p.index++
@@ -51,9 +51,7 @@ func (p *place) isKey(token json.Token) bool {
 		p.keyed = false
 	default:
 		p.key, p.keyed = token.(string), true
-		return true
 	}
-	return false
 }
 
 func describe(open []*place) string {

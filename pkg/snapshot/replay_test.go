@@ -179,6 +179,7 @@ func TestImplausibleReadings(t *testing.T) {
 		"as much as there can be": {`"memory.available":{"availableBytes":6,"capacityBytes":6}`, "", true, true},
 		"negative, of memory":     {`"memory.available":{"availableBytes":-6,"capacityBytes":6}`, "", true, true},
 		"negative, of tasks":      {`"pid.available":{"available":-6,"capacity":6}`, "", true, true},
+		"nothing, of a disk":      {`"nodefs.available":{"availableBytes":0,"capacityBytes":6}`, "", true, true},
 		"negative, of a disk":     {`"nodefs.available":{"availableBytes":-6,"capacityBytes":6}`, "", false, true},
 		"after reclaim, capacity zero": {
 			low, `"nodefs.available":{"availableBytes":0,"capacityBytes":0}`, false, true,
