@@ -60,7 +60,7 @@ func headroomOK(v string) bool {
 		p, err := percent(v)
 		return err == nil && p >= 0 && p <= maxReclaim
 	}
-	q, err := resource.ParseQuantity(v)
+	q, err := parseQuantity(v)
 	return err == nil && q.Sign() >= 0 && !tooLarge(q)
 }
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -248,7 +249,7 @@ func amount(dst *int64) decoder {
 		if json.Unmarshal(raw, &s) != nil {
 			s = string(raw)
 		}
-		q, err := resource.ParseQuantity(s)
+		q, err := parseQuantity(s)
 		if err != nil || q.Sign() < 0 || tooLarge(q) {
 			return &Error{Key: key, Value: show(raw), Want: `bytes as a number or a quantity such as "1Gi"`}
 		}
@@ -256,6 +257,20 @@ func amount(dst *int64) decoder {
 		return nil
 	}
 }
+
+// parseQuantity takes what apimachinery takes, but for exponents beyond any amount of
+// anything: 1e15000000 would be written out in memory, digit by digit, for hours.
+func parseQuantity(text string) (resource.Quantity, error) {
+	if i := strings.LastIndexAny(text, "eE"); i >= 0 {
+		if exponent, err := strconv.Atoi(text[i+1:]); errors.Is(err, strconv.ErrRange) || exponent < -maxExponent || exponent > maxExponent {
+			return resource.Quantity{}, resource.ErrFormatWrong
+		}
+	}
+	return resource.ParseQuantity(text)
+}
+
+// maxExponent is far above 2⁶³, which has 19 digits.
+const maxExponent = 99
 
 // tooLarge guards Value, which returns 0 for 1e30.
 func tooLarge(q resource.Quantity) bool { return q.CmpInt64(math.MaxInt64) > 0 }

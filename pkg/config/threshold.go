@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/resource"
-
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -115,7 +113,7 @@ func thresholdValue(key, v string) (signal.Quantity, error) {
 		}
 		return signal.Quantity{Percent: p, Text: v}, nil
 	}
-	q, err := resource.ParseQuantity(v)
+	q, err := parseQuantity(v)
 	if err != nil || q.Sign() <= 0 || tooLarge(q) {
 		return signal.Quantity{}, &Error{Key: key, Value: strconv.Quote(v), Want: quantityForm}
 	}
@@ -185,7 +183,7 @@ func minReclaimValue(key, v string) (signal.Quantity, error) {
 		}
 		return signal.Quantity{Percent: p, Text: v}, nil
 	}
-	q, err := resource.ParseQuantity(v)
+	q, err := parseQuantity(v)
 	if err != nil || q.Sign() < 0 || tooLarge(q) {
 		return signal.Quantity{}, &Error{Key: key, Value: strconv.Quote(v), Want: reclaimForm}
 	}
