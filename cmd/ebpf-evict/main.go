@@ -79,6 +79,8 @@ func newRootCmd(out, errOut io.Writer) *cobra.Command {
 		Short:         "Evicts pods and cgroups within a millisecond of memory or pids running out",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          noArgs, // an unknown command is bad usage
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(out)
 	root.SetErr(errOut)
@@ -86,6 +88,10 @@ func newRootCmd(out, errOut io.Writer) *cobra.Command {
 	root.PersistentFlags().StringVar(&level, "log-level", "info", "trace, debug, info, warn or error")
 	root.PersistentFlags().StringVar(&format, "log-format", "console", "console or json")
 	log := func() (zerolog.Logger, error) { return newLogger(errOut, level, format) }
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		_, err := log() // the flags are checked also where nothing is logged
+		return err
+	}
 	root.AddCommand(
 		newRunCmd(log), newDemoCmd(out, log), newCheckCmd(out, log),
 		newRankCmd(out, errOut), newReplayCmd(out, errOut),

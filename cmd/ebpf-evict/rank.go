@@ -54,8 +54,9 @@ func newRankCmd(out, errOut io.Writer) *cobra.Command {
 			if format == "table" {
 				return usageError{errors.New("-o table: snapshots are answered in JSON, one line each")}
 			}
-			return eachSnapshot(snapshots, cmd.InOrStdin(), out, errOut, keepGoing, func(shot *snapshot.Snapshot) (any, error) {
-				return snapshot.Rank(settings, shot, s), nil
+			return eachSnapshot(cmd.Context(), answers{
+				snapshots, cmd.InOrStdin(), out, errOut, keepGoing,
+				func(shot *snapshot.Snapshot) (any, error) { return snapshot.Rank(settings, shot, s), nil },
 			})
 		},
 	}

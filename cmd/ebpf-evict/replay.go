@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -30,7 +32,10 @@ func newReplayCmd(out, errOut io.Writer) *cobra.Command {
 				return err
 			}
 			r := snapshot.NewReplay(settings)
-			return eachSnapshot(args[0], cmd.InOrStdin(), out, errOut, keepGoing, func(s *snapshot.Snapshot) (any, error) { return r.Next(s) })
+			return eachSnapshot(cmd.Context(), answers{
+				args[0], cmd.InOrStdin(), out, errOut, keepGoing,
+				func(s *snapshot.Snapshot) (any, error) { return r.Next(s) },
+			})
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML); none: the kubelet's defaults")
@@ -65,22 +70,34 @@ func settingsOf(c *config.Config) (decide.Settings, error) {
 // errBadSnapshot is about a snapshot that was refused: exit code 1.
 var errBadSnapshot = errors.New("snapshot refused")
 
+// errInterrupted is about a signal that came while input was waited for.
+var errInterrupted = errors.New("interrupted")
+
+// answers are what eachSnapshot needs to know of its command.
+type answers struct {
+	path        string // "-": standard input
+	in          io.Reader
+	out, errOut io.Writer
+	keepGoing   bool
+	answer      func(*snapshot.Snapshot) (any, error)
+}
+
 // eachSnapshot answers every snapshot of a file with one line of JSON. A snapshot that is
 // refused ends it, or is reported and left out.
-func eachSnapshot(path string, in io.Reader, out, errOut io.Writer, keepGoing bool, answer func(*snapshot.Snapshot) (any, error)) error {
-	if path != "-" {
-		f, err := os.Open(path)
+func eachSnapshot(ctx context.Context, o answers) error {
+	if o.path != "-" {
+		f, err := os.Open(o.path)
 		if err != nil {
 			return usageError{fmt.Errorf("open snapshots: %w", err)}
 		}
 		defer func() { _ = f.Close() }()
-		in = f
+		o.in = f
 	}
-	lines := json.NewEncoder(out) // one write a line: whoever asks may be waiting for it
+	lines := json.NewEncoder(o.out) // one write a line: whoever asks may be waiting for it
 	lines.SetEscapeHTML(false)
 	refused := 0
-	for line := range snapshot.Read(in) {
-		a, err := answerTo(line, answer)
+	for line := range readLines(ctx, o.in) {
+		a, err := answerTo(line, o.answer)
 		if err == nil {
 			if err := lines.Encode(a); err != nil {
 				return err
@@ -88,16 +105,47 @@ func eachSnapshot(path string, in io.Reader, out, errOut io.Writer, keepGoing bo
 			continue
 		}
 		err = fmt.Errorf("%w: line %d: %w", errBadSnapshot, line.Number, err)
-		if !keepGoing {
+		if !o.keepGoing {
 			return err
 		}
 		refused++
-		fmt.Fprintf(errOut, "ebpf-evict: %v\n", err)
+		fmt.Fprintf(o.errOut, "ebpf-evict: %v\n", err)
 	}
-	if refused > 0 {
+	switch {
+	case ctx.Err() != nil:
+		return errInterrupted
+	case refused > 0:
 		return fmt.Errorf("%w: %d in all", errBadSnapshot, refused)
 	}
 	return nil
+}
+
+// readLines ends also when ctx is done: a read of a terminal or pipe can't be interrupted,
+// so it is left behind.
+func readLines(ctx context.Context, in io.Reader) iter.Seq[snapshot.Line] {
+	lines := make(chan snapshot.Line)
+	go func() {
+		defer close(lines)
+		for line := range snapshot.Read(in) {
+			select {
+			case lines <- line:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func(yield func(snapshot.Line) bool) {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case line, ok := <-lines:
+				if !ok || !yield(line) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func answerTo(line snapshot.Line, answer func(*snapshot.Snapshot) (any, error)) (any, error) {

@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -200,5 +203,40 @@ func BenchmarkRank1000Snapshots(b *testing.B) {
 		if err := cmd.Execute(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Whoever waits for a terminal or a pipe can be interrupted.
+func TestInterruptedWhileItWaitsForASnapshot(t *testing.T) {
+	for _, args := range [][]string{{"replay", "-"}, {"rank", "--snapshot", "-"}} {
+		t.Run(args[0], func(t *testing.T) {
+			ctx, interrupt := context.WithCancel(t.Context())
+			in, writer := io.Pipe()
+			defer writer.Close()
+			go func() {
+				_, _ = io.WriteString(writer, good)
+				interrupt()
+			}()
+			root := newRootCmd(io.Discard, io.Discard)
+			root.SetArgs(args)
+			root.SetIn(in)
+			if err := root.ExecuteContext(ctx); !errors.Is(err, errInterrupted) || exitCode(err) != exitFailed {
+				t.Errorf("ended with %v, want that it was interrupted", err)
+			}
+		})
+	}
+}
+
+func TestBadUsageOfAnyCommand(t *testing.T) {
+	for _, args := range [][]string{
+		{"bogus"}, {"--bogus"}, {"rank", "extra"}, {"version", "extra"},
+		{"replay", "--log-level", "x", "-"}, {"rank", "--log-format", "x", "--snapshot", "-"},
+	} {
+		if got := ask(t, "", args...); got.exit != exitUsage || got.out != "" || strings.Count(got.errOut, "\n") != 1 {
+			t.Errorf("%v: %+v, want exit code 2 and one line", args, got)
+		}
+	}
+	if got := ask(t, ""); got.exit != exitDone || !strings.Contains(got.out, "replay") {
+		t.Errorf("without a command: %+v, want the help", got)
 	}
 }

@@ -166,7 +166,7 @@ func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
 	l := &record.Line{
 		Kind: kind, ID: e.id, Time: record.Time{Time: e.wall}, Node: a.node, Mode: a.mode,
 		Tier: tierOf(e.by), Signal: string(e.bound.Signal),
-		Threshold: a.thresholdLine(e),
+		Threshold: thresholdLine(&e.bound, &e.decision),
 		Observed:  &record.Observed{Available: e.decision.Observed.Available, Capacity: e.decision.Observed.Capacity},
 		Victim: &record.Victim{
 			UID: e.victim.UID, Namespace: e.victim.Namespace, Name: e.victim.Name, Cgroup: e.victim.Cgroup,
@@ -205,13 +205,13 @@ func (a *Agent) figures(l *record.Line, e *eviction) {
 	}
 }
 
-func (a *Agent) thresholdLine(e *eviction) *record.Threshold {
+func thresholdLine(b *decide.Bound, d *decide.Decision) *record.Threshold {
 	t := &record.Threshold{
-		Signal: string(e.bound.Signal), Hard: e.bound.Hard(), Value: e.bound.Value.Text,
-		GracePeriodSeconds: int64(e.bound.GracePeriod / time.Second),
+		Signal: string(b.Signal), Hard: b.Hard(), Value: b.Value.Text,
+		GracePeriodSeconds: int64(b.GracePeriod / time.Second),
 	}
-	if e.bound.Signal.Bytes() {
-		value, reclaim := e.decision.ThresholdValue, e.decision.TargetAvailable-e.decision.ThresholdValue
+	if b.Signal.Bytes() {
+		value, reclaim := d.ThresholdValue, d.TargetAvailable-d.ThresholdValue
 		t.ValueBytes, t.MinReclaimBytes = &value, &reclaim
 	}
 	return t
@@ -226,6 +226,17 @@ func tierOf(by sample.Observer) string {
 		return tierTask
 	}
 	return tierPoll // the timer, or a look of the agent's own
+}
+
+// tierFor names the back-end that watches a signal.
+func tierFor(s signal.Signal) string {
+	switch {
+	case s.Disk():
+		return tierPoll
+	case s.Memory():
+		return tierAlloc
+	}
+	return tierTask
 }
 
 // The tiers that this agent can have, as the journal names them.

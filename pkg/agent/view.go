@@ -31,13 +31,11 @@ func (a *Agent) view() *record.State {
 func (a *Agent) viewSignal(o *signal.Observation) record.SignalState {
 	v := record.SignalState{Signal: string(o.Signal)}
 	available, capacity := o.Available, o.Capacity
-	switch {
-	case o.Signal.Disk():
-		v.Tier = tierPoll
-	case o.Signal.Memory():
-		v.Tier, v.Armed = tierAlloc, a.kernel.Armed()
-	default:
-		v.Tier, v.Armed = tierTask, true
+	switch v.Tier = tierFor(o.Signal); v.Tier {
+	case tierAlloc:
+		v.Armed = a.kernel.Armed()
+	case tierTask:
+		v.Armed = true
 	}
 	if o.Signal.Bytes() {
 		v.AvailableBytes, v.CapacityBytes = &available, &capacity

@@ -174,11 +174,16 @@ type Error struct {
 	Key string
 	// Value is what the file says; empty when the key itself is wrong or is missing.
 	Value string
+	// Unknown says that the key is none ("no such key").
+	Unknown string
 	// Want is the accepted form.
 	Want string
 }
 
 func (e *Error) Error() string {
+	if e.Unknown != "" {
+		return fmt.Sprintf("%s: %s, want %s", e.Key, e.Unknown, e.Want)
+	}
 	if e.Value == "" {
 		return fmt.Sprintf("%s: want %s", e.Key, e.Want)
 	}

@@ -77,7 +77,7 @@ func (c *Config) keys() map[string]decoder {
 		"headroom":                         c.Headroom.decode,
 		"evictionHard":                     quantities(&c.EvictionHard),
 		"evictionSoft":                     quantities(&c.EvictionSoft),
-		"evictionSoftGracePeriod":          strs(&c.EvictionSoftGracePeriod, durationForm),
+		"evictionSoftGracePeriod":          strs(&c.EvictionSoftGracePeriod, graceForm),
 		"evictionMinimumReclaim":           quantities(&c.EvictionMinimumReclaim),
 		"evictionMaxPodGracePeriod":        value(&c.EvictionMaxPodGracePeriod, "seconds as a 32-bit number", nil),
 		"evictionPressureTransitionPeriod": transition(&c.EvictionPressureTransitionPeriod),
@@ -133,7 +133,7 @@ func decodeObject(parent string, raw json.RawMessage, keys map[string]decoder) e
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		if keys[name] == nil {
-			return &Error{Key: member(parent, name), Want: "no such key, but one of " + list(keys)}
+			return &Error{Key: member(parent, name), Unknown: "no such key", Want: "one of " + list(keys)}
 		}
 	}
 	return decodeMembers(parent, members, keys)

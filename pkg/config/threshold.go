@@ -13,8 +13,9 @@ import (
 const (
 	quantityForm = `a quoted quantity above zero such as "500Mi" or percentage such as "10%"`
 	percentForm  = `a percentage from "0%" to "100%"`
-	reclaimForm  = `a quoted quantity such as "500Mi" or percentage above zero such as "10%"`
+	reclaimForm  = `a quoted quantity not below zero such as "500Mi" or percentage above zero such as "10%"`
 	durationForm = `a quoted duration such as "1m30s"`
+	graceForm    = `a quoted duration not below zero such as "1m30s"`
 )
 
 // defaultHard is the kubelet's DefaultEvictionHard for Linux (pkg/kubelet/eviction,
@@ -96,7 +97,7 @@ func checkSignals(key string, m map[string]string) error {
 			for _, s := range signal.Names() {
 				all = append(all, string(s))
 			}
-			return &Error{Key: entry(key, name), Want: "no such signal, but one of " + strings.Join(all, ", ")}
+			return &Error{Key: entry(key, name), Unknown: "no such signal", Want: "one of " + strings.Join(all, ", ")}
 		}
 	}
 	return nil
@@ -137,14 +138,14 @@ func (c *Config) setGrace(soft []signal.Threshold) error {
 		v := c.EvictionSoftGracePeriod[s]
 		d, err := time.ParseDuration(v)
 		if err != nil || d < 0 {
-			return &Error{Key: entry(key, s), Value: strconv.Quote(v), Want: durationForm}
+			return &Error{Key: entry(key, s), Value: strconv.Quote(v), Want: graceForm}
 		}
 		periods[signal.Signal(s)] = d
 	}
 	for i := range soft {
 		d, ok := periods[soft[i].Signal]
 		if !ok {
-			return &Error{Key: entry(key, string(soft[i].Signal)), Want: durationForm + ", because evictionSoft names the signal"}
+			return &Error{Key: entry(key, string(soft[i].Signal)), Want: graceForm + ", because evictionSoft names the signal"}
 		}
 		soft[i].GracePeriod = d
 	}

@@ -126,8 +126,13 @@ func observations(path string, signals map[string]reading) ([]signal.Observation
 // observation is false when a part of the reading is missing.
 func (r *reading) observation(path string, name signal.Signal) (signal.Observation, bool, error) {
 	available, capacity, unit := r.Available, r.Capacity, ""
+	stray, form := r.AvailableBytes != nil || r.CapacityBytes != nil, "available and capacity"
 	if name.Bytes() {
 		available, capacity, unit = r.AvailableBytes, r.CapacityBytes, "Bytes"
+		stray, form = r.Available != nil || r.Capacity != nil, "availableBytes and capacityBytes"
+	}
+	if stray { // read as no data it would mean that all is well
+		return signal.Observation{}, false, wrong(path, "%s is given by %s", name, form)
 	}
 	t, err := parseTime(path+".time", r.Time)
 	if err != nil {

@@ -24,6 +24,8 @@ func TestParseRefuses(t *testing.T) {
 		"null":                  {`null`, "", "null where an object is wanted"},
 		"a list":                {`[]`, "", "array where an object is wanted"},
 		"a number":              {` 7`, "", "number where an object is wanted"},
+		"tasks in bytes":        {`{"signals":{"pid.available":{"availableBytes":1,"capacityBytes":2}}}`, "signals[pid.available]", "pid.available is given by available and capacity"},
+		"bytes without a unit":  {`{"signals":{"memory.available":{"available":1,"capacity":2}}}`, "signals[memory.available]", "memory.available is given by availableBytes and capacityBytes"},
 		"a time that is none":   {`{"time":"yesterday"}`, "time", `"yesterday" is no RFC 3339 time`},
 		"a time in numbers":     {`{"time":5}`, "time", "number where a string is wanted"},
 		"a month too many":      {`{"time":"2026-13-02T00:00:00Z"}`, "time", `"2026-13-02T00:00:00Z" is no RFC 3339 time`},
@@ -117,7 +119,7 @@ func TestParseRefuses(t *testing.T) {
 func TestAbsentIsNoData(t *testing.T) {
 	s, err := snapshot.Parse([]byte(`{"future":true,
 		"signals":{"memory.available":{"availableBytes":5},"allocatableMemory.available":{"capacityBytes":5},"nodefs.available":{},
-			"imagefs.available":null,"pid.available":{"availableBytes":1,"capacityBytes":2},
+			"imagefs.available":null,"pid.available":{"time":"2026-01-02T03:04:05Z"},
 			"nodefs.inodesFree":{"available":0,"capacity":0}},
 		"workloads":[{"uid":"u"},{"uid":"v","tasks":0,"inodes":{"logs":0},"volumes":[{"name":"x"}],"containers":[{"name":"c"}]}]}`))
 	if err != nil {
