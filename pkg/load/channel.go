@@ -36,9 +36,9 @@ type channels struct {
 	lifeline, lifelineChild *os.File
 }
 
-func newChannels() (*channels, error) {
+func newChannels(marks int) (*channels, error) {
 	var ch channels
-	err := errors.Join(ch.openReady(), ch.openPipes(), ch.openCounters())
+	err := errors.Join(ch.openReady(), ch.openPipes(), ch.openCounters(marks))
 	if err != nil {
 		ch.close()
 		return nil, err
@@ -69,13 +69,13 @@ func (ch *channels) openPipes() (err error) {
 	return nil
 }
 
-func (ch *channels) openCounters() error {
+func (ch *channels) openCounters(marks int) error {
 	fd, err := unix.MemfdCreate("load", unix.MFD_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("memfd_create: %w", err)
 	}
 	ch.counters = os.NewFile(uintptr(fd), "counters")
-	return ch.counters.Truncate(int64(unsafe.Sizeof(counters{})))
+	return ch.counters.Truncate(countersSize(marks))
 }
 
 // inherited is in the order of the descriptors above.
@@ -157,12 +157,35 @@ type counters struct {
 	alive int64 // a bomb's processes that are not reaped
 }
 
-func mapCounters(fd int) (*counters, error) {
-	p, err := unix.MmapPtr(fd, 0, nil, unsafe.Sizeof(counters{}), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map the counters: %w", err)
-	}
-	return (*counters)(p), nil
+// shared is counters with a hog's marks behind them: when it had filled each MarkBytes.
+type shared struct {
+	*counters
+	marks []int64
+	all   []byte
 }
 
-func (c *counters) unmap() { _ = unix.MunmapPtr(unsafe.Pointer(c), unsafe.Sizeof(*c)) }
+func countersSize(marks int) int64 {
+	return int64(unsafe.Sizeof(counters{})) + int64(marks)*int64(unsafe.Sizeof(int64(0)))
+}
+
+// marksOf is how many marks a load sets at most.
+func marksOf(s *Spec) int {
+	if s.Kind != Hog {
+		return 0
+	}
+	return int(s.Bytes / MarkBytes)
+}
+
+func mapCounters(fd, marks int) (shared, error) {
+	all, err := unix.Mmap(fd, 0, int(countersSize(marks)), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return shared{}, fmt.Errorf("map the counters: %w", err)
+	}
+	s := shared{counters: (*counters)(unsafe.Pointer(&all[0])), all: all}
+	if marks > 0 {
+		s.marks = unsafe.Slice((*int64)(unsafe.Pointer(&all[unsafe.Sizeof(counters{})])), marks)
+	}
+	return s, nil
+}
+
+func (s shared) unmap() { _ = unix.Munmap(s.all) }

@@ -72,7 +72,7 @@ func keep(o order, prefix []string) error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 		return err // names the file
 	}
-	c, err := mapCounters(countersFD)
+	c, err := mapCounters(countersFD, 0)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func keep(o order, prefix []string) error {
 		return err
 	}
 	unix.Close(readyFD) // the starter sees it if the load dies before its word
-	return reap(c, o.Spec.NoReap)
+	return reap(c.counters, o.Spec.NoReap)
 }
 
 // exitWithStarter also covers what PDEATHSIG does not: a starter that died before it was set.

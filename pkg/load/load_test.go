@@ -482,6 +482,7 @@ func TestStartRefuses(t *testing.T) {
 		"deadline over ten minutes": {load.Spec{Kind: load.Spinner, Deadline: time.Hour}, load.ErrSpec, "1h0m0s"},
 		"negative rate":             {load.Spec{Kind: load.Hog, Bytes: mib, Rate: -1}, load.ErrSpec, "negative"},
 		"hog without bytes":         {load.Spec{Kind: load.Hog, ProcsFiles: g.procsFiles()}, load.ErrSpec, "0 bytes"},
+		"unknown fill":              {load.Spec{Kind: load.Hog, Bytes: mib, Fill: "swap", ProcsFiles: g.procsFiles()}, load.ErrSpec, "swap"},
 		"bomb without tasks":        {load.Spec{Kind: load.Bomb, ProcsFiles: g.procsFiles()}, load.ErrSpec, "0 tasks"},
 		"another file":              {load.Spec{Kind: load.Spinner, ProcsFiles: []string{"/etc/passwd"}}, load.ErrSpec, "/etc/passwd"},
 		"hog without a cgroup":      {load.Spec{Kind: load.Hog, Bytes: mib}, load.ErrUnlimited, "memory.max"},
@@ -533,5 +534,31 @@ func BenchmarkHog(b *testing.B) {
 		b.StopTimer()
 		stop(b, l)
 		b.StartTimer()
+	}
+}
+
+func TestEveryFillIsChargedToTheGroupAndMarked(t *testing.T) {
+	for _, f := range load.Fills {
+		t.Run(string(f), func(t *testing.T) {
+			g := newGroup(t, 256*mib, 200)
+			l := start(t, load.Spec{Kind: load.Hog, Bytes: 64 * mib, Fill: f, ProcsFiles: g.procsFiles()})
+			eventually(t, "64 MiB filled", func() bool { return progress(t, l) == 64*mib })
+			if usage := usageBytes(t, g); usage < 64*mib {
+				t.Errorf("the group is charged %d bytes, want 64 MiB or more", usage)
+			}
+			marks := l.Marks()
+			if len(marks) != 64*mib/load.MarkBytes || !slices.IsSorted(marks) {
+				t.Errorf("%d marks, in order %v; want %d", len(marks), slices.IsSorted(marks), 64*mib/load.MarkBytes)
+			}
+		})
+	}
+}
+
+func TestFaulterKeepsToItsBytes(t *testing.T) {
+	g := newGroup(t, 256*mib, 200)
+	l := start(t, load.Spec{Kind: load.Faulter, Bytes: 8 * mib, ProcsFiles: g.procsFiles()})
+	eventually(t, "8 MiB faulted", func() bool { return usageBytes(t, g) > 8*mib })
+	if usage := usageBytes(t, g); !l.Alive() || usage > 64*mib {
+		t.Errorf("alive %v, charged %d bytes", l.Alive(), usage)
 	}
 }

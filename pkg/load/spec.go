@@ -23,13 +23,34 @@ const (
 	Sleeper Kind = "sleeper"
 	// Spinner keeps one CPU busy.
 	Spinner Kind = "spinner"
+	// Faulter touches its memory page by page and gives it back, over and over.
+	Faulter Kind = "faulter"
 )
+
+// Fill says by what a hog takes memory.
+type Fill string
+
+const (
+	// FillPages touches anonymous memory, 4 KiB a fault. The default.
+	FillPages Fill = "4k"
+	// FillHuge touches anonymous memory that may be huge pages, 2 MiB a fault.
+	FillHuge Fill = "thp"
+	// FillShared writes to a file of shared memory that is gone with the load.
+	FillShared Fill = "tmpfs"
+	// FillPopulate has the kernel fault ahead, populateStep at a time (MADV_POPULATE_WRITE, 5.14).
+	FillPopulate Fill = "populate"
+)
+
+// Fills are all of them.
+var Fills = []Fill{FillPages, FillHuge, FillShared, FillPopulate}
 
 const (
 	defaultDeadline = time.Minute
 	maxDeadline     = 10 * time.Minute
 	// maxTasks keeps a mistyped Tasks well below the kernel's default pid_max of 32768.
 	maxTasks = 10_000
+	// maxBytes keeps a mistyped Bytes from asking for a trace of gigabytes.
+	maxBytes = 1 << 44
 )
 
 // Errors of Start that a caller may want to tell apart.
@@ -47,8 +68,10 @@ type Spec struct {
 	// its first instruction: one on cgroup v2, one a hierarchy on v1. What takes memory
 	// or forks must have one whose cgroup, or an ancestor of it, limits just that.
 	ProcsFiles []string
-	// Bytes is how much a hog fills at most, rounded down to pages.
+	// Bytes is how much a hog fills at most, rounded down to pages, and a faulter each time.
 	Bytes int64
+	// Fill is how a hog takes it; empty is FillPages.
+	Fill Fill
 	// Rate is how many bytes a second a hog fills on average; 0 is as fast as it can.
 	Rate int64
 	// Hold is how many bytes of anonymous memory a sleeper touches and keeps.
@@ -90,9 +113,15 @@ func (s *Spec) validate() error {
 
 func (s *Spec) validateKind() error {
 	switch s.Kind {
-	case Hog:
-		if s.Bytes < int64(os.Getpagesize()) {
-			return fmt.Errorf("%w: a hog of %d bytes", ErrSpec, s.Bytes)
+	case Hog, Faulter:
+		if s.Bytes < int64(os.Getpagesize()) || s.Bytes > maxBytes {
+			return fmt.Errorf("%w: a %s of %d bytes", ErrSpec, s.Kind, s.Bytes)
+		}
+		if s.Fill == "" {
+			s.Fill = FillPages
+		}
+		if !slices.Contains(Fills, s.Fill) {
+			return fmt.Errorf("%w: fill %q", ErrSpec, s.Fill)
 		}
 		return s.needsLimit("memory.max", "memory.limit_in_bytes")
 	case Bomb:

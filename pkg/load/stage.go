@@ -18,7 +18,7 @@ func (o order) run() error {
 	if o.Spec.IgnoreTerm {
 		signal.Ignore(unix.SIGTERM)
 	}
-	c, err := mapCounters(countersFD)
+	c, err := mapCounters(countersFD, marksOf(&o.Spec))
 	if err != nil {
 		return err
 	}
@@ -41,19 +41,22 @@ func (o order) run() error {
 }
 
 // prepare does what can fail and returns what can't.
-func (o order) prepare(c *counters) (begin func(), err error) {
+func (o order) prepare(c shared) (begin func(), err error) {
 	switch o.Spec.Kind {
 	case Hog:
-		mem, err := reserve(o.Spec.Bytes)
-		return func() { fill(mem, o.Spec.Rate, &c.done) }, err
+		take, err := taking(o.Spec.Fill, o.Spec.Bytes)
+		return func() { fill(take, o.Spec.Bytes, o.Spec.Rate, c) }, err
 	case Sleeper:
-		mem, err := reserve(o.Spec.Hold)
-		fill(mem, 0, &c.done)
+		mem, err := reserve(o.Spec.Hold, unix.MADV_NOHUGEPAGE)
+		fill(touching(mem), int64(len(mem)), 0, c)
 		return func() {}, err
 	case Bomb:
-		return func() { explode(c, o) }, nil
+		return func() { explode(c.counters, o) }, nil
 	case Spinner:
 		return spin, nil
+	case Faulter:
+		mem, err := reserve(o.Spec.Bytes, unix.MADV_NOHUGEPAGE)
+		return func() { fault(mem) }, err
 	}
 	return nil, fmt.Errorf("unknown kind %q", o.Spec.Kind)
 }
@@ -66,9 +69,9 @@ func awaitGo() error {
 	return nil
 }
 
-// reserve maps bytes, rounded down to pages, and touches none. Without huge pages each
+// reserve maps bytes, rounded down to pages, and touches none. With MADV_NOHUGEPAGE each
 // page is an allocation of its own, the most frequent kind.
-func reserve(bytes int64) ([]byte, error) {
+func reserve(bytes int64, advice int) ([]byte, error) {
 	pageSize := int64(os.Getpagesize())
 	size := bytes / pageSize * pageSize
 	if size == 0 {
@@ -80,22 +83,94 @@ func reserve(bytes int64) ([]byte, error) {
 		return nil, fmt.Errorf("map %d bytes: %w", size, err)
 	}
 	// EINVAL: a kernel without transparent huge pages.
-	if err := unix.Madvise(mem, unix.MADV_NOHUGEPAGE); err != nil && !errors.Is(err, unix.EINVAL) {
+	if err := unix.Madvise(mem, advice); err != nil && (advice == unix.MADV_HUGEPAGE || !errors.Is(err, unix.EINVAL)) {
 		return nil, fmt.Errorf("madvise: %w", err)
 	}
 	return mem, nil
 }
 
-// fill touches mem page by page, never ahead of rate bytes a second; 0 is no limit.
-func fill(mem []byte, rate int64, done *int64) {
-	begun, pageSize := time.Now(), os.Getpagesize()
-	for off := 0; off < len(mem); off += pageSize {
+// taker takes the memory from off on and returns up to where.
+type taker func(off int64) (end int64)
+
+// taking prepares a fill.
+func taking(f Fill, bytes int64) (taker, error) {
+	switch f {
+	case FillHuge:
+		mem, err := reserve(bytes, unix.MADV_HUGEPAGE)
+		return touching(mem), err
+	case FillShared:
+		return writing()
+	case FillPopulate:
+		mem, err := reserve(bytes, unix.MADV_NOHUGEPAGE)
+		return populating(mem), err
+	}
+	mem, err := reserve(bytes, unix.MADV_NOHUGEPAGE)
+	return touching(mem), err
+}
+
+func touching(mem []byte) taker {
+	pageSize := int64(os.Getpagesize())
+	return func(off int64) int64 {
+		mem[off] = 1
+		return off + pageSize
+	}
+}
+
+// writing appends to a memfd, which is tmpfs without a name.
+func writing() (taker, error) {
+	fd, err := unix.MemfdCreate("fill", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	block := make([]byte, MarkBytes)
+	return func(off int64) int64 {
+		n, err := unix.Pwrite(fd, block, off)
+		if err != nil {
+			time.Sleep(time.Millisecond) // ENOMEM at the limit: hold what there is, and try again
+		}
+		return off + int64(max(n, 0))
+	}, nil
+}
+
+// populateStep is short enough to tell progress, long enough that the call does not count.
+const populateStep = 1 << 20
+
+func populating(mem []byte) taker {
+	return func(off int64) int64 {
+		end := min(off+populateStep, int64(len(mem)))
+		if err := unix.Madvise(mem[off:end], unix.MADV_POPULATE_WRITE); err != nil {
+			time.Sleep(time.Millisecond)
+			return off
+		}
+		return end
+	}
+}
+
+// fill takes bytes, rounded down to pages, never ahead of rate bytes a second; 0 is no limit.
+func fill(take taker, bytes, rate int64, c shared) {
+	begun, begunNs, pageSize := time.Now(), monotonicNs(), int64(os.Getpagesize())
+	marked := 0
+	for off := int64(0); off+pageSize <= bytes; {
 		if rate > 0 {
 			due := float64(off+pageSize) / float64(rate) * float64(time.Second)
 			time.Sleep(time.Duration(due) - time.Since(begun))
 		}
-		mem[off] = 1
-		atomic.StoreInt64(done, int64(off+pageSize))
+		off = take(off)
+		atomic.StoreInt64(&c.done, off)
+		for ; marked < len(c.marks) && off >= int64(marked+1)*MarkBytes; marked++ {
+			atomic.StoreInt64(&c.marks[marked], begunNs+int64(time.Since(begun)))
+		}
+	}
+}
+
+// fault does not return. MADV_DONTNEED gives the pages back at once.
+func fault(mem []byte) {
+	pageSize := os.Getpagesize()
+	for {
+		for off := 0; off < len(mem); off += pageSize {
+			mem[off] = 1
+		}
+		_ = unix.Madvise(mem, unix.MADV_DONTNEED)
 	}
 }
 
