@@ -33,8 +33,7 @@ func newDemoCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comman
 		Example: "  ebpf-evict demo\n  ebpf-evict demo -o json | jq .evictions[].timelineNs",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := log()
-			if err != nil {
+			if _, err := log(); err != nil { // a bad --log-level
 				return err
 			}
 			if format != "table" && format != "json" {
@@ -44,20 +43,20 @@ func newDemoCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comman
 				return loader.ErrPrivilege
 			}
 			runtime.LockOSThread() // the agent's parent-death signal is tied to this thread
-			return demo(cmd.Context(), out, format == "json", log)
+			return demo(cmd.Context(), out, format == "json")
 		},
 	}
 	cmd.Flags().StringVarP(&format, "output", "o", "table", "table or json")
 	return cmd
 }
 
-func demo(ctx context.Context, out io.Writer, asJSON bool, log zerolog.Logger) (err error) {
+func demo(ctx context.Context, out io.Writer, asJSON bool) (err error) {
 	text := out
 	if asJSON {
 		text = io.Discard
 	}
 	var result demoResult
-	w, err := newWorld(log)
+	w, err := newWorld()
 	if err == nil {
 		result.Evictions, err = w.play(ctx, text)
 		result.BystandersAlive = err == nil && w.bystandersAlive()

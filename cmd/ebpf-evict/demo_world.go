@@ -4,18 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path"
-	"path/filepath"
-	"strconv"
-	"syscall"
 	"time"
 
-	"github.com/rs/zerolog"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/bench"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -98,59 +91,25 @@ func nodePIDs() (signal.Observation, error) {
 // shows nothing.
 var errDisturbed = errors.New("the rest of the machine moved the signal")
 
-// world is the demo's own cgroup root with its bystanders, and a directory for the files.
+// world is the demo's own cgroup root with its bystanders.
 type world struct {
-	fs     *cgroupfs.FS
-	root   string
-	dir    string
-	self   string
+	*bench.Bed
 	idle   map[string]*load.Load
 	rounds int
-	log    zerolog.Logger
 }
 
-func newWorld(log zerolog.Logger) (*world, error) {
-	w := &world{root: "/ebpf-evict-demo-" + strconv.Itoa(os.Getpid()), idle: map[string]*load.Load{}, log: log}
-	var err error
-	if w.self, err = os.Executable(); err != nil {
-		return w, fmt.Errorf("find this program: %w", err)
-	}
-	if w.fs, err = cgroupfs.New("/sys/fs/cgroup"); err != nil {
+func newWorld() (*world, error) {
+	bed, err := bench.NewBed("demo", worldMemory, worldPids)
+	w := &world{Bed: bed, idle: map[string]*load.Load{}}
+	if err != nil {
 		return w, err
-	}
-	if w.dir, err = os.MkdirTemp("", "ebpf-evict-demo-"); err != nil {
-		return w, err
-	}
-	if err := w.makeRoot(); err != nil {
-		return w, fmt.Errorf("make the demo's cgroup root: %w", err)
 	}
 	for name, hold := range bystanders {
-		if w.idle[name], err = w.start(name, load.Spec{Kind: load.Sleeper, Hold: hold, Deadline: 10 * time.Minute}); err != nil {
+		if w.idle[name], err = w.Start(name, load.Spec{Kind: load.Sleeper, Hold: hold, Deadline: 10 * time.Minute}); err != nil {
 			return w, fmt.Errorf("start %s: %w", name, err)
 		}
 	}
 	return w, nil
-}
-
-func (w *world) makeRoot() error {
-	if err := w.fs.Create(w.root); err != nil {
-		return err
-	}
-	c, err := w.fs.Open(w.root)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
-	return errors.Join(c.SetMemoryMax(worldMemory), c.SetPidsMax(worldPids))
-}
-
-func (w *world) start(name string, s load.Spec) (*load.Load, error) {
-	unit := path.Join(w.root, name)
-	if err := w.fs.Create(unit); err != nil {
-		return nil, err
-	}
-	s.ProcsFiles = w.fs.ProcsFiles(unit)
-	return load.Start(w.self, []string{loadCommand}, s)
 }
 
 func (w *world) bystandersAlive() bool {
@@ -170,15 +129,7 @@ func (w *world) destroy() error {
 			errs = append(errs, l.Stop())
 		}
 	}
-	if w.fs != nil {
-		if err := w.fs.Remove(w.root); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
-			errs = append(errs, err)
-		}
-	}
-	if w.dir != "" {
-		errs = append(errs, os.RemoveAll(w.dir))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, w.Destroy())...)
 }
 
 // round plays a scene once: a fresh agent, a fresh load, one closed eviction.
@@ -187,29 +138,30 @@ func (w *world) round(ctx context.Context, s scene) (line *record.Line, err erro
 	defer cancel()
 	w.rounds++
 	unit := fmt.Sprintf("%s-%d", s.kind, w.rounds)
-	l, err := w.start(unit, load.Spec{Kind: s.kind, Bytes: hogBytes, Tasks: bombTasks, Held: true, Deadline: sceneDeadline})
+	l, err := w.Start(unit, load.Spec{Kind: s.kind, Bytes: hogBytes, Tasks: bombTasks, Held: true, Deadline: sceneDeadline})
 	if err != nil {
 		return nil, fmt.Errorf("start the %s: %w", s.kind, err)
 	}
 	defer func() {
-		err = errors.Join(err, l.Stop(), ignoreGone(w.fs.Remove(path.Join(w.root, unit))))
+		err = errors.Join(err, l.Stop(), w.Remove(unit))
 	}()
 	before, err := observe(s.node)
 	if err != nil {
 		return nil, err
 	}
-	a, err := w.startAgent(ctx, s, before)
+	sig, value := s.threshold(before)
+	a, err := w.StartAgent(ctx, map[signal.Signal]string{sig: resource.NewQuantity(value, resource.BinarySI).String()})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, a.stop()) }()
+	defer func() { err = errors.Join(err, a.Stop()) }()
 	if err := undisturbed(s, before); err != nil {
 		return nil, err
 	}
 	if err := l.Go(); err != nil {
 		return nil, err
 	}
-	return a.eviction(ctx, path.Join(w.root, unit))
+	return eviction(ctx, a, w.Unit(unit))
 }
 
 func observe(read func() (signal.Observation, error)) (signal.Observation, error) {
@@ -234,47 +186,9 @@ func undisturbed(s scene, before signal.Observation) error {
 	return nil
 }
 
-func ignoreGone(err error) error {
-	if errors.Is(err, cgroupfs.ErrGone) {
-		return nil
-	}
-	return err
-}
-
-// runningAgent is `ebpf-evict run` as a process of its own.
-type runningAgent struct {
-	cmd     *exec.Cmd
-	journal string
-	exited  chan error
-}
-
-func (w *world) startAgent(ctx context.Context, s scene, now signal.Observation) (*runningAgent, error) {
-	sig, value := s.threshold(now)
-	journal := filepath.Join(w.dir, fmt.Sprintf("journal-%d.jsonl", w.rounds))
-	file := filepath.Join(w.dir, "config.yaml")
-	text := fmt.Sprintf("mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard:\n  %s: \"%v\"\njournal: %q\nstate: %q\nworkloads: %q\n",
-		w.root, sig, resource.NewQuantity(value, resource.BinarySI), journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "no-table.json"))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return nil, err
-	}
-	a := &runningAgent{journal: journal, exited: make(chan error, 1)}
-	a.cmd = exec.Command(w.self, "run", "--config", file, "--log-level", "error")
-	a.cmd.Stderr = os.Stderr
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := a.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the agent: %w", err)
-	}
-	go func() { a.exited <- a.cmd.Wait() }()
-	_, err := a.await(ctx, func(l *record.Line) bool { return l.Kind == record.KindStart })
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("wait for the agent: %w", err), a.stop())
-	}
-	return a, nil
-}
-
 // eviction waits for the closed line of the scene's victim.
-func (a *runningAgent) eviction(ctx context.Context, cgroup string) (*record.Line, error) {
-	l, err := a.await(ctx, func(l *record.Line) bool { return l.Kind == record.KindEviction })
+func eviction(ctx context.Context, a *bench.Agent, cgroup string) (*record.Line, error) {
+	l, err := a.Await(ctx, func(l *record.Line) bool { return l.Kind == record.KindEviction })
 	if err != nil {
 		return nil, fmt.Errorf("wait for the eviction: %w", err)
 	}
@@ -282,39 +196,4 @@ func (a *runningAgent) eviction(ctx context.Context, cgroup string) (*record.Lin
 		return nil, fmt.Errorf("%w: %s, %s", errDisturbed, l.Outcome, l.Reason)
 	}
 	return l, nil
-}
-
-func (a *runningAgent) await(ctx context.Context, want func(*record.Line) bool) (*record.Line, error) {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		lines, _, err := record.ReadJournal(a.journal)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		for i := range lines {
-			if want(&lines[i]) {
-				return &lines[i], nil
-			}
-		}
-		select {
-		case err := <-a.exited:
-			a.exited <- err
-			return nil, fmt.Errorf("the agent ended: %w", err)
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-tick.C:
-		}
-	}
-}
-
-// stop ends the agent as systemd does and waits for it.
-func (a *runningAgent) stop() error {
-	_ = a.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case err := <-a.exited:
-		return err
-	case <-time.After(5 * time.Second):
-		return errors.Join(errors.New("the agent did not end within five seconds of SIGTERM"), a.cmd.Process.Kill())
-	}
 }

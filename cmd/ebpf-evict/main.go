@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
+	"github.com/ebpf-evict/ebpf-evict/pkg/bench"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
@@ -34,11 +35,8 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// loadCommand is the hidden name under which the demo's loads run this binary.
-const loadCommand = "load"
-
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == loadCommand {
+	if len(os.Args) > 1 && os.Args[1] == bench.LoadCommand {
 		os.Exit(load.Main(os.Args[2:]))
 	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
