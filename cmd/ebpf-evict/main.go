@@ -62,7 +62,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &usage), errors.As(err, &bad), errors.Is(err, agent.ErrNoRoot):
+	case errors.As(err, &usage), errors.As(err, &bad), errors.Is(err, agent.ErrNoRoot), errors.Is(err, bench.ErrOptions):
 		return exitUsage
 	case errors.Is(err, loader.ErrNoBTF), errors.Is(err, loader.ErrPrivilege), errors.Is(err, errUnprotected):
 		return exitUnprotected
@@ -93,7 +93,7 @@ func newRootCmd(out, errOut io.Writer) *cobra.Command {
 	root.AddCommand(
 		newRunCmd(log), newDemoCmd(out, log), newCheckCmd(out, log),
 		newRankCmd(out, errOut), newReplayCmd(out, errOut),
-		newHistoryCmd(out), newExplainCmd(out), newVersionCmd(out),
+		newHistoryCmd(out), newExplainCmd(out), newBenchCmd(out, errOut, log), newVersionCmd(out),
 	)
 	return root
 }

@@ -104,10 +104,12 @@ func (a *Agent) read() error {
 	})
 }
 
+func (a *Agent) signal(s syscall.Signal) error { return a.cmd.Process.Signal(s) }
+
 // Stop ends the agent as systemd does and waits for it.
 func (a *Agent) Stop() error {
-	_ = a.cmd.Process.Signal(syscall.SIGTERM)
-	_ = a.cmd.Process.Signal(syscall.SIGCONT)
+	_ = a.signal(syscall.SIGTERM)
+	_ = a.signal(syscall.SIGCONT) // it may be stopped
 	select {
 	case err := <-a.exited:
 		a.exited <- err

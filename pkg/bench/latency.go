@@ -1,0 +1,250 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+)
+
+// Tool is what ends the victim.
+type Tool string
+
+// ToolAgent is this program.
+const ToolAgent Tool = "ebpf-evict"
+
+// LatencyOptions say what is measured. Zero values are not defaults.
+type LatencyOptions struct {
+	Tools    []Tool
+	Rounds   int
+	Scenario Scenario
+	Fill     load.Fill
+	// RatesBytes are the fill rates, a run each; 0 is as fast as it goes.
+	RatesBytes []int64
+	// Signal is what the agent watches. Empty: allocatableMemory.available, with a fork
+	// bomb allocatablePID.available.
+	Signal  signal.Signal
+	Version string
+	// Progress is told about every round; may be nil.
+	Progress func(tool Tool, done, of int, r Round)
+}
+
+// ErrOptions are options that can't be measured, in one sentence.
+var ErrOptions = errors.New("can't be measured")
+
+func (o *LatencyOptions) validate() error {
+	if o.Signal == "" {
+		o.Signal = signal.AllocatableMemoryAvailable
+		if o.Scenario == Forkbomb {
+			o.Signal = signal.AllocatablePIDAvailable
+		}
+	}
+	switch {
+	case !slices.Contains(Scenarios, o.Scenario):
+		return fmt.Errorf("%w: scenario %q, want one of %v", ErrOptions, o.Scenario, Scenarios)
+	case !slices.Contains(load.Fills, o.Fill):
+		return fmt.Errorf("%w: fill %q, want one of %v", ErrOptions, o.Fill, load.Fills)
+	case !o.bomb() && o.Signal != signal.MemoryAvailable && o.Signal != signal.AllocatableMemoryAvailable:
+		return fmt.Errorf("%w: signal %q, want one of memory and pids", ErrOptions, o.Signal)
+	case o.Scenario == Forkbomb && !o.bomb():
+		return fmt.Errorf("%w: a fork bomb crosses no wire of %s", ErrOptions, o.Signal)
+	case o.Rounds < 1 || len(o.Tools) == 0 || len(o.RatesBytes) == 0:
+		return fmt.Errorf("%w: no round, tool or rate", ErrOptions)
+	}
+	for _, t := range o.Tools {
+		if _, ok := makers[t]; !ok {
+			return fmt.Errorf("%w: tool %q, want some of %v", ErrOptions, t, Tools)
+		}
+		if t != ToolAgent && (o.bomb() || o.Scenario == Stalled) {
+			return fmt.Errorf("%w: %s watches no tasks and can't be stalled by us; leave it out of this scenario", ErrOptions, t)
+		}
+	}
+	return nil
+}
+
+func (o *LatencyOptions) bomb() bool {
+	return o.Signal == signal.PIDAvailable || o.Signal == signal.AllocatablePIDAvailable
+}
+
+// victim is the load that crosses the wire.
+func (o *LatencyOptions) victim(rate int64) load.Spec {
+	s := load.Spec{Held: true, Deadline: victimDeadline}
+	if o.bomb() {
+		s.Kind, s.Tasks = load.Bomb, bombTasks
+		return s
+	}
+	s.Kind, s.Bytes, s.Fill, s.Rate = load.Hog, hogBytes, o.Fill, rate
+	return s
+}
+
+// distance is how far above the wire a round begins, in the unit of the signal.
+func (o *LatencyOptions) distance() int64 {
+	if o.bomb() {
+		return 200
+	}
+	return 256 << 20 // 0.1 s at the fastest 4 KiB fill, near enough for every peer to look at its shortest interval
+}
+
+const (
+	// fieldMemory is the limit of a tool's root, so of everything that a round takes.
+	fieldMemory = 2 << 30
+	fieldPids   = 700
+	// hogBytes leaves a slow tool 1.25 GiB to be late by.
+	hogBytes  = 1536 << 20
+	bombTasks = 450
+	// victimDeadline ends what no tool ended.
+	victimDeadline = 90 * time.Second
+	// attempts is how often a disturbed round is tried, over all rounds: rounds*attempts.
+	attempts = 3
+)
+
+// tool plays rounds.
+type tool interface {
+	// play plays one round. A round that shows nothing is a result, not an error.
+	play(ctx context.Context) (Round, error)
+	// note says what was done to the tool so that it can take part.
+	note() string
+	close() error
+}
+
+// every is how many rounds of the others a slow tool plays one in.
+var every = map[Tool]int{}
+
+// makers make the tools; Tools are their names in the order of the report.
+var (
+	makers = map[Tool]func(*stand) (tool, error){ToolAgent: newAgentTool}
+	Tools  = []Tool{ToolAgent}
+)
+
+// MeasureLatency plays the rounds of all tools in turn, so that what disturbs one disturbs
+// all. It holds the calling thread at real-time priority, where that is allowed: the thread
+// only waits.
+func MeasureLatency(ctx context.Context, o LatencyOptions) (result Latency, err error) {
+	if err := o.validate(); err != nil {
+		return result, err
+	}
+	runtime.LockOSThread() // not unlocked: it has another priority, and the agent's life hangs on it
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK}, 0)
+	for _, rate := range o.RatesBytes {
+		s, err := newStand(o, rate)
+		if err == nil {
+			err = s.play(ctx)
+		}
+		if result.Machine.Kernel == "" && err == nil {
+			result.Machine, err = ThisMachine(o.Version, s.cgroupVersion())
+		}
+		if err = errors.Join(err, s.close()); err != nil {
+			return result, err
+		}
+		for i := range s.runs {
+			s.runs[i].summarise()
+		}
+		result.Runs = append(result.Runs, s.runs...)
+	}
+	return result, nil
+}
+
+// stand is what the tools of a run share.
+type stand struct {
+	options    LatencyOptions
+	rate       int64
+	background *background
+	trace      *sigtrace
+	// peers is the root of the tools that don't watch one.
+	peers *field
+	tools []tool
+	runs  []Run
+}
+
+func newStand(o LatencyOptions, rate int64) (*stand, error) {
+	s := &stand{options: o, rate: rate}
+	var err error
+	if s.background, err = newBackground(o.Scenario); err != nil {
+		return s, err
+	}
+	if s.peers, err = newField("bench-peers"); err != nil {
+		return s, err
+	}
+	if s.trace, err = openSigtrace(s.peers.Dir); err != nil {
+		return s, err
+	}
+	for _, name := range o.Tools {
+		t, err := makers[name](s)
+		if t != nil {
+			s.tools = append(s.tools, t)
+		}
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", name, err)
+		}
+		run := Run{Tool: name, Scenario: o.Scenario, RateBytes: rate, Signal: string(o.Signal), Note: t.note(), Raw: []Round{}}
+		if !o.bomb() {
+			run.Fill = o.Fill
+		}
+		s.runs = append(s.runs, run)
+	}
+	return s, nil
+}
+
+func (s *stand) cgroupVersion() string { return fmt.Sprintf("v%d", s.peers.FS.Version()) }
+
+func (s *stand) play(ctx context.Context) error {
+	for n := range s.options.Rounds {
+		if err := s.background.refresh(); err != nil {
+			return err
+		}
+		for i, name := range s.options.Tools {
+			if n%max(1, every[name]) != 0 {
+				continue
+			}
+			if err := s.playOne(ctx, i); err != nil {
+				return fmt.Errorf("%s, round %d: %w", name, n, err)
+			}
+		}
+	}
+	return nil
+}
+
+// playOne plays a round until it is undisturbed, or too many were not.
+func (s *stand) playOne(ctx context.Context, i int) error {
+	run := &s.runs[i]
+	for {
+		r, err := s.tools[i].play(ctx)
+		if err != nil {
+			return err
+		}
+		run.Raw = append(run.Raw, r)
+		if s.options.Progress != nil {
+			s.options.Progress(run.Tool, len(run.Raw), s.options.Rounds, r)
+		}
+		if !r.Disturbed || len(run.Raw) >= attempts*s.options.Rounds {
+			return nil
+		}
+	}
+}
+
+func (s *stand) close() error {
+	var errs []error
+	for _, t := range s.tools {
+		errs = append(errs, t.close())
+	}
+	if s.trace != nil {
+		errs = append(errs, s.trace.close())
+	}
+	if s.peers != nil {
+		errs = append(errs, s.peers.close())
+	}
+	return errors.Join(append(errs, s.background.close())...)
+}
+
+func monotonicNs() int64 {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // can't fail for this clock
+	return ts.Nano()
+}

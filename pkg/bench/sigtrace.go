@@ -1,0 +1,93 @@
+package bench
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// sigtrace notes each SIGTERM and SIGKILL on the machine with the kernel's time, whoever
+// sends it: a trace instance of its own with the event signal:signal_generate and the clock
+// "mono".
+type sigtrace struct{ mount, instance string }
+
+func openSigtrace(dir string) (*sigtrace, error) {
+	t := &sigtrace{mount: filepath.Join(dir, "tracefs")}
+	if err := os.Mkdir(t.mount, 0o700); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("none", t.mount, "tracefs", 0, ""); err != nil {
+		return nil, fmt.Errorf("mount tracefs: %w", err)
+	}
+	t.instance = filepath.Join(t.mount, "instances", fmt.Sprintf("ebpf-evict-bench-%d", os.Getpid()))
+	if err := t.begin(); err != nil {
+		return nil, errors.Join(fmt.Errorf("trace signal:signal_generate: %w", err), t.close())
+	}
+	return t, nil
+}
+
+func (t *sigtrace) begin() error {
+	if err := os.Mkdir(t.instance, 0o700); err != nil {
+		return err
+	}
+	for _, w := range []struct{ file, text string }{
+		{"trace_clock", "mono"}, {"buffer_size_kb", "256"},
+		{"events/signal/signal_generate/filter", fmt.Sprintf("sig == %d || sig == %d", unix.SIGTERM, unix.SIGKILL)},
+		{"events/signal/signal_generate/enable", "1"},
+	} {
+		if err := os.WriteFile(filepath.Join(t.instance, w.file), []byte(w.text), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clear forgets what was noted.
+func (t *sigtrace) clear() error { return os.WriteFile(filepath.Join(t.instance, "trace"), nil, 0) }
+
+// "  earlyoom-4711    [001] d....  5321.123456: signal_generate: sig=9 errno=0 code=0 comm=load-hog pid=4712 grp=1 res=0"
+var signalLine = regexp.MustCompile(`\s(\d+)\.(\d{6}): signal_generate: .* pid=(\d+) `)
+
+// first is when the first deadly signal to a task was generated, in nanoseconds of
+// CLOCK_MONOTONIC to the microsecond.
+func (t *sigtrace) first(pid int) (ns int64, ok bool, err error) {
+	f, err := os.Open(filepath.Join(t.instance, "trace"))
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		at, to, isSignal := parseSignal(lines.Text())
+		if isSignal && to == pid && (!ok || at < ns) {
+			ns, ok = at, true
+		}
+	}
+	return ns, ok, lines.Err()
+}
+
+func parseSignal(line string) (ns int64, pid int, ok bool) {
+	m := signalLine.FindStringSubmatch(line)
+	if m == nil {
+		return 0, 0, false
+	}
+	seconds, err1 := strconv.ParseInt(m[1], 10, 64)
+	micros, err2 := strconv.ParseInt(m[2], 10, 64)
+	pid, err3 := strconv.Atoi(m[3])
+	return seconds*1e9 + micros*1e3, pid, errors.Join(err1, err2, err3) == nil
+}
+
+func (t *sigtrace) close() error {
+	_ = os.WriteFile(filepath.Join(t.instance, "events/signal/signal_generate/enable"), []byte("0"), 0)
+	err := os.Remove(t.instance)
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, unix.Unmount(t.mount, 0), os.Remove(t.mount))
+}

@@ -1,0 +1,63 @@
+package bench
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+// WriteTable writes the result for people.
+func (l *Latency) WriteTable(w io.Writer) error {
+	fmt.Fprintf(w, "%s, %d CPUs, cgroup %s, %s\n\n", l.Kernel, l.CPUs, l.Cgroup, l.Date.UTC().Format("2006-01-02"))
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "TOOL\tSCENARIO\tFILL\tRATE\tROUNDS\tMISSED\tWRONG\tDISTURBED\tSIGKILL P50\tP99\tMAX\tDEAD P50\tOVERSHOOT P50\tP99")
+	for i := range l.Runs {
+		r := &l.Runs[i]
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d", r.Tool, r.Scenario, cmp.Or(string(r.Fill), "-"), FormatRate(r.RateBytes),
+			r.Rounds, r.Missed, r.WrongVictims, r.Disturbed)
+		fmt.Fprintf(t, "\t%s\t%s\n", formatNs(r.CrossedToSignalledNs, p50, p99, most), formatNs(r.CrossedToDeadNs, p50)+"\t"+formatBytes(r.OvershootBytes, p50, p99))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "\nSIGKILL, DEAD: since the crossing. Of ebpf-evict by its journal, of others by the yardstick outside.")
+	return err
+}
+
+// FormatRate writes a fill rate.
+func FormatRate(bytes int64) string {
+	if bytes == 0 {
+		return "max"
+	}
+	return record.FormatBytes(bytes) + "/s"
+}
+
+type quantile func(*Quantiles) int64
+
+func p50(q *Quantiles) int64  { return q.P50 }
+func p99(q *Quantiles) int64  { return q.P99 }
+func most(q *Quantiles) int64 { return q.Max }
+
+func formatNs(q *Quantiles, which ...quantile) string { return format(q, record.FormatNs, which) }
+
+func formatBytes(q *Quantiles, which ...quantile) string {
+	return format(q, record.FormatBytes, which)
+}
+
+// format is a column for each quantile.
+func format(q *Quantiles, text func(int64) string, which []quantile) (s string) {
+	for i, of := range which {
+		if i > 0 {
+			s += "\t"
+		}
+		if q == nil {
+			s += "-"
+		} else {
+			s += text(of(q))
+		}
+	}
+	return s
+}
