@@ -115,12 +115,15 @@ type tool interface {
 }
 
 // every is how many rounds of the others a slow tool plays one in.
-var every = map[Tool]int{}
+var every = map[Tool]int{ToolPoller: 10}
 
 // makers make the tools; Tools are their names in the order of the report.
 var (
-	makers = map[Tool]func(*stand) (tool, error){ToolAgent: newAgentTool}
-	Tools  = []Tool{ToolAgent}
+	makers = map[Tool]func(*stand) (tool, error){
+		ToolAgent: newAgentTool, ToolEarlyoom: newEarlyoom, ToolNohang: newNohang,
+		ToolKernelOOM: newKernelTool, ToolPoller: newPoller,
+	}
+	Tools = []Tool{ToolAgent, ToolEarlyoom, ToolNohang, ToolKernelOOM, ToolPoller}
 )
 
 // MeasureLatency plays the rounds of all tools in turn, so that what disturbs one disturbs

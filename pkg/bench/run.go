@@ -137,3 +137,6 @@ func (c *fillCurve) last() int64 {
 	}
 	return c.marks[len(c.marks)-1]
 }
+
+// full: the hog got all that it was to fill.
+func (c *fillCurve) full() bool { return c.bytes >= c.most }

@@ -39,6 +39,7 @@ func leavesNothing(t *testing.T) {
 func TestBenchLatencyMissesNobodyAndHitsNobodyElse(t *testing.T) {
 	for name, args := range map[string][]string{
 		"memory of the root":    {},
+		"the kernel's killer":   {"--tool", "kernel-oom"},
 		"tasks of the root":     {"--scenario", "forkbomb"},
 		"page faults elsewhere": {"--scenario", "hogs", "--fill", "tmpfs"},
 	} {
