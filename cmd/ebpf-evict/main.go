@@ -39,6 +39,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == bench.LoadCommand {
 		os.Exit(load.Main(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == bench.WorkCommand {
+		os.Exit(bench.Worker(os.Args[2:]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == bench.CageCommand {
 		os.Exit(bench.Cage(os.Args[2:]))
 	}

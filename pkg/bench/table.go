@@ -61,3 +61,33 @@ func format(q *Quantiles, text func(int64) string, which []quantile) (s string) 
 	}
 	return s
 }
+
+// WriteTable writes the result for people.
+func (o *Overhead) WriteTable(w io.Writer) error {
+	fmt.Fprintf(w, "%s, %d CPUs, cgroup %s, %s\n\n", o.Kernel, o.CPUs, o.Cgroup, o.Date.UTC().Format("2006-01-02"))
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "WORK\tSTATE\tPAIRS\tON/OFF\tQ25\tQ75\tOFF/OFF\tQ25\tQ75")
+	for i := range o.Runs {
+		r := &o.Runs[i]
+		fmt.Fprintf(t, "%s\t%s\t%d\t%.4f\t%.4f\t%.4f\t%.4f\t%.4f\t%.4f\n", r.Work, r.State, r.Pairs,
+			r.Ratio.Median, r.Ratio.Q25, r.Ratio.Q75, r.Baseline.Median, r.Baseline.Q25, r.Baseline.Q75)
+	}
+	for _, h := range o.Hooks {
+		fmt.Fprintf(t, "\n%s\t%.0f ns a run, %d runs", h.Program, h.NsPerRun, h.Runs)
+	}
+	fmt.Fprintln(t)
+	return t.Flush()
+}
+
+// WriteTable writes the result for people.
+func (s *Scale) WriteTable(w io.Writer) error {
+	fmt.Fprintf(w, "%s, %d CPUs, cgroup %s, %s\n\n", s.Kernel, s.CPUs, s.Cgroup, s.Date.UTC().Format("2006-01-02"))
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(t, "WORKLOADS\tROUNDS\tMISSED\tPASS P50\tP99\tSIGKILL P50\tP99\tRSS\tIDLE CPU")
+	for i := range s.Points {
+		p := &s.Points[i]
+		fmt.Fprintf(t, "%d\t%d\t%d\t%s\t%s\t%s\t%.2f %%\n", p.Workloads, p.Rounds, p.Missed,
+			formatNs(p.PassNs, p50, p99), formatNs(p.CrossedToSignalledNs, p50, p99), record.FormatBytes(p.RSSBytes), p.CPUPercent)
+	}
+	return t.Flush()
+}

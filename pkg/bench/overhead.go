@@ -1,0 +1,257 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+)
+
+// State says how near the agent's memory wire is.
+type State string
+
+const (
+	// Far: the allocation hook is detached.
+	Far State = "far"
+	// Near: it is attached.
+	Near State = "near"
+)
+
+// Overhead is the result of `bench overhead`.
+type Overhead struct {
+	Machine
+	Runs []OverheadRun `json:"runs"`
+	// Hooks are what the programs took while near, by the kernel's own statistics.
+	Hooks []Hook `json:"hooks"`
+}
+
+// OverheadRun is CPU time with the agent by CPU time without, of pairs A B B A: (B+B)/(A+A).
+// In the baseline nothing runs in the place of B.
+type OverheadRun struct {
+	Work     Work       `json:"work"`
+	State    State      `json:"state"`
+	Pairs    int        `json:"pairs"`
+	Ratio    *Quartiles `json:"ratio"`
+	Baseline *Quartiles `json:"baseline"`
+	Raw      []float64  `json:"raw"`
+	RawBase  []float64  `json:"rawBaseline"`
+}
+
+// Hook is a BPF program.
+type Hook struct {
+	Program  string  `json:"program"`
+	NsPerRun float64 `json:"nsPerRun"`
+	Runs     uint64  `json:"runs"`
+}
+
+// OverheadOptions say what is measured.
+type OverheadOptions struct {
+	Works    []Work
+	States   []State
+	Pairs    int
+	Version  string
+	Progress func(Work, State, int)
+}
+
+func (o *OverheadOptions) validate() error {
+	for _, w := range o.Works {
+		if !slices.Contains(Works, w) {
+			return fmt.Errorf("%w: work %q, want some of %v", ErrOptions, w, Works)
+		}
+	}
+	for _, s := range o.States {
+		if s != Far && s != Near {
+			return fmt.Errorf("%w: state %q, want far or near", ErrOptions, s)
+		}
+	}
+	if o.Pairs < 1 || len(o.Works) == 0 || len(o.States) == 0 {
+		return fmt.Errorf("%w: no pair, work or state", ErrOptions)
+	}
+	return nil
+}
+
+// MeasureOverhead measures work and state in turn.
+func MeasureOverhead(ctx context.Context, o OverheadOptions) (result Overhead, err error) {
+	if err := o.validate(); err != nil {
+		return result, err
+	}
+	runtime.LockOSThread() // the agent's life hangs on it
+	bed, err := NewBed("bench", fieldMemory, fieldPids)
+	defer func() { err = errors.Join(err, bed.Destroy()) }()
+	if err != nil {
+		return result, err
+	}
+	if result.Machine, err = ThisMachine(o.Version, fmt.Sprintf("v%d", bed.FS.Version())); err != nil {
+		return result, err
+	}
+	for _, w := range o.Works {
+		for _, s := range o.States {
+			run := OverheadRun{Work: w, State: s, Pairs: o.Pairs}
+			for i := range o.Pairs {
+				if err := run.pair(ctx, bed); err != nil {
+					return result, fmt.Errorf("%s, %s, pair %d: %w", w, s, i, err)
+				}
+				if o.Progress != nil {
+					o.Progress(w, s, i+1)
+				}
+			}
+			run.Ratio, run.Baseline = quartilesOf(run.Raw), quartilesOf(run.RawBase)
+			result.Runs = append(result.Runs, run)
+		}
+	}
+	result.Hooks, err = measureHooks(ctx, bed)
+	return result, err
+}
+
+// pair is A A A A for the baseline and A B B A for the ratio, one after the other.
+func (r *OverheadRun) pair(ctx context.Context, bed *Bed) error {
+	base, err := abba(r.Work, bed.Self, func(bb func() error) error { return bb() })
+	if err != nil {
+		return err
+	}
+	ratio, err := abba(r.Work, bed.Self, func(bb func() error) error { return withAgent(ctx, bed, r.State, bb) })
+	if err != nil {
+		return err
+	}
+	r.RawBase, r.Raw = append(r.RawBase, base), append(r.Raw, ratio)
+	return nil
+}
+
+// abba runs the work four times, the two in the middle inside of within.
+func abba(w Work, self string, within func(bb func() error) error) (float64, error) {
+	var a, b time.Duration
+	add := func(sum *time.Duration) error {
+		took, err := runWork(self, w)
+		*sum += took
+		return err
+	}
+	err := add(&a)
+	if err == nil {
+		err = within(func() error { return errors.Join(add(&b), add(&b)) })
+	}
+	if err == nil {
+		err = add(&a)
+	}
+	return float64(b) / float64(a), err
+}
+
+// withAgent runs f while an agent watches whose state file says that it is as far or near as
+// is asked for.
+func withAgent(ctx context.Context, bed *Bed, s State, f func() error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, roundDeadline)
+	defer cancel()
+	wire := int64(1) // the whole root away
+	if s == Near {
+		wire = fieldMemory - 256<<20
+	}
+	a, err := bed.StartAgent(ctx, map[signal.Signal]string{
+		signal.AllocatableMemoryAvailable: strconv.FormatInt(wire, 10), signal.PIDAvailable: "1",
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.Stop()) }()
+	if err := a.awaitArmed(ctx, s == Near); err != nil {
+		return err
+	}
+	return f()
+}
+
+// awaitArmed waits until the state file says whether the allocation hook is attached.
+func (a *Agent) awaitArmed(ctx context.Context, armed bool) error {
+	for {
+		s, err := record.ReadState(a.State)
+		if err == nil {
+			for i := range s.Signals {
+				if s.Signals[i].Signal == string(signal.AllocatableMemoryAvailable) && s.Signals[i].Armed == armed {
+					return nil
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for armed %v: %w", armed, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// runWork runs a worker and returns the CPU time that it says it took.
+func runWork(self string, w Work) (time.Duration, error) {
+	out, err := exec.Command(self, WorkCommand, string(w)).Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
+		}
+		return 0, fmt.Errorf("work %s: %w", w, err)
+	}
+	ns, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	return time.Duration(ns), err
+}
+
+// hookNames are the programs of bpf/evict.bpf.c that run on the way of others.
+var hookNames = []string{"page_alloc", "newtask", "start_far_timer"}
+
+// measureHooks lets the kernel count while the agent is near.
+func measureHooks(ctx context.Context, bed *Bed) (hooks []Hook, err error) {
+	stats, err := ebpf.EnableStats(statsRunTime)
+	if err != nil {
+		return nil, nil // not allowed here
+	}
+	defer func() { err = errors.Join(err, stats.Close()) }()
+	err = withAgent(ctx, bed, Near, func() error {
+		for _, w := range []Work{WorkFault, WorkFork} {
+			if _, err := runWork(bed.Self, w); err != nil {
+				return err
+			}
+		}
+		hooks, err = readHooks()
+		return err
+	})
+	return hooks, err
+}
+
+// statsRunTime is BPF_STATS_RUN_TIME.
+const statsRunTime = 0
+
+func readHooks() (hooks []Hook, err error) {
+	for id := ebpf.ProgramID(0); ; {
+		if id, err = ebpf.ProgramGetNextID(id); err != nil {
+			return hooks, nil // the last one
+		}
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		h, ok := hookOf(p)
+		if err := p.Close(); err != nil {
+			return nil, err
+		}
+		if ok {
+			hooks = append(hooks, h)
+		}
+	}
+}
+
+func hookOf(p *ebpf.Program) (Hook, bool) {
+	info, err := p.Info()
+	if err != nil || !slices.Contains(hookNames, info.Name) {
+		return Hook{}, false
+	}
+	stats, err := p.Stats()
+	if err != nil || stats.RunCount == 0 {
+		return Hook{}, false
+	}
+	return Hook{Program: info.Name, NsPerRun: float64(stats.Runtime) / float64(stats.RunCount), Runs: stats.RunCount}, true
+}
