@@ -64,6 +64,10 @@ test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=6.1|6.12 V
 demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)
 	scripts/as-root.sh $(BIN) demo
 
+.PHONY: bench
+bench: build ## measure on this machine (root, jq, half an hour): docs/bench/ and the README's table
+	scripts/bench.sh
+
 .PHONY: vectors
 vectors: ## make test/upstream/testdata anew with the real kubelet's code (needs the Go proxy)
 	scripts/vectors.sh

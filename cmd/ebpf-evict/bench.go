@@ -23,7 +23,7 @@ func newBenchCmd(out, errOut io.Writer, log func() (zerolog.Logger, error)) *cob
 		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBenchLatencyCmd(out, errOut, log), newBenchOverheadCmd(out, errOut, log), newBenchScaleCmd(out, errOut, log))
+	cmd.AddCommand(newBenchLatencyCmd(out, errOut, log), newBenchOverheadCmd(out, errOut, log), newBenchScaleCmd(out, errOut, log), newBenchReportCmd(out))
 	return cmd
 }
 

@@ -1,0 +1,220 @@
+package bench
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"html/template"
+	"image/color"
+	"math"
+	"slices"
+	"time"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+const (
+	chartWidth  = 18 * vg.Centimeter
+	chartHeight = 9.5 * vg.Centimeter
+)
+
+// palette is Okabe and Ito's, which also the colour-blind tell apart.
+var palette = []color.Color{
+	color.RGBA{0x00, 0x72, 0xB2, 0xFF}, color.RGBA{0xD5, 0x5E, 0x00, 0xFF}, color.RGBA{0x00, 0x9E, 0x73, 0xFF},
+	color.RGBA{0xCC, 0x79, 0xA7, 0xFF}, color.RGBA{0xE6, 0x9F, 0x00, 0xFF}, color.RGBA{0x56, 0xB4, 0xE9, 0xFF}, color.RGBA{0x33, 0x33, 0x33, 0xFF},
+}
+
+// series is a named set of points.
+type series struct {
+	name   string
+	points plotter.XYs
+}
+
+func newChart(x, y string) *plot.Plot {
+	p := plot.New()
+	p.X.Label.Text, p.Y.Label.Text = x, y
+	p.Legend.Top, p.Legend.Left = false, false
+	p.Legend.Padding = vg.Millimeter
+	grid := plotter.NewGrid()
+	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xE2}, color.Gray{0xE2}
+	p.Add(grid)
+	return p
+}
+
+// cdfChart draws which share of rounds had SIGKILL by when; x is in nanoseconds.
+func cdfChart(all []series) (template.HTML, error) {
+	p := newChart("from the crossing to SIGKILL", "share of rounds")
+	logScale(&p.X, func(v float64) string { return record.FormatNs(int64(math.Round(v))) })
+	p.Y.Min, p.Y.Max = 0, 1
+	for i, s := range all {
+		line, err := plotter.NewLine(s.points)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", s.name, err)
+		}
+		line.StepStyle = plotter.PostStep
+		line.Color, line.Width = palette[i%len(palette)], vg.Points(1.6)
+		p.Add(line)
+		p.Legend.Add(s.name, line)
+	}
+	return render(p)
+}
+
+// cdf are the steps of a distribution: at each value the share that does not exceed it.
+func cdf(values []int64) plotter.XYs {
+	sorted := slices.Sorted(slices.Values(values))
+	steps := make(plotter.XYs, 0, len(sorted)+1)
+	for i, v := range sorted {
+		x := math.Max(float64(v), float64(time.Microsecond)) // the axis is logarithmic
+		if i == 0 {
+			steps = append(steps, plotter.XY{X: x, Y: 0})
+		}
+		steps = append(steps, plotter.XY{X: x, Y: float64(i+1) / float64(len(sorted))})
+	}
+	return steps
+}
+
+// logScale needs values above 0 on the axis. A tick stands at each power of ten.
+func logScale(a *plot.Axis, text func(float64) string) {
+	a.Scale = plot.LogScale{}
+	a.Tick.Marker = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
+		for e := math.Floor(math.Log10(low)); e <= math.Ceil(math.Log10(high)); e++ {
+			base := math.Pow(10, e)
+			for n := 1.0; n < 10; n++ {
+				if v := n * base; v >= low*0.999 && v <= high*1.001 {
+					t := plot.Tick{Value: v}
+					if n == 1 {
+						t.Label = text(v)
+					}
+					ticks = append(ticks, t)
+				}
+			}
+		}
+		return ticks
+	})
+}
+
+// overshootChart draws the median overshoot by fill rate, a line a tool.
+func overshootChart(rates []int64, all []series) (template.HTML, error) {
+	p := newChart("fill rate", "overshoot past the wire, median")
+	names := make([]string, len(rates))
+	for i, r := range rates {
+		names[i] = FormatRate(r)
+	}
+	p.NominalX(names...)
+	logScale(&p.Y, func(v float64) string { return record.FormatBytes(int64(v)) })
+	p.X.Min, p.X.Max = -0.3, float64(len(rates))-0.7
+	for i, s := range all {
+		line, points, err := plotter.NewLinePoints(s.points)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", s.name, err)
+		}
+		line.Color, points.Color = palette[i%len(palette)], palette[i%len(palette)]
+		line.Width, points.Shape, points.Radius = vg.Points(1.4), draw.CircleGlyph{}, vg.Points(3)
+		p.Add(line, points)
+		p.Legend.Add(s.name, line, points)
+	}
+	p.Legend.Top = true
+	return render(p)
+}
+
+// quartileBars are bars at the medians with whiskers from quartile to quartile.
+type quartileBars struct {
+	plotter.XYs
+	plotter.YErrors
+}
+
+// overheadChart draws by how many per cent CPU time grew, and how much it did by chance.
+func overheadChart(runs []OverheadRun) (template.HTML, error) {
+	p := newChart("", "CPU time more than without, %")
+	names := make([]string, len(runs))
+	for i := range runs {
+		names[i] = fmt.Sprintf("%s, %s", runs[i].Work, runs[i].State)
+	}
+	width := chartWidth / vg.Length(3.6*float64(max(len(runs), 2)))
+	for i, which := range []struct {
+		name string
+		of   func(*OverheadRun) *Quartiles
+	}{
+		{"nothing in its place (noise)", func(r *OverheadRun) *Quartiles { return r.Baseline }},
+		{"ebpf-evict", func(r *OverheadRun) *Quartiles { return r.Ratio }},
+	} {
+		var values plotter.Values
+		bars := quartileBars{}
+		for n := range runs {
+			q := which.of(&runs[n])
+			median := 100 * (q.Median - 1)
+			values = append(values, median)
+			bars.XYs = append(bars.XYs, plotter.XY{X: float64(n), Y: median})
+			bars.YErrors = append(bars.YErrors, struct{ Low, High float64 }{100 * (q.Median - q.Q25), 100 * (q.Q75 - q.Median)})
+		}
+		chart, err := plotter.NewBarChart(values, width)
+		if err != nil {
+			return "", err
+		}
+		whiskers, err := plotter.NewYErrorBars(bars)
+		if err != nil {
+			return "", err
+		}
+		chart.Offset = width * vg.Length(float64(i)-0.5)
+		chart.LineStyle.Width = 0
+		chart.Color = []color.Color{color.Gray{0xBB}, palette[0]}[i]
+		p.Add(chart, shifted{whiskers, chart.Offset})
+		p.Legend.Add(which.name, chart)
+	}
+	p.NominalX(names...)
+	p.Legend.Top = true
+	return render(p)
+}
+
+// shifted draws whiskers where the bars are.
+type shifted struct {
+	*plotter.YErrorBars
+	by vg.Length
+}
+
+func (s shifted) Plot(c draw.Canvas, p *plot.Plot) {
+	c.Push()
+	c.Translate(vg.Point{X: s.by})
+	s.YErrorBars.Plot(c, p)
+	c.Pop()
+}
+
+func render(p *plot.Plot) (template.HTML, error) {
+	canvas := vgsvg.New(chartWidth, chartHeight)
+	p.Draw(draw.New(canvas))
+	var b bytes.Buffer
+	if _, err := canvas.WriteTo(&b); err != nil {
+		return "", fmt.Errorf("draw: %w", err)
+	}
+	// Inside of a page there is no XML declaration and no DTD.
+	_, svg, ok := bytes.Cut(b.Bytes(), []byte("<svg"))
+	if !ok {
+		return "", fmt.Errorf("draw: no <svg> in %d bytes", b.Len())
+	}
+	return template.HTML("<svg" + string(svg)), nil
+}
+
+// signalledNs are the rounds of a run that count, by the yardstick or, without it, as they are.
+func signalledNs(r *Run) (values []int64) {
+	for i := range r.Raw {
+		round := &r.Raw[i]
+		f := cmp.Or(round.Outside, &round.Figures)
+		if r.Tool == ToolAgent {
+			f = &round.Figures
+		}
+		if !round.Disturbed && !round.Missed && !round.WrongVictim && f.CrossedToSignalledNs != nil {
+			values = append(values, *f.CrossedToSignalledNs)
+		}
+	}
+	return values
+}
+
+// plain: nothing else went on and the hog touched pages.
+func plain(r *Run) bool { return r.Scenario == Idle && r.Fill == load.FillPages }
