@@ -2,7 +2,6 @@ package bench
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"html/template"
 	"image/color"
@@ -11,7 +10,9 @@ import (
 	"time"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
@@ -37,11 +38,42 @@ type series struct {
 	points plotter.XYs
 }
 
+// chart is a picture with what it shows. The legend is the page's: text in a picture is as
+// wide as the browser's font.
+type chart struct {
+	Title, Text string
+	Legend      []legendEntry
+	SVG         template.HTML
+}
+
+type legendEntry struct {
+	Name  string
+	Color string
+}
+
+func legend(all []series) (entries []legendEntry) {
+	for i, s := range all {
+		entries = append(entries, legendEntry{s.name, cssColor(colorOf(i))})
+	}
+	return entries
+}
+
+func colorOf(i int) color.Color { return palette[i%len(palette)] }
+
+func cssColor(c color.Color) string {
+	r, g, b, _ := c.RGBA()
+	return fmt.Sprintf("#%02x%02x%02x", r>>8, g>>8, b>>8)
+}
+
+// sans is laid out by the metrics of Liberation Sans, which are Arial's.
+var sans = font.Font{Typeface: "Liberation", Variant: "Sans"}
+
 func newChart(x, y string) *plot.Plot {
 	p := plot.New()
 	p.X.Label.Text, p.Y.Label.Text = x, y
-	p.Legend.Top, p.Legend.Left = false, false
-	p.Legend.Padding = vg.Millimeter
+	for _, style := range []*text.Style{&p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label} {
+		style.Font = font.From(sans, vg.Points(9))
+	}
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xE2}, color.Gray{0xE2}
 	p.Add(grid)
@@ -51,18 +83,17 @@ func newChart(x, y string) *plot.Plot {
 // cdfChart draws which share of rounds had SIGKILL by when; x is in nanoseconds.
 func cdfChart(all []series) (template.HTML, error) {
 	p := newChart("from the crossing to SIGKILL", "share of rounds")
-	logScale(&p.X, func(v float64) string { return record.FormatNs(int64(math.Round(v))) })
-	p.Y.Min, p.Y.Max = 0, 1
 	for i, s := range all {
 		line, err := plotter.NewLine(s.points)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", s.name, err)
 		}
 		line.StepStyle = plotter.PostStep
-		line.Color, line.Width = palette[i%len(palette)], vg.Points(1.6)
+		line.Color, line.Width = colorOf(i), vg.Points(1.6)
 		p.Add(line)
-		p.Legend.Add(s.name, line)
 	}
+	logScale(&p.X, 10, func(v float64) string { return record.FormatNs(int64(math.Round(v))) })
+	p.Y.Min, p.Y.Max = 0, 1
 	return render(p)
 }
 
@@ -80,21 +111,17 @@ func cdf(values []int64) plotter.XYs {
 	return steps
 }
 
-// logScale needs values above 0 on the axis. A tick stands at each power of ten.
-func logScale(a *plot.Axis, text func(float64) string) {
+// logScale needs values above 0 on the axis. The axis goes from power to power of base, a
+// tick at each.
+func logScale(a *plot.Axis, base float64, label func(float64) string) {
+	power := func(v float64, round func(float64) float64) float64 {
+		return math.Pow(base, round(math.Log(v)/math.Log(base)))
+	}
 	a.Scale = plot.LogScale{}
+	a.Min, a.Max = power(a.Min, math.Floor), power(a.Max, math.Ceil)
 	a.Tick.Marker = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
-		for e := math.Floor(math.Log10(low)); e <= math.Ceil(math.Log10(high)); e++ {
-			base := math.Pow(10, e)
-			for n := 1.0; n < 10; n++ {
-				if v := n * base; v >= low*0.999 && v <= high*1.001 {
-					t := plot.Tick{Value: v}
-					if n == 1 {
-						t.Label = text(v)
-					}
-					ticks = append(ticks, t)
-				}
-			}
+		for v := power(low*1.001, math.Floor); v <= high*1.001; v *= base {
+			ticks = append(ticks, plot.Tick{Value: v, Label: label(v)})
 		}
 		return ticks
 	})
@@ -108,19 +135,17 @@ func overshootChart(rates []int64, all []series) (template.HTML, error) {
 		names[i] = FormatRate(r)
 	}
 	p.NominalX(names...)
-	logScale(&p.Y, func(v float64) string { return record.FormatBytes(int64(v)) })
-	p.X.Min, p.X.Max = -0.3, float64(len(rates))-0.7
 	for i, s := range all {
 		line, points, err := plotter.NewLinePoints(s.points)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", s.name, err)
 		}
-		line.Color, points.Color = palette[i%len(palette)], palette[i%len(palette)]
+		line.Color, points.Color = colorOf(i), colorOf(i)
 		line.Width, points.Shape, points.Radius = vg.Points(1.4), draw.CircleGlyph{}, vg.Points(3)
 		p.Add(line, points)
-		p.Legend.Add(s.name, line, points)
 	}
-	p.Legend.Top = true
+	p.X.Min, p.X.Max = -0.3, float64(len(rates))-0.7
+	logScale(&p.Y, 16, func(v float64) string { return record.FormatBytes(int64(math.Round(v))) })
 	return render(p)
 }
 
@@ -138,17 +163,14 @@ func overheadChart(runs []OverheadRun) (template.HTML, error) {
 		names[i] = fmt.Sprintf("%s, %s", runs[i].Work, runs[i].State)
 	}
 	width := chartWidth / vg.Length(3.6*float64(max(len(runs), 2)))
-	for i, which := range []struct {
-		name string
-		of   func(*OverheadRun) *Quartiles
-	}{
-		{"nothing in its place (noise)", func(r *OverheadRun) *Quartiles { return r.Baseline }},
-		{"ebpf-evict", func(r *OverheadRun) *Quartiles { return r.Ratio }},
+	for i, of := range []func(*OverheadRun) *Quartiles{
+		func(r *OverheadRun) *Quartiles { return r.Baseline },
+		func(r *OverheadRun) *Quartiles { return r.Ratio },
 	} {
 		var values plotter.Values
 		bars := quartileBars{}
 		for n := range runs {
-			q := which.of(&runs[n])
+			q := of(&runs[n])
 			median := 100 * (q.Median - 1)
 			values = append(values, median)
 			bars.XYs = append(bars.XYs, plotter.XY{X: float64(n), Y: median})
@@ -164,14 +186,20 @@ func overheadChart(runs []OverheadRun) (template.HTML, error) {
 		}
 		chart.Offset = width * vg.Length(float64(i)-0.5)
 		chart.LineStyle.Width = 0
-		chart.Color = []color.Color{color.Gray{0xBB}, palette[0]}[i]
+		chart.Color = overheadColors[i]
 		p.Add(chart, shifted{whiskers, chart.Offset})
-		p.Legend.Add(which.name, chart)
 	}
 	p.NominalX(names...)
-	p.Legend.Top = true
+	p.X.Min, p.X.Max = -0.6, float64(len(runs))-0.4
 	return render(p)
 }
+
+var (
+	overheadColors = []color.Color{color.Gray{0xBB}, palette[0]}
+	overheadLegend = []legendEntry{
+		{"nothing in its place: the noise", cssColor(overheadColors[0])}, {"ebpf-evict", cssColor(overheadColors[1])},
+	}
+)
 
 // shifted draws whiskers where the bars are.
 type shifted struct {
@@ -201,16 +229,12 @@ func render(p *plot.Plot) (template.HTML, error) {
 	return template.HTML("<svg" + string(svg)), nil
 }
 
-// signalledNs are the rounds of a run that count, by the yardstick or, without it, as they are.
+// signalledNs are of the rounds of a run that count.
 func signalledNs(r *Run) (values []int64) {
 	for i := range r.Raw {
 		round := &r.Raw[i]
-		f := cmp.Or(round.Outside, &round.Figures)
-		if r.Tool == ToolAgent {
-			f = &round.Figures
-		}
-		if !round.Disturbed && !round.Missed && !round.WrongVictim && f.CrossedToSignalledNs != nil {
-			values = append(values, *f.CrossedToSignalledNs)
+		if !round.Disturbed && !round.Missed && !round.WrongVictim && round.CrossedToSignalledNs != nil {
+			values = append(values, *round.CrossedToSignalledNs)
 		}
 	}
 	return values

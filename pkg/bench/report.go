@@ -212,36 +212,31 @@ func (r *Report) machines() (all []Machine) {
 	return all
 }
 
-// chart is a picture with what it shows.
-type chart struct {
-	Title, Text string
-	SVG         template.HTML
-}
-
 func (r *Report) charts() (all []chart, err error) {
-	draw := func(title, text string, svg template.HTML, drawErr error) {
+	draw := func(title, text string, legend []legendEntry, svg template.HTML, drawErr error) {
 		err = errors.Join(err, drawErr)
-		all = append(all, chart{title, text, svg})
+		all = append(all, chart{title, text, legend, svg})
 	}
 	for i := range r.Latency {
 		l := &r.Latency[i]
 		tools, scenarios, rates := l.series()
 		if len(tools) > 1 {
 			svg, e := cdfChart(tools)
-			draw("Crossing to SIGKILL, by tool", "The fastest fill with 4 KiB pages, nothing else going on, all tools in turn in one run. Logarithmic: each label is ten times the one before.", svg, e)
+			draw("Crossing to SIGKILL, by tool", "The fastest fill with 4 KiB pages, nothing else going on, all tools in turn in one run. Logarithmic: each label is ten times the one before.", legend(tools), svg, e)
 		}
 		if !l.hasPeers() && len(scenarios) > 0 {
 			svg, e := cdfChart(scenarios)
-			draw("Crossing to SIGKILL, ebpf-evict, by what else goes on", "By the agent's journal: the kernel's stamp of the crossing to the return of the first kill.", svg, e)
+			draw("Crossing to SIGKILL, ebpf-evict, by what else goes on", "By the agent's journal: the kernel's stamp of the crossing to the return of the first kill.", legend(scenarios), svg, e)
 		}
 		if l.hasPeers() && len(rates) > 1 {
-			svg, e := overshootChart(rates, l.overshoots(rates))
-			draw("Overshoot by fill rate", "How much more the hog took after it had crossed. A tool that let it take all it was to take is a lower bound.", svg, e)
+			overshoots := l.overshoots(rates)
+			svg, e := overshootChart(rates, overshoots)
+			draw("Overshoot by fill rate", "How much more the hog took after it had crossed. The poller let it take all there was for it. Logarithmic: each label is sixteen times the one below.", legend(overshoots), svg, e)
 		}
 	}
 	for i := range r.Overhead {
 		svg, e := overheadChart(r.Overhead[i].Runs)
-		draw("What it costs others", "CPU time of a worker with the agent by CPU time without, in pairs. Far from a wire the allocation hook is detached. Whiskers: quartiles.", svg, e)
+		draw("What it costs others", "CPU time of a worker with the agent by CPU time without, in pairs. Far from a wire the allocation hook is detached. Whiskers: quartiles.", overheadLegend, svg, e)
 	}
 	return all, err
 }
