@@ -2,35 +2,38 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/bench"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
 
-// benchLatency measures for real, three rounds of each tool.
-func benchLatency(t *testing.T, args ...string) bench.Latency {
+// benchmark measures for real.
+func benchmark[T any](t *testing.T, args ...string) (result T) {
 	t.Helper()
-	cmd := exec.Command(binary(t), append([]string{"bench", "latency", "--rounds", "3", "--quiet", "-o", "json"}, args...)...)
+	cmd := exec.Command(binary(t), append([]string{"bench"}, append(args, "--quiet", "-o", "json")...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	must(t, err)
-	var l bench.Latency
-	must(t, json.Unmarshal(out, &l))
-	leavesNothing(t)
-	return l
+	must(t, json.Unmarshal(out, &result))
+	leavesNothing(t, cmd.Process.Pid)
+	return result
 }
 
-func leavesNothing(t *testing.T) {
+func leavesNothing(t *testing.T, pid int) {
 	t.Helper()
 	fs, err := cgroupfs.New("/sys/fs/cgroup")
 	must(t, err)
 	names, err := fs.Children("/")
 	must(t, err)
 	for _, n := range names {
-		if len(n) > 17 && n[:17] == "ebpf-evict-bench-" {
+		if strings.HasPrefix(n, "ebpf-evict-bench") && strings.HasSuffix(n, fmt.Sprintf("-%d", pid)) {
 			t.Errorf("left the cgroup %s", n)
 		}
 	}
@@ -44,7 +47,7 @@ func TestBenchLatencyMissesNobodyAndHitsNobodyElse(t *testing.T) {
 		"page faults elsewhere": {"--scenario", "hogs", "--fill", "tmpfs"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := benchLatency(t, args...)
+			l := benchmark[bench.Latency](t, append([]string{"latency", "--rounds", "3"}, args...)...)
 			if len(l.Runs) != 1 {
 				t.Fatalf("%d runs, want one", len(l.Runs))
 			}
@@ -56,5 +59,59 @@ func TestBenchLatencyMissesNobodyAndHitsNobodyElse(t *testing.T) {
 				t.Errorf("crossed to signalled: %+v", q)
 			}
 		})
+	}
+}
+
+// earlyoom kills whatever ranks first of all that it sees. This one notes what that is and
+// kills the hog.
+const spy = `#!/bin/sh
+cat /proc/[0-9]*/comm >>"$SPY"
+echo "sending SIGTERM when mem <= all"
+sleep 0.3
+for p in /proc/[0-9]*; do
+	if [ "$(cat "$p/comm")" = load-hog ]; then kill -KILL "${p#/proc/}"; fi
+done
+sleep 60
+`
+
+func TestPeerSeesTheHogAndSleepersAlone(t *testing.T) {
+	binary(t)
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "earlyoom"), []byte(spy), 0o700))
+	seen := filepath.Join(dir, "seen")
+	t.Setenv("SPY", seen)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	l := benchmark[bench.Latency](t, "latency", "--rounds", "1", "--tool", "earlyoom")
+	r := l.Runs[0]
+	if r.Missed != 0 || r.WrongVictims != 0 || len(r.Raw) == 0 {
+		t.Errorf("missed %d, wrong %d, %d raw", r.Missed, r.WrongVictims, len(r.Raw))
+	}
+	text, err := os.ReadFile(seen)
+	must(t, err)
+	comms := strings.Fields(string(text))
+	for _, c := range comms {
+		if !slices.Contains([]string{"load-hog", "load-sleeper", filepath.Base(binary(t)), "earlyoom", "exe", "cat"}, c) {
+			t.Errorf("the peer saw %q", c)
+		}
+	}
+	if !slices.Contains(comms, "load-hog") || !slices.Contains(comms, "load-sleeper") {
+		t.Errorf("the peer saw %v, want the hog and sleepers", comms)
+	}
+}
+
+func TestBenchOverheadHasPairsAndTheHookAttachedWhenNear(t *testing.T) {
+	o := benchmark[bench.Overhead](t, "overhead", "--pairs", "1", "--state", "near")
+	if len(o.Runs) != 1 || o.Runs[0].Ratio == nil || o.Runs[0].Ratio.Median <= 0 || o.Runs[0].Baseline.Median <= 0 {
+		t.Errorf("runs %+v", o.Runs)
+	}
+	if len(o.Hooks) > 0 && !slices.ContainsFunc(o.Hooks, func(h bench.Hook) bool { return h.Program == "page_alloc" }) {
+		t.Errorf("hooks %+v, want page_alloc among them", o.Hooks)
+	}
+}
+
+func TestBenchScaleEvictsAmongManyUnits(t *testing.T) {
+	s := benchmark[bench.Scale](t, "scale", "--workloads", "40", "--rounds", "2")
+	if len(s.Points) != 1 || s.Points[0].Missed != 0 || s.Points[0].PassNs == nil || s.Points[0].RSSBytes <= 0 {
+		t.Errorf("points %+v", s.Points)
 	}
 }
