@@ -101,7 +101,7 @@ const (
 	bombTasks = 450
 	// victimDeadline ends what no tool ended.
 	victimDeadline = 90 * time.Second
-	// attempts is how often a disturbed round is tried, over all rounds: rounds*attempts.
+	// attempts bounds how many rounds are played in all: that many for each one asked for.
 	attempts = 3
 )
 
@@ -204,9 +204,10 @@ func (s *stand) play(ctx context.Context) error {
 		}
 		for i, name := range s.options.Tools {
 			if n%max(1, every[name]) != 0 {
-				continue
+				continue // a slow one
 			}
-			if err := s.playOne(ctx, i); err != nil {
+			err := s.playOne(ctx, i)
+			if err = errors.Join(err, ctx.Err()); err != nil {
 				return fmt.Errorf("%s, round %d: %w", name, n, err)
 			}
 		}
