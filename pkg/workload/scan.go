@@ -52,6 +52,7 @@ type Scanner struct {
 	o       Options
 	table   *Table
 	entries map[string]*Entry // table's, by uid
+	loaded  os.FileInfo       // the file that table came from
 	status  TableStatus
 	pids    []int
 }
@@ -88,7 +89,10 @@ func (s *Scanner) below(dir string) ([]Unit, error) {
 	var units []Unit
 	for _, name := range names {
 		child := path.Join(dir, name)
-		if isLevel(name) {
+		if slices.Contains(s.o.Roots, child) {
+			continue // a root is no unit; its own turn comes
+		}
+		if isLevel(name) || s.isAboveRoot(child) {
 			found, err := s.below(child)
 			if err != nil && !errors.Is(err, cgroupfs.ErrGone) {
 				return nil, err
@@ -109,6 +113,11 @@ func (s *Scanner) below(dir string) ([]Unit, error) {
 		units = append(units, u)
 	}
 	return units, nil
+}
+
+// isAboveRoot: a unit that holds a root would take the root's units with it.
+func (s *Scanner) isAboveRoot(dir string) bool {
+	return slices.ContainsFunc(s.o.Roots, func(root string) bool { return strings.HasPrefix(root, dir+"/") })
 }
 
 func (s *Scanner) unit(dir string) (Unit, error) {
