@@ -96,8 +96,9 @@ func newRootCmd(out, errOut io.Writer) *cobra.Command {
 		_, err := log() // the flags are checked also where nothing is logged
 		return err
 	}
+	patient := func(w io.Writer) (zerolog.Logger, error) { return newLogger(w, level, format) }
 	root.AddCommand(
-		newRunCmd(log), newDemoCmd(out, log), newCheckCmd(out, log),
+		newRunCmd(errOut, patient), newDemoCmd(out, log), newCheckCmd(out, log),
 		newRankCmd(out, errOut), newReplayCmd(out, errOut),
 		newHistoryCmd(out), newExplainCmd(out), newBenchCmd(out, errOut, log), newVersionCmd(out),
 	)

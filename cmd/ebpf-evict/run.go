@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,7 +17,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 )
 
-func newRunCmd(log func() (zerolog.Logger, error)) *cobra.Command {
+func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) *cobra.Command {
 	var file, mode string
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -27,7 +28,9 @@ func newRunCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 		Example: "  ebpf-evict run --config /etc/ebpf-evict/config.yaml --mode enforce",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := log()
+			w := newLogWriter(errOut)
+			defer w.flush()
+			log, err := logTo(w)
 			if err != nil {
 				return err
 			}
