@@ -44,6 +44,7 @@ struct bpf_timer {
 
 #define CLOCK_MONOTONIC 1
 #define SIGKILL 9
+#define EBUSY 16
 
 /* ___GFP_DIRECT_RECLAIM, include/linux/gfp_types.h; the same bit from 4.13 on.
  */

@@ -26,6 +26,13 @@ func (h *Handle) Strike(culprit int) (int, error) {
 	return n, err
 }
 
+// Struck says that the unit got its SIGKILL from elsewhere after a Strike that hit nobody:
+// Finish is to be called as after one that did.
+func (h *Handle) Struck() {
+	h.busy.Add(1)
+	h.empty.Store(false)
+}
+
 func (h *Handle) strike(culprit int) (int, error) {
 	if h.kernelKills() {
 		return h.killByKernel()

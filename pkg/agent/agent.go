@@ -53,12 +53,16 @@ type Agent struct {
 	leaving   bool      // no new eviction; those under way are closed as they are
 
 	blind   [decide.MaxBounds]blindness
+	waiting [decide.MaxBounds]wait
 	viewed  time.Time
 	state   string
 	stateMu sync.Mutex // one writer of the state file at a time
 }
 
-const reasonFull decide.Reason = "too many evictions under way"
+const (
+	reasonFull       decide.Reason = "too many evictions under way"
+	reasonIncomplete decide.Reason = "a unit can't be opened, and may be the one to evict"
+)
 
 // overdue is how long a victim holds up the next one: 1 GiB is back in 65 to 235 ms.
 const overdue = 5 * time.Second

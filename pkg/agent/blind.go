@@ -3,6 +3,7 @@ package agent
 import (
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
@@ -30,6 +31,15 @@ func (b *blindness) clear() { b.err = nil }
 // confess records each signal that has no data for a while, and each that is back: what is
 // not seen is not protected.
 func (a *Agent) confess() {
+	for {
+		select {
+		case reason := <-a.scout.alarms:
+			a.degraded("", reason)
+			continue
+		default:
+		}
+		break
+	}
 	nowNs := now()
 	for i := range a.settings.Bounds {
 		b, s := &a.blind[i], &a.settings.Bounds[i]
@@ -43,6 +53,37 @@ func (a *Agent) confess() {
 			a.log.Info().Str("signal", string(s.Signal)).Str("root", s.Root).Msg("signal has data again")
 			a.degraded(s.Signal, "has data again")
 		}
+	}
+}
+
+// waitAfter is how long the dead may hold what is missing before somebody has to know.
+const waitAfter = 10 * time.Second
+
+// wait is a bound that waits for what the dead still hold.
+type wait struct {
+	sinceNs uint64
+	said    bool
+}
+
+// watchWait says so when nobody reaps the dead: no reason to kill the living, and no state
+// to leave a node in.
+func (a *Agent) watchWait(d *decide.Decision) {
+	for i := range a.waiting {
+		if i != d.Bound || d.Verdict != decide.Wait || d.Reason != decide.ReasonCredit {
+			a.waiting[i] = wait{}
+		}
+	}
+	if d.Bound < 0 || d.Verdict != decide.Wait || d.Reason != decide.ReasonCredit {
+		return
+	}
+	w, s := &a.waiting[d.Bound], a.settings.Bounds[d.Bound].Signal
+	switch nowNs := now(); {
+	case w.sinceNs == 0:
+		w.sinceNs = nowNs
+	case !w.said && nowNs-w.sinceNs > uint64(waitAfter):
+		w.said = true
+		a.log.Error().Str("signal", string(s)).Msg("threshold met; the dead hold what is missing, and nobody reaps them")
+		a.degraded(s, "threshold met; the dead hold what is missing, and nobody reaps them")
 	}
 }
 

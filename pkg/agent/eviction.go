@@ -17,6 +17,8 @@ import (
 const (
 	// maxOpen is how many evictions can be under way at once; more intents can't be kept.
 	maxOpen = 8
+	// maxUnreaped is how many units with nothing but zombies are credited.
+	maxUnreaped = 64
 	// finishDeadline is how long a victim is helped to die. In D state it dies later, and
 	// what it holds stays credited.
 	finishDeadline = 30 * time.Second

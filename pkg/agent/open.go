@@ -76,9 +76,12 @@ func takeLock(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the run directory: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock file: %w", err)
+	}
+	if err := f.Chmod(0o600); err != nil { // whoever may read it may lock it
+		return nil, errors.Join(fmt.Errorf("protect the lock file: %w", err), f.Close())
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		holder := make([]byte, 32)
@@ -116,7 +119,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	}
 	a.node, _ = os.Hostname()
 	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
-	a.input.Dying = make([]decide.Dying, 0, maxOpen)
+	a.input.Dying = make([]decide.Dying, 0, maxOpen+maxUnreaped)
 	a.crossings = make(crossings, 0, 2*decide.MaxBounds) // two CPUs may report one at once
 	a.nextEntropy()
 	p, err := a.plan(ctx, c)
@@ -162,7 +165,8 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
 			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 		}),
-		kicks: make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{}, fills: map[uint64]*fill{},
+		alarms: make(chan string, 16),
+		kicks:  make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{}, fills: map[uint64]*fill{},
 	}
 	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
 		return err

@@ -25,6 +25,13 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) {
 		a.scene = a.scout.refreshNow()
 		d = a.consider()
 	}
+	if d.Verdict == decide.Evict && !a.seenByHook(&d, woke) {
+		// Without a hook near the wire the tables are as old as the last walk: who filled
+		// since then would look idle, and somebody else would pay.
+		if _, err := a.kernel.Walk(); err == nil {
+			d = a.consider()
+		}
+	}
 	for range lookAgain {
 		if d.Verdict != decide.Evict {
 			break
@@ -42,9 +49,18 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) {
 	}
 	a.memory.Next(&a.settings, &a.input, &d)
 	a.report(&d)
+	a.watchWait(&d)
 	a.publish(d.Conditions)
 	a.follow()
 	a.rearm(&d)
+}
+
+// seenByHook reports whether a hook saw the crossing that d is about: it has kept the rows
+// of whoever allocates or forks fresh.
+func (a *Agent) seenByHook(d *decide.Decision, woke crossings) bool {
+	wire := a.wires.number[d.Bound]
+	c := woke.of(wire, a.armedSeq(wire))
+	return c != nil && c.By != sample.ObserverTimer
 }
 
 // isDoubtful reports whether a refusal may come from what we don't know yet: nobody is
@@ -65,7 +81,7 @@ func (a *Agent) consider() decide.Decision {
 	a.scene.fill(a.kernel)
 	a.input.NowNs = now()
 	a.input.Workloads = a.scene.workloads
-	a.input.Dying = a.dying(a.input.Dying[:0])
+	a.input.Dying = a.scene.unreaped(a.dying(a.input.Dying[:0]))
 	// Nobody frees images and dead containers for us yet: they are what they were.
 	a.input.Reclaimed, a.input.AfterReclaim = decide.NodeReclaim{Containers: true, Images: true}, a.input.Observations
 	return decide.Decide(&a.settings, &a.memory, &a.input)
@@ -74,6 +90,10 @@ func (a *Agent) consider() decide.Decision {
 // evict strikes the victim, or asks it to end where the threshold is soft, or in shadow mode
 // only says that it would have. False: the victim is gone, and another may be found.
 func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
+	if a.scene.incomplete {
+		d.Verdict, d.Victim, d.Reason = decide.Refuse, -1, reasonIncomplete
+		return true
+	}
 	if a.shadow && a.shadowMet[d.Bound] {
 		return true // said already
 	}
@@ -96,9 +116,14 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	}
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	a.at(stageStored)
+	sent := a.kernel.SignalsSent()
 	e.condemned = a.condemn(e)
 	struck, err := e.handle.Strike(a.culprit(e, woke))
 	e.timeline.Signalled = now()
+	if errors.Is(err, actuator.ErrGone) && a.kernel.SignalsSent() > sent {
+		struck, err = 0, nil // the condemned word was faster, and hit all of them
+		e.handle.Struck()
+	}
 	if err != nil {
 		a.standDown(e, err)
 		return !errors.Is(err, actuator.ErrGone)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -16,6 +17,9 @@ type recorder struct {
 	entries chan entry
 	done    chan struct{}
 	once    sync.Once
+	// pending could not be written yet; failing: the last try failed.
+	pending []entry
+	failing bool
 	// written, when set, is called after a line is in the journal and before it is synced.
 	written func(*record.Line)
 }
@@ -63,28 +67,62 @@ func (r *recorder) after(f func()) {
 	}
 }
 
+// retryEvery is between two tries to write what found no room in the journal.
+const retryEvery = time.Second
+
 func (r *recorder) write() {
 	defer close(r.done)
-	for e := range r.entries {
-		if e.line == nil {
-			e.after()
-			continue
+	retry := time.NewTicker(retryEvery)
+	defer retry.Stop()
+	for {
+		select {
+		case e, ok := <-r.entries:
+			if !ok {
+				r.flush()
+				return
+			}
+			r.pending = append(r.pending, e)
+		case <-retry.C:
 		}
-		if err := r.journal.Append(e.line); err != nil {
-			r.log.Error().Err(err).Str("kind", string(e.line.Kind)).Msg("journal line not written")
-			continue
-		}
-		if r.written != nil {
-			r.written(e.line)
-		}
-		r.announce(e.line)
-		if err := r.journal.Sync(); err != nil {
-			r.log.Warn().Err(err).Msg("journal not synced")
-		}
-		if e.after != nil {
-			e.after()
-		}
+		r.flush()
 	}
+}
+
+// flush writes what is pending, in order, up to the first line that can't be written.
+func (r *recorder) flush() {
+	for len(r.pending) > 0 && r.append(r.pending[0]) {
+		r.pending = r.pending[1:]
+	}
+	if over := len(r.pending) - backlog; over > 0 {
+		r.log.Error().Int("lines", over).Msg("journal takes no lines, the oldest are lost")
+		r.pending = r.pending[over:]
+	}
+}
+
+func (r *recorder) append(e entry) bool {
+	if e.line == nil {
+		e.after()
+		return true
+	}
+	if err := r.journal.Append(e.line); err != nil {
+		if !r.failing {
+			r.log.Error().Err(err).Str("kind", string(e.line.Kind)).Msg("journal line not written; it is tried again")
+		}
+		r.failing = true
+		return false
+	}
+	r.failing = false
+	if r.written != nil {
+		r.written(e.line)
+	}
+	r.announce(e.line)
+	if err := r.journal.Sync(); err != nil {
+		r.log.Warn().Err(err).Msg("journal not synced")
+	}
+	if e.after != nil {
+		e.after()
+	}
+	return true
 }
 
 func (r *recorder) announce(l *record.Line) {
@@ -103,5 +141,9 @@ func (r *recorder) announce(l *record.Line) {
 func (r *recorder) close() error {
 	r.once.Do(func() { close(r.entries) })
 	<-r.done
-	return r.journal.Close()
+	err := r.journal.Close()
+	if len(r.pending) > 0 {
+		err = errors.Join(errDisk, err)
+	}
+	return err
 }

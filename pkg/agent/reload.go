@@ -109,7 +109,7 @@ func (a *Agent) take(p *plan) error {
 	a.memory.Release()
 	a.guards, a.fills = [decide.MaxBounds]signal.Guard{}, [decide.MaxBounds]fill{}
 	a.shadowMet, a.refused = [decide.MaxBounds]bool{}, [decide.MaxBounds]decide.Reason{}
-	a.blind = [decide.MaxBounds]blindness{}
+	a.blind, a.waiting = [decide.MaxBounds]blindness{}, [decide.MaxBounds]wait{}
 	a.setSlack()
 	if err := a.wires.assign(a.settings.Bounds); err != nil {
 		return fmt.Errorf("place the wires: %w", err)

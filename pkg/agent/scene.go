@@ -2,6 +2,7 @@ package agent
 
 import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
@@ -21,6 +22,8 @@ type scene struct {
 	// last, just before it would have been killed.
 	revived, empty []bool
 	roots          []root
+	// incomplete: a unit that is there can't be opened, and may be the one to evict.
+	incomplete bool
 	// known are the ids of every cgroup that a strike would kill.
 	knownMemory, knownPids map[uint64]struct{}
 }
@@ -90,6 +93,19 @@ func (s *scene) look(k *loader.Loader, i int) {
 	s.use(k, i)
 	s.empty[i] = s.workloads[i].Usage.Tasks == 0
 	s.mark(i)
+}
+
+// unreaped appends the units of which only zombies are left, whoever killed them: their
+// tasks come back without a victim, when somebody reaps them.
+func (s *scene) unreaped(dst []decide.Dying) []decide.Dying {
+	for i := range s.workloads {
+		w := &s.workloads[i]
+		if w.Protected != noProcess || w.Usage.Tasks <= 0 || len(dst) == cap(dst) {
+			continue
+		}
+		dst = append(dst, decide.Dying{UID: w.UID, Cgroup: w.Cgroup, Signal: signal.PIDAvailable, HeldTasks: w.Usage.Tasks})
+	}
+	return dst
 }
 
 // use takes memory and tasks from the tables. Processes and disk are the scout's.

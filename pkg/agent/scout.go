@@ -45,6 +45,9 @@ type scout struct {
 	log     zerolog.Logger
 	margin  int64
 
+	// alarms are for the journal; what finds no room is in the log alone.
+	alarms    chan string
+	tableErr  string
 	published atomic.Pointer[scene]
 	kicks     chan struct{}
 	// figures are the disk process's, nil without; wantsFigures: a threshold is about a disk.
@@ -109,6 +112,27 @@ func (s *scout) run(ctx context.Context) {
 	}
 }
 
+// watchTable says when a workload table is refused, and when one is good again.
+func (s *scout) watchTable() {
+	text := ""
+	if err := s.scanner.TableStatus().LastError; err != nil {
+		text = err.Error()
+	}
+	if text == s.tableErr {
+		return
+	}
+	s.tableErr = text
+	reason := "workload table refused, the last good one stays: " + text
+	if text == "" {
+		reason = "workload table is good again"
+	}
+	s.log.Warn().Msg(reason)
+	select {
+	case s.alarms <- reason:
+	default:
+	}
+}
+
 // adopt takes over what a configuration says of units.
 func (s *scout) adopt(p *plan) {
 	s.mu.Lock()
@@ -141,6 +165,7 @@ func (s *scout) publish(scan, prepare bool) error {
 			return fmt.Errorf("scan the roots: %w", err)
 		}
 		s.units, s.scannedAt = units, time.Now()
+		s.watchTable()
 	}
 	if _, err := s.kernel.Walk(); err != nil {
 		return err
@@ -150,7 +175,9 @@ func (s *scout) publish(scan, prepare bool) error {
 		return err
 	}
 	s.published.Store(next)
-	s.wires.place(next)
+	if err := s.wires.place(next); err != nil {
+		return err
+	}
 	return nil
 }
 
@@ -182,7 +209,8 @@ func (s *scout) compose(prepare bool) (*scene, error) {
 			continue
 		}
 		if err != nil {
-			s.log.Warn().Err(err).Str("cgroup", u.Cgroup).Msg("unit can't be opened; it is no candidate")
+			s.log.Error().Err(err).Str("cgroup", u.Cgroup).Msg("degraded: unit can't be opened; nobody is evicted in its place")
+			next.incomplete = true
 			continue
 		}
 		next.workloads = append(next.workloads, u.Workload)

@@ -68,8 +68,9 @@ func scopeOf(s signal.Signal) sample.Scope {
 }
 
 // place puts every wire where its threshold is now, and arms those that are off: new ones,
-// and those whose root came back.
-func (w *wires) place(s *scene) {
+// and those whose root came back. The kernel looks at once: its timer sleeps by where they
+// were.
+func (w *wires) place(s *scene) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	node := w.kernel.Node()
@@ -87,6 +88,7 @@ func (w *wires) place(s *scene) {
 			w.kernel.ArmWire(number)
 		}
 	}
+	return w.kernel.Tick()
 }
 
 func (w *wires) wire(b *decide.Bound, node sample.Node, s *scene) (loader.Wire, bool) {

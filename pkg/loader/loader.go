@@ -184,7 +184,7 @@ func (l *Loader) start(o Options) error {
 	if l.task, err = link.AttachTracing(link.TracingOptions{Program: l.objs.Newtask}); err != nil {
 		return fmt.Errorf("attach task:task_newtask: %w", explain(err))
 	}
-	if err := runOnce(l.objs.StartFarTimer.FD()); err != nil {
+	if err := l.Tick(); err != nil {
 		return fmt.Errorf("start the far timer (bpf_timer, 5.15): %w", err)
 	}
 	if o.PinDir == "" {

@@ -3,6 +3,7 @@ package loader
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,15 @@ func runOnce(fd int) error {
 	return err
 }
 
+// Tick has the far timer compare all wires at once, and takes its next tick from what it
+// finds. Call it when a wire was placed: the timer may be asleep for a second more.
+func (l *Loader) Tick() error {
+	if err := runOnce(l.objs.StartFarTimer.FD()); err != nil {
+		return fmt.Errorf("have the far timer look: %w", err)
+	}
+	return nil
+}
+
 func (l *Loader) learn() (bool, error) {
 	ret, err := newTestRun(l.objs.Learn.FD()).run()
 	return ret == 0, err
@@ -74,6 +84,9 @@ func (l *Loader) Look() (sample.Node, error) {
 	}
 	return l.Node(), nil
 }
+
+// SignalsSent counts the tasks of condemned cgroups that got SIGKILL in a hook.
+func (l *Loader) SignalsSent() uint64 { return atomic.LoadUint64(&l.node.at(0).SignalsSent) }
 
 // Node returns the counters as they were read last, by whom ever.
 func (l *Loader) Node() sample.Node {
