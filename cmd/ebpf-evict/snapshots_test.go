@@ -212,7 +212,7 @@ func TestInterruptedWhileItWaitsForASnapshot(t *testing.T) {
 		t.Run(args[0], func(t *testing.T) {
 			ctx, interrupt := context.WithCancel(t.Context())
 			in, writer := io.Pipe()
-			defer writer.Close()
+			defer func() { _ = writer.Close() }()
 			go func() {
 				_, _ = io.WriteString(writer, good)
 				interrupt()
