@@ -114,7 +114,9 @@ func same(a, b Machine) bool {
 type Factor struct {
 	Tool      Tool
 	RateBytes int64
-	P50, P99  float64
+	// Rounds are the peer's.
+	Rounds   int
+	P50, P99 float64
 }
 
 // Factors holds each peer against the agent at the same scenario, fill and rate.
@@ -131,7 +133,7 @@ func (l *Latency) Factors() (all []Factor) {
 		if theirs == nil || ours == nil || ours.P50 <= 0 || ours.P99 <= 0 {
 			continue
 		}
-		all = append(all, Factor{peer.Tool, peer.RateBytes, ratio(theirs.P50, ours.P50), ratio(theirs.P99, ours.P99)})
+		all = append(all, Factor{peer.Tool, peer.RateBytes, peer.Rounds, ratio(theirs.P50, ours.P50), ratio(theirs.P99, ours.P99)})
 	}
 	return all
 }
@@ -166,7 +168,7 @@ var page string
 func (r *Report) WriteHTML(w io.Writer) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"ns": formatNsCell, "bytes": formatBytesCell, "rate": FormatRate, "size": record.FormatBytes,
-		"times": func(f float64) string { return fmt.Sprintf("%.3g×", f) },
+		"times": times,
 		"share": func(f float64) string { return fmt.Sprintf("%.4f", f) },
 	}).Parse(page)
 	if err != nil {
@@ -181,6 +183,14 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		Machines []Machine
 		Charts   []chart
 	}{r, r.machines(), c})
+}
+
+// times writes a factor with two digits or, from 10 on, in whole numbers.
+func times(f float64) string {
+	if f < 10 {
+		return fmt.Sprintf("%.1f×", f)
+	}
+	return fmt.Sprintf("%.0f×", f)
 }
 
 func formatNsCell(q *Quantiles, which string) string {

@@ -76,7 +76,7 @@ func newPoller(s *stand) (tool, error) {
 }
 
 func (t *poller) note() string {
-	return "looks every 10 s, the kubelet's default, and sends SIGKILL at once; the kubelet itself takes longer. One round in ten."
+	return "looks every 10 s, the kubelet's default, and sends SIGKILL at once; the kubelet itself takes longer; one round in ten of the others"
 }
 func (t *poller) close() error { return nil }
 
