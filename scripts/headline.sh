@@ -7,12 +7,14 @@ cd "$(dirname "$0")/.."
 table=$(jq -r '
 def us: if . == null then "–" elif . < 1000000 then "\(. / 1000 | round) µs" elif . < 1000000000 then "\(. / 100000 | round / 10) ms" else "\(. / 100000000 | round / 10) s" end;
 def bytes: if . == null then "–" elif . < 1048576 then "\(. / 1024 | round) KiB" else "\(. / 104857.6 | round / 10) MiB" end;
-def pct: ((. - 1) * 10000 | round / 100 | tostring) + " %";
-def row: "| \(.tool)\(if .scenario != "idle" then ", " + .scenario else "" end)\(if (.fill // "4k") != "4k" then ", " + .fill else "" end) | \(.rounds) | \(.missed) | \(.wrongVictims) | \(.crossedToSignalledNs.p50 | us) | \(.crossedToSignalledNs.p99 | us) | \(.crossedToDeadNs.p50 | us) | \(.overshootBytes.p50 | bytes) |";
+def pct: ((. - 1) * 1000 | round / 10 + 0 | tostring | sub("^-0$"; "0")) + " %";
+def row: "| \(.tool)\(.beside // "")\(if .scenario != "idle" then ", " + .scenario else "" end)\(if (.fill // "4k") != "4k" then ", " + .fill else "" end) | \(.rounds) | \(.missed) | \(.wrongVictims) | \(.disturbed) | \(.crossedToSignalledNs.p50 | us) | \(.crossedToSignalledNs.p99 | us) | \(.crossedToDeadNs.p50 | us) | \(.overshootBytes.p50 | bytes) |";
 (.latency[0] | "Linux \(.kernel), \(.cpus) CPUs (\(.cpu)), cgroup \(.cgroup), \(.date[:10]). Hogs fill as fast as they can.\n"),
-"| who, what else goes on | rounds | missed | wrong | SIGKILL p50 | p99 | dead p50 | overshoot p50 |",
-"| --- | --: | --: | --: | --: | --: | --: | --: |",
-([.latency[].runs[] | select(.rateBytes == 0)] | sort_by(.tool != "ebpf-evict") | .[] | row),
+"| who, what else goes on | rounds | missed | wrong | disturbed | SIGKILL p50 | p99 | dead p50 | overshoot p50 |",
+"| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+([.latency[] | ([.runs[] | select(.tool != "ebpf-evict")] | length > 0) as $peers | .runs[] | select(.rateBytes == 0)
+  | if $peers and .tool == "ebpf-evict" then .beside = ", beside the peers" else . end]
+  | sort_by(.beside == null and .tool != "ebpf-evict", .beside != null, .scenario != "idle") | .[] | row),
 (if .overhead then "\nCPU time of others: " + ([.overhead[].runs[] | "\(.work), \(.state): \(.ratio.median | pct) (noise \(.baseline.median | pct))"] | join("; ")) + "." else empty end)
 ' "$1")
 
