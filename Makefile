@@ -7,8 +7,8 @@ BPF_CFLAGS    ?= -O2 -g -Wall -Werror -mcpu=v3
 KERNEL        ?= 6.1
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-# Packages with tests that need root: run one at a time, natively and in the VM.
-ROOT_PKGS := ./pkg/cgroupfs ./pkg/signal ./pkg/loader ./pkg/actuator ./pkg/agent ./test/e2e
+# Packages with tests that need root: run one at a time, natively and, but for test/bench, in the VM.
+ROOT_PKGS := ./pkg/cgroupfs ./pkg/signal ./pkg/loader ./pkg/actuator ./pkg/agent ./test/e2e ./test/bench
 
 BIN := bin/ebpf-evict
 
@@ -58,7 +58,7 @@ test-root: build ## tests that load BPF programs and kill, as root (by sudo wher
 
 .PHONY: test-vm
 test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=6.1|6.12 VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
-	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) $(VM_FLAGS) -- $(ROOT_PKGS)
+	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) $(VM_FLAGS) -- $(filter-out ./test/bench,$(ROOT_PKGS))
 
 .PHONY: demo
 demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)

@@ -1,4 +1,6 @@
-package e2e
+// Package bench runs `ebpf-evict bench` for real, a few rounds of each: EBPF_EVICT_BIN names
+// the program. Natively alone: an emulated CPU is not what it measures.
+package bench
 
 import (
 	"encoding/json"
@@ -13,6 +15,25 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/bench"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
+
+func binary(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loads BPF programs and makes cgroups")
+	}
+	bin := os.Getenv("EBPF_EVICT_BIN")
+	if bin == "" {
+		t.Fatal("EBPF_EVICT_BIN names no program: run `make test-root`, or `make build` and set it to bin/ebpf-evict")
+	}
+	return bin
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // benchmark measures for real.
 func benchmark[T any](t *testing.T, args ...string) (result T) {
