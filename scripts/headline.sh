@@ -15,7 +15,8 @@ def row: "| \(.tool)\(.beside // "")\(if .scenario != "idle" then ", " + .scenar
 ([.latency[] | ([.runs[] | select(.tool != "ebpf-evict")] | length > 0) as $peers | .runs[] | select(.rateBytes == 0)
   | if $peers and .tool == "ebpf-evict" then .beside = ", beside the peers" else . end]
   | sort_by(.beside == null and .tool != "ebpf-evict", .beside != null, .scenario != "idle") | .[] | row),
-(if .overhead then "\nCPU time of others: " + ([.overhead[].runs[] | "\(.work), \(.state): \(.ratio.median | pct) (noise \(.baseline.median | pct))"] | join("; ")) + "." else empty end)
+(if .overhead then "\nCPU time of others: " + ([.overhead[].runs[] | "\(.work), \(.state): \(.ratio.median | pct) (noise \(.baseline.median | pct))"] | join("; ")) + "." else empty end),
+(if .scale then "\nWith many units: " + ([.scale[].points[] | "\(.workloads): SIGKILL \(.crossedToSignalledNs.p50 | us) (p50), \(.crossedToSignalledNs.p99 | us) (p99), agent \(.rssBytes | bytes) resident, \(.cpuPercent * 10 | round / 10) % of a CPU idle"] | join("; ")) + "." else empty end)
 ' "$1")
 
 TABLE=$table SOURCE=${1%.json} awk '
