@@ -77,7 +77,7 @@ func printEviction(out io.Writer, e record.Eviction) error {
 func origin(l *record.Line) string {
 	parts := []string{l.Time.UTC().Format("2006-01-02 15:04:05.000000 UTC")}
 	for _, p := range []struct{ label, value string }{
-		{"node ", l.Node}, {"mode ", l.Mode}, {"seen by ", l.Tier}, {"killed by the ", l.By}, {"scene ", l.Scene},
+		{"node ", l.Node}, {"mode ", l.Mode}, {"seen by ", l.Tier}, {"by the ", l.By}, {"scene ", l.Scene},
 	} {
 		if p.value != "" {
 			parts = append(parts, p.label+p.value)

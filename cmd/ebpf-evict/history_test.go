@@ -91,7 +91,7 @@ func TestHistory(t *testing.T) {
 func TestExplain(t *testing.T) {
 	path := writeJournal(t, killLine, doneLine, openLine)
 	want := `eviction 01KDYAK383041061050R3GG28A
-2026-01-02 03:04:05.123000 UTC, node n1, mode enforce, seen by bpf-alloc, killed by the agent
+2026-01-02 03:04:05.123000 UTC, node n1, mode enforce, seen by bpf-alloc, by the agent
 
 memory.available 499 MiB of 16.0 GiB, hard threshold 500Mi
   crossed              0 µs
