@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -35,11 +36,14 @@ func TestNobodyDiesForZombiesOfAFormerKill(t *testing.T) {
 	b := newBed(t)
 	idle := b.sleeper("idle", 8<<20)
 	b.create("bomb")
-	bomb := b.run("bomb", load.Spec{Kind: load.Bomb, Tasks: 250, NoReap: time.Minute})
+	bomb := b.run("bomb", load.Spec{Kind: load.Bomb, Tasks: 250, NoReap: time.Minute, Held: true})
 	conf := map[string]string{"allocatablePID.available": "250"}
 	b.conf.EvictionHard = conf
 	first, _, err := open(t.Context(), Options{Config: b.conf})
 	must(t, err)
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	raise(first.log)       // or the bomb takes the one CPU of a VM
+	must(t, bomb.Go())
 	b.turns(first, "the bomb to die", func() bool { return first.open[0].timeline.Dead != 0 })
 	tasks := first.held(&first.open[0]).Tasks
 	must(t, first.close())
