@@ -120,7 +120,7 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	e.condemned = a.condemn(e)
 	struck, err := e.handle.Strike(a.culprit(e, woke))
 	e.timeline.Signalled = now()
-	if errors.Is(err, actuator.ErrGone) && a.kernel.SignalsSent() > sent {
+	if errors.Is(err, actuator.ErrGone) && a.kernel.SignalsSent() > sent && a.isCondemnedAlone(e) {
 		struck, err = 0, nil // the condemned word was faster, and hit all of them
 		e.handle.Struck()
 	}
@@ -134,6 +134,16 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	a.at(stageSignalled)
 	a.opened(e, struck)
 	return true
+}
+
+// isCondemnedAlone: no other victim is condemned, so what the hooks killed was e's.
+func (a *Agent) isCondemnedAlone(e *eviction) bool {
+	for i := range a.open {
+		if o := &a.open[i]; o != e && o.used && o.condemned >= 0 {
+			return false
+		}
+	}
+	return e.condemned >= 0
 }
 
 // condemn names what the strike kills; of a pod with several containers the pod, as there is
