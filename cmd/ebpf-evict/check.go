@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 )
@@ -56,7 +58,7 @@ func newCheckCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comma
 }
 
 func preflight(log zerolog.Logger) []finding {
-	findings := []finding{kernelRelease(), btf(), cgroupVersion(), fifo()}
+	findings := []finding{kernelRelease(), btf(), cgroupVersion(), scheduling()}
 	l, err := loader.Open(loader.Options{Log: log})
 	if err != nil {
 		return append(findings, finding{"bpf programs", false, true, err.Error()})
@@ -103,20 +105,19 @@ func cgroupVersion() finding {
 	return finding{"cgroup", true, true, version + " (" + strings.Join(fs.Controllers(), " ") + ")"}
 }
 
-// fifo tries real-time priority in a thread that it gives back.
-func fifo() finding {
-	attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
-	old, err := unix.SchedGetAttr(0, 0)
-	if err == nil {
-		err = unix.SchedSetAttr(0, attr, 0)
-	}
-	if err == nil {
-		err = unix.SchedSetAttr(0, old, 0)
-	}
-	if err != nil {
-		return finding{"sched_fifo", false, false, "refused: kills may take tens of milliseconds under load; needs CAP_SYS_NICE, and on v1 a cpu cgroup with cpu.rt_runtime_us"}
-	}
-	return finding{"sched_fifo", true, false, "granted"}
+// scheduling tries the classes in a thread that ends with it.
+func scheduling() finding {
+	found := make(chan finding)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		class, err := agent.Raise(1)
+		f := finding{"scheduling", class == agent.ClassFIFO, false, string(class)}
+		if err != nil {
+			f.Detail += ", SCHED_FIFO refused: kills may take milliseconds under load; needs CAP_SYS_NICE, and on v1 a cpu cgroup with cpu.rt_runtime_us"
+		}
+		found <- f
+	}()
+	return <-found
 }
 
 func printFindings(out io.Writer, format string, findings []finding) error {

@@ -108,7 +108,7 @@ func TestStrikeAndFinishKillOneUnitAndNoOther(t *testing.T) {
 	if _, err := h.Strike(0); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
+	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
 		t.Fatalf("finish: %+v", out)
 	}
 	if dying.Alive() {
@@ -159,7 +159,7 @@ func TestFrozenUnitDies(t *testing.T) {
 	if _, err := h.Strike(0); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(monotonic, 30*time.Second); out.DeadNs == 0 {
+	if out := h.Finish(nil, monotonic, 30*time.Second); out.DeadNs == 0 {
 		t.Errorf("finish: %+v", out)
 	}
 	if dying.Alive() {
@@ -205,7 +205,7 @@ func TestKilledUnitThatRunsAgainIsRevived(t *testing.T) {
 	}
 	_, err = h.Strike(0)
 	must(t, err)
-	if out := h.Finish(monotonic, time.Minute); out.DeadNs == 0 {
+	if out := h.Finish(nil, monotonic, time.Minute); out.DeadNs == 0 {
 		t.Fatalf("finish: %+v", out)
 	}
 	if h.Revived() {

@@ -23,7 +23,7 @@ func TestForkBombDies(t *testing.T) {
 	if _, err := h.Strike(0); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(monotonic, time.Minute); out.Err != nil || out.DeadNs == 0 {
+	if out := h.Finish(nil, monotonic, time.Minute); out.Err != nil || out.DeadNs == 0 {
 		t.Fatalf("finish: %+v", out)
 	}
 	forks, err := bomb.Progress()
@@ -71,7 +71,7 @@ func TestOnlyTargetsDie(t *testing.T) {
 	if !h.Busy() {
 		t.Error("not busy between Strike and Finish")
 	}
-	if out := h.Finish(monotonic, time.Minute); out.Err != nil || out.DeadNs == 0 {
+	if out := h.Finish(nil, monotonic, time.Minute); out.Err != nil || out.DeadNs == 0 {
 		t.Errorf("finish: %+v", out)
 	}
 	if web.Alive() || db.Alive() || !sandbox.Alive() {

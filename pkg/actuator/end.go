@@ -15,7 +15,7 @@ const endTick = 20 * time.Millisecond
 // and not at all when the unit ends by itself. A unit that somebody else froze (v1) is
 // thawed, so that it can hear. For a goroutine of its own: it reads text and it waits.
 // ErrGone in the outcome means that nobody was there to be asked.
-func (h *Handle) End(now func() uint64, grace, deadline time.Duration, killed func()) (out Outcome) {
+func (h *Handle) End(crew *Crew, now func() uint64, grace, deadline time.Duration, killed func()) (out Outcome) {
 	h.busy.Add(1)
 	defer h.busy.Add(-1)
 	if err := h.thaw(); err != nil {
@@ -39,7 +39,7 @@ func (h *Handle) End(now func() uint64, grace, deadline time.Duration, killed fu
 	} else if err != nil { // it ended at the last moment
 		return Outcome{DeadNs: now(), Processes: asked}
 	}
-	out = h.Finish(now, deadline)
+	out = h.Finish(crew, now, deadline)
 	out.Processes = max(out.Processes, asked)
 	return out
 }

@@ -15,7 +15,7 @@ func TestUnitThatHearsEndsWithinItsGrace(t *testing.T) {
 	h, err := Open(b.fs, &u)
 	must(t, err)
 	defer h.Close()
-	out := h.End(monotonic, time.Hour, time.Minute, func() { t.Error("killed, though it ended by itself") })
+	out := h.End(nil, monotonic, time.Hour, time.Minute, func() { t.Error("killed, though it ended by itself") })
 	if out.Err != nil || out.DeadNs == 0 || out.SignalledAllNs != 0 || out.Processes != 1 {
 		t.Errorf("outcome %+v, want one process that ended unkilled", out)
 	}
@@ -37,7 +37,7 @@ func TestUnitThatDoesNotHearIsKilledAfterItsGrace(t *testing.T) {
 	defer h.Close()
 	const grace = 200 * time.Millisecond
 	asked, killed := monotonic(), uint64(0)
-	out := h.End(monotonic, grace, time.Minute, func() {
+	out := h.End(nil, monotonic, grace, time.Minute, func() {
 		if !deaf.Alive() || !h.Busy() {
 			t.Error("dead, or not busy, before it was killed")
 		}
@@ -57,7 +57,7 @@ func TestNobodyToAsk(t *testing.T) {
 	h, err := Open(b.fs, &u)
 	must(t, err)
 	defer h.Close()
-	out := h.End(monotonic, time.Minute, time.Minute, func() { t.Error("killed nobody") })
+	out := h.End(nil, monotonic, time.Minute, time.Minute, func() { t.Error("killed nobody") })
 	if !errors.Is(out.Err, ErrGone) || h.Busy() {
 		t.Errorf("outcome %+v, busy: %v, want ErrGone", out, h.Busy())
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
@@ -25,6 +26,7 @@ type Agent struct {
 	wires    *wires
 	recorder *recorder
 	poller   *poller
+	crew     *actuator.Crew // what follows a first SIGKILL
 	fs       *cgroupfs.FS
 	proc     signal.Proc
 	log      zerolog.Logger
@@ -71,7 +73,13 @@ const overdue = 5 * time.Second
 func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	runtime.LockOSThread() // never unlocked: the thread's priority must not leak to others
 	settle(a.log)
-	raise(a.log)
+	raise(a.log, hotPriority)
+	crew, err := actuator.NewCrew(maxOpen+runtime.NumCPU(), func() { raise(zerolog.Nop(), crewPriority) })
+	if err != nil {
+		return err
+	}
+	defer crew.Close()
+	a.crew = crew
 	ctx, cancel := context.WithCancel(ctx)
 	var others sync.WaitGroup
 	others.Go(func() { a.scout.run(ctx) })

@@ -142,17 +142,19 @@ func (a *Agent) opened(e *eviction, struck int) {
 	a.viewed = time.Time{} // a change: the state file follows this pass
 	h := e.handle
 	a.wires.killing.Add(1)
-	go func() {
-		defer a.wires.killing.Add(-1)
+	a.crew.Do(func() {
 		// With the fork hook alone a bomb hops: each fork costs it the parent, and the child
 		// goes on. The allocation hook gets the child too, at its first page.
 		if err := a.kernel.Arm(); err != nil {
 			a.log.Warn().Err(err).Msg("the allocation hook does not help with this kill")
 		}
-		out := h.Finish(now, finishDeadline)
+	})
+	a.crew.Do(func() {
+		defer a.wires.killing.Add(-1)
+		out := h.Finish(a.crew, now, finishDeadline)
 		e.finished.Store(&out)
 		a.wake()
-	}()
+	})
 	a.explain(e)
 	a.recorder.send(a.line(record.KindKill, e), nil)
 }

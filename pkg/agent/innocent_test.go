@@ -41,8 +41,8 @@ func TestNobodyDiesForZombiesOfAFormerKill(t *testing.T) {
 	b.conf.EvictionHard = conf
 	first, _, err := open(t.Context(), Options{Config: b.conf})
 	must(t, err)
-	runtime.LockOSThread() // never unlocked: the thread ends with the test
-	raise(first.log)       // or the bomb takes the one CPU of a VM
+	runtime.LockOSThread()        // never unlocked: the thread ends with the test
+	raise(first.log, hotPriority) // or the bomb takes the one CPU of a VM
 	must(t, bomb.Go())
 	b.turns(first, "the bomb to die", func() bool { return first.open[0].timeline.Dead != 0 })
 	tasks := first.held(&first.open[0]).Tasks

@@ -23,7 +23,7 @@ func (a *Agent) ask(e *eviction) {
 	h := e.handle
 	grace := max(minGrace, time.Duration(a.settings.GracePeriodSeconds(&e.bound, e.victim.TerminationGracePeriodSeconds))*time.Second)
 	go func() {
-		out := h.End(now, grace, finishDeadline, func() { e.killedNs.Store(now()) })
+		out := h.End(a.crew, now, grace, finishDeadline, func() { e.killedNs.Store(now()) })
 		e.finished.Store(&out)
 		a.wake()
 	}()
