@@ -73,6 +73,7 @@ const overdue = 5 * time.Second
 func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	runtime.LockOSThread() // never unlocked: the thread's priority must not leak to others
 	settle(a.log)
+	keepOwnMemory(a.fs, a.log)
 	raise(a.log, hotPriority)
 	crew, err := actuator.NewCrew(maxOpen+runtime.NumCPU(), func() { raise(zerolog.Nop(), crewPriority) })
 	if err != nil {

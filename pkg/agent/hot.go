@@ -1,14 +1,19 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
 
 // Priorities of SCHED_FIFO: in the middle, above everything normal and below the kernel's
@@ -24,13 +29,36 @@ const memoryCeiling = 256 << 20
 
 // settle prepares the process once: enough Ps that the hot thread finds one when it
 // returns from the kernel (with two it was seen waiting for 300 to 960 ms), no collection
-// in a pass, pages locked as they are touched.
+// in a pass, pages locked as they are touched, and the last that the kernel's OOM killer
+// would take.
 func settle(log zerolog.Logger) {
 	runtime.GOMAXPROCS(max(8, runtime.GOMAXPROCS(0)))
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(memoryCeiling)
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		log.Warn().Err(err).Msg("degraded: memory not locked, needs CAP_IPC_LOCK")
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
+		log.Warn().Err(err).Msg("degraded: oom_score_adj not lowered, needs CAP_SYS_RESOURCE")
+	}
+}
+
+// ownMemory is what reclaim leaves of the agent's own cgroup.
+const ownMemory = 64 << 20
+
+// keepOwnMemory sets memory.min of the cgroup that this process has to itself, as a service
+// or a container has (v2). It guards what mlockall can't: the kernel's memory of ours.
+func keepOwnMemory(fs *cgroupfs.FS, log zerolog.Logger) {
+	c, err := fs.Own()
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.Close() }()
+	if procs, err := c.Procs(nil); err != nil || c.Path() == "/" || !slices.Equal(procs, []int{os.Getpid()}) {
+		return // shared with others, or the root, which has no such file
+	}
+	if err := c.SetMemoryMin(ownMemory); err != nil && !errors.Is(err, cgroupfs.ErrUnsupported) {
+		log.Info().Err(err).Msg("memory.min not set")
 	}
 }
 

@@ -222,3 +222,12 @@ func (c *Cgroup) SetMemoryMax(bytes int64) error {
 	name := c.name("memory.limit_in_bytes", "memory.max")
 	return c.memory.write(name, formatLimit(bytes, c.name("-1", "max")))
 }
+
+// SetMemoryMin writes memory.min, what reclaim leaves alone however scarce memory is.
+// ErrUnsupported on V1, which has no such thing.
+func (c *Cgroup) SetMemoryMin(bytes int64) error {
+	if c.version == V1 {
+		return ErrUnsupported
+	}
+	return c.memory.write("memory.min", formatLimit(bytes, "max"))
+}

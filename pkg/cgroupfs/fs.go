@@ -109,6 +109,20 @@ func (f *FS) MemoryDir(path string) string { return below(f.memory, path) }
 // PidsDir is the absolute directory of a cgroup in the pids hierarchy, empty without one.
 func (f *FS) PidsDir(path string) string { return below(f.pids, path) }
 
+// Own opens the memory cgroup that this process is in. ErrGone where the mount shows other
+// paths than /proc does, as in a cgroup namespace.
+func (f *FS) Own() (*Cgroup, error) {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("find own cgroup: %w", err)
+	}
+	path, ok := pathOf(data, f.version)
+	if !ok {
+		return nil, ErrGone
+	}
+	return f.Open(path)
+}
+
 // ProcsFiles are the cgroup.procs files to which a process writes "0" to join a cgroup in
 // all hierarchies.
 func (f *FS) ProcsFiles(path string) []string {

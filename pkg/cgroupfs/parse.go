@@ -84,6 +84,20 @@ func parsePIDs(dst []int, data []byte) ([]int, error) {
 //	cpu memory pids\n
 func parseControllers(data []byte) []string { return strings.Fields(string(data)) }
 
+// pathOf is where a file /proc/PID/cgroup puts the process in the memory hierarchy.
+func pathOf(data []byte, v Version) (string, bool) {
+	for line := range bytes.Lines(data) {
+		fields := strings.SplitN(strings.TrimSuffix(string(line), "\n"), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		if v == V2 && fields[0] == "0" || v == V1 && slices.Contains(strings.Split(fields[1], ","), "memory") {
+			return fields[2], true
+		}
+	}
+	return "", false
+}
+
 // inPath reports whether a file /proc/PID/cgroup puts the process into the cgroup of that
 // path or below it: on V1 in the memory or in the pids hierarchy.
 //
