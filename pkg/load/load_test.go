@@ -227,9 +227,12 @@ func TestLoadIsInItsGroupsAndFirstToDie(t *testing.T) {
 
 func TestHogFillsWhenToldAndHolds(t *testing.T) {
 	g := newGroup(t, 256*mib, 200)
-	l := start(t, load.Spec{Kind: load.Hog, Bytes: 128*mib + 1, ProcsFiles: g.procsFiles(), Held: true})
+	l := start(t, load.Spec{Kind: load.Hog, Bytes: 128*mib + 1, Hold: 32 * mib, ProcsFiles: g.procsFiles(), Held: true})
 	if l.Wait(50*time.Millisecond) || progress(t, l) != 0 {
 		t.Fatalf("alive %v, %d bytes touched before Go", l.Alive(), progress(t, l))
+	}
+	if usage := usageBytes(t, g); usage < 32*mib || usage > 100*mib {
+		t.Errorf("before Go the group is charged %d bytes, want some more than the 32 MiB to hold", usage)
 	}
 	if err := l.Go(); err != nil {
 		t.Fatal(err)
@@ -241,8 +244,8 @@ func TestHogFillsWhenToldAndHolds(t *testing.T) {
 	if !l.Alive() {
 		t.Error("the hog does not hold what it filled")
 	}
-	if usage := usageBytes(t, g); usage < 128*mib {
-		t.Errorf("the group is charged %d bytes, want 128 MiB or more", usage)
+	if usage := usageBytes(t, g); usage < 160*mib {
+		t.Errorf("the group is charged %d bytes, want 160 MiB or more", usage)
 	}
 }
 

@@ -74,7 +74,8 @@ type Spec struct {
 	Fill Fill
 	// Rate is how many bytes a second a hog fills on average; 0 is as fast as it can.
 	Rate int64
-	// Hold is how many bytes of anonymous memory a sleeper touches and keeps.
+	// Hold is how many bytes of anonymous memory a sleeper or a hog touches, before it is
+	// ready, and keeps. They are none of a hog's Bytes.
 	Hold int64
 	// IgnoreTerm: SIGTERM does not end it.
 	IgnoreTerm bool

@@ -44,11 +44,14 @@ func (o order) run() error {
 func (o order) prepare(c shared) (begin func(), err error) {
 	switch o.Spec.Kind {
 	case Hog:
+		if _, err := hold(o.Spec.Hold); err != nil {
+			return nil, err
+		}
 		take, err := taking(o.Spec.Fill, o.Spec.Bytes)
 		return func() { fill(take, o.Spec.Bytes, o.Spec.Rate, c) }, err
 	case Sleeper:
-		mem, err := reserve(o.Spec.Hold, unix.MADV_NOHUGEPAGE)
-		fill(touching(mem), int64(len(mem)), 0, c)
+		held, err := hold(o.Spec.Hold)
+		atomic.StoreInt64(&c.done, held)
 		return func() {}, err
 	case Bomb:
 		return func() { explode(c.counters, o) }, nil
@@ -87,6 +90,15 @@ func reserve(bytes int64, advice int) ([]byte, error) {
 		return nil, fmt.Errorf("madvise: %w", err)
 	}
 	return mem, nil
+}
+
+// hold touches bytes and keeps them for as long as the load lives.
+func hold(bytes int64) (held int64, err error) {
+	mem, err := reserve(bytes, unix.MADV_NOHUGEPAGE)
+	for off := 0; off < len(mem); off += os.Getpagesize() {
+		mem[off] = 1
+	}
+	return int64(len(mem)), err
 }
 
 // taker takes the memory from off on and returns up to where.
