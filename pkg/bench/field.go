@@ -21,8 +21,8 @@ type field struct {
 // bystanderBytes are what they hold; they started first and do nothing.
 var bystanderBytes = []int64{16 << 20, 48 << 20, 32 << 20}
 
-func newField(purpose string) (*field, error) {
-	bed, err := NewBed(purpose, fieldMemory, fieldPids)
+func newField(purpose string, memoryMax int64) (*field, error) {
+	bed, err := NewBed(purpose, memoryMax, fieldPids)
 	return &field{Bed: bed}, err
 }
 

@@ -17,8 +17,15 @@ import (
 // Tool is what ends the victim.
 type Tool string
 
-// ToolAgent is this program.
-const ToolAgent Tool = "ebpf-evict"
+const (
+	// ToolAgent is this program with its defaults.
+	ToolAgent Tool = "ebpf-evict"
+	// ToolKernelFirst is this program with a backstop of no grace: the kernel kills.
+	ToolKernelFirst Tool = "ebpf-evict-kernel-first"
+)
+
+// Ours: the tool is this program.
+func (t Tool) Ours() bool { return t == ToolAgent || t == ToolKernelFirst }
 
 // LatencyOptions say what is measured. Zero values are not defaults.
 type LatencyOptions struct {
@@ -62,8 +69,11 @@ func (o *LatencyOptions) validate() error {
 		if _, ok := makers[t]; !ok {
 			return fmt.Errorf("%w: tool %q, want some of %v", ErrOptions, t, Tools)
 		}
-		if t != ToolAgent && (o.bomb() || o.Scenario == Stalled) {
+		if !t.Ours() && (o.bomb() || o.Scenario.stalls()) {
 			return fmt.Errorf("%w: %s watches no tasks and can't be stalled by us; leave it out of this scenario", ErrOptions, t)
+		}
+		if !t.Ours() && (t == ToolPlainKill) != (o.Scenario == MemoryBack) {
+			return fmt.Errorf("%w: %s in the scenario %s; %s is for %s, and beside it only this program", ErrOptions, t, o.Scenario, ToolPlainKill, MemoryBack)
 		}
 	}
 	return nil
@@ -80,7 +90,7 @@ func (o *LatencyOptions) victim(rate int64) load.Spec {
 		s.Kind, s.Tasks = load.Bomb, bombTasks
 		return s
 	}
-	s.Kind, s.Bytes, s.Fill, s.Rate = load.Hog, hogBytes, o.Fill, rate
+	s.Kind, s.Bytes, s.Hold, s.Fill, s.Rate = load.Hog, o.Scenario.amounts().hog, victimHold, o.Fill, rate
 	return s
 }
 
@@ -89,16 +99,14 @@ func (o *LatencyOptions) distance() int64 {
 	if o.bomb() {
 		return 200
 	}
-	return 256 << 20 // 0.1 s at the fastest 4 KiB fill, near enough for every peer to look at its shortest interval
+	return o.Scenario.amounts().distance
 }
 
 const (
-	// fieldMemory is the limit of a tool's root, so of everything that a round takes.
+	// fieldMemory and fieldPids are the usual limits of a tool's root.
 	fieldMemory = 2 << 30
 	fieldPids   = 700
-	// hogBytes leaves a slow tool 1.25 GiB to be late by.
-	hogBytes  = 1536 << 20
-	bombTasks = 450
+	bombTasks   = 450
 	// victimDeadline ends what no tool ended.
 	victimDeadline = 90 * time.Second
 	// attempts bounds how many rounds are played in all: that many for each one asked for.
@@ -120,10 +128,10 @@ var every = map[Tool]int{ToolPoller: 10}
 // makers make the tools; Tools are their names in the order of the report.
 var (
 	makers = map[Tool]func(*stand) (tool, error){
-		ToolAgent: newAgentTool, ToolEarlyoom: newEarlyoom, ToolNohang: newNohang,
-		ToolKernelOOM: newKernelTool, ToolPoller: newPoller,
+		ToolAgent: newAgentTool, ToolKernelFirst: newKernelFirst, ToolEarlyoom: newEarlyoom, ToolNohang: newNohang,
+		ToolKernelOOM: newKernelTool, ToolPoller: newPoller, ToolPlainKill: newPlainKill,
 	}
-	Tools = []Tool{ToolAgent, ToolEarlyoom, ToolNohang, ToolKernelOOM, ToolPoller}
+	Tools = []Tool{ToolAgent, ToolKernelFirst, ToolEarlyoom, ToolNohang, ToolKernelOOM, ToolPoller, ToolPlainKill}
 )
 
 // MeasureLatency plays the rounds of all tools in turn, so that what disturbs one disturbs
@@ -151,6 +159,7 @@ func MeasureLatency(ctx context.Context, o LatencyOptions) (result Latency, err 
 		}
 		result.Runs = append(result.Runs, s.runs...)
 	}
+	result.MemoryBack = result.memoryBack()
 	return result, nil
 }
 
@@ -162,53 +171,88 @@ type stand struct {
 	trace      *sigtrace
 	// peers is the root of the tools that don't watch one.
 	peers *field
+	// tools has nil for one that can't take part.
 	tools []tool
 	runs  []Run
+	// turn is how many rounds a tool plays before it is the next one's turn.
+	turn int
+	// watching is the tool whose agent runs: a node has one at a time.
+	watching *agentTool
 }
 
+// agentTurn is long enough that starting one agent after the other takes little of a run.
+const agentTurn = 10
+
 func newStand(o LatencyOptions, rate int64) (*stand, error) {
-	s := &stand{options: o, rate: rate}
+	s := &stand{options: o, rate: rate, turn: 1}
 	var err error
 	if s.background, err = newBackground(o.Scenario); err != nil {
 		return s, err
 	}
-	if s.peers, err = newField("bench-peers"); err != nil {
+	if s.peers, err = newField("bench-peers", o.Scenario.amounts().limit); err != nil {
 		return s, err
 	}
 	if s.trace, err = openSigtrace(s.peers.Dir); err != nil {
 		return s, err
 	}
 	for _, name := range o.Tools {
+		run := Run{Tool: name, Scenario: o.Scenario, RateBytes: rate, Signal: string(o.Signal), Raw: []Round{}}
+		if !o.bomb() {
+			run.Fill = o.Fill
+		}
 		t, err := makers[name](s)
 		if t != nil {
-			s.tools = append(s.tools, t)
+			s.tools, run.Note = append(s.tools, t), t.note()
+		}
+		switch {
+		case errors.Is(err, ErrRefused):
+			run.Skipped = err.Error()
+			err = s.drop()
+		case name.Ours() && o.agents() > 1:
+			s.turn = agentTurn
 		}
 		if err != nil {
 			return s, fmt.Errorf("%s: %w", name, err)
-		}
-		run := Run{Tool: name, Scenario: o.Scenario, RateBytes: rate, Signal: string(o.Signal), Note: t.note(), Raw: []Round{}}
-		if !o.bomb() {
-			run.Fill = o.Fill
 		}
 		s.runs = append(s.runs, run)
 	}
 	return s, nil
 }
 
+// drop closes the last tool, which can't take part.
+func (s *stand) drop() error {
+	last := len(s.tools) - 1
+	err := s.tools[last].close()
+	s.tools[last] = nil
+	return err
+}
+
+// agents is how many of the tools are this program.
+func (o *LatencyOptions) agents() (n int) {
+	for _, t := range o.Tools {
+		if t.Ours() {
+			n++
+		}
+	}
+	return n
+}
+
 func (s *stand) cgroupVersion() string { return fmt.Sprintf("v%d", s.peers.FS.Version()) }
 
 func (s *stand) play(ctx context.Context) error {
-	for n := range s.options.Rounds {
+	for n := 0; n < s.options.Rounds; n += s.turn {
 		if err := s.background.refresh(); err != nil {
 			return err
 		}
 		for i, name := range s.options.Tools {
-			if n%max(1, every[name]) != 0 {
-				continue // a slow one
-			}
-			err := s.playOne(ctx, i)
-			if err = errors.Join(err, ctx.Err()); err != nil {
-				return fmt.Errorf("%s, round %d: %w", name, n, err)
+			for round := n; round < min(n+s.turn, s.options.Rounds); round++ {
+				if s.tools[i] == nil || round%max(1, every[name]) != 0 {
+					continue // not here, or a slow one
+				}
+				err := s.playOne(ctx, i)
+				if err = errors.Join(err, ctx.Err()); err != nil {
+					return fmt.Errorf("%s, round %d: %w", name, round, err)
+				}
 			}
 		}
 	}
@@ -236,7 +280,9 @@ func (s *stand) playOne(ctx context.Context, i int) error {
 func (s *stand) close() error {
 	var errs []error
 	for _, t := range s.tools {
-		errs = append(errs, t.close())
+		if t != nil {
+			errs = append(errs, t.close())
+		}
 	}
 	if s.trace != nil {
 		errs = append(errs, s.trace.close())

@@ -161,29 +161,11 @@ func withAgent(ctx context.Context, bed *Bed, s State, f func() error) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, a.Stop()) }()
-	if err := a.awaitArmed(ctx, s == Near); err != nil {
+	near := func(st *record.State) bool { return armed(st, signal.AllocatableMemoryAvailable) == (s == Near) }
+	if err := a.awaitState(ctx, near); err != nil {
 		return err
 	}
 	return f()
-}
-
-// awaitArmed waits until the state file says whether the allocation hook is attached.
-func (a *Agent) awaitArmed(ctx context.Context, armed bool) error {
-	for {
-		s, err := record.ReadState(a.State)
-		if err == nil {
-			for i := range s.Signals {
-				if s.Signals[i].Signal == string(signal.AllocatableMemoryAvailable) && s.Signals[i].Armed == armed {
-					return nil
-				}
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for armed %v: %w", armed, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }
 
 // runWork runs a worker and returns the CPU time that it says it took.

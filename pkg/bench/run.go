@@ -6,6 +6,8 @@ import "github.com/ebpf-evict/ebpf-evict/pkg/load"
 type Latency struct {
 	Machine
 	Runs []Run `json:"runs"`
+	// MemoryBack is there where the scenario of that name was measured.
+	MemoryBack []MemoryFactor `json:"memoryBack,omitempty"`
 }
 
 // Run is one tool in one scenario. Quantiles are nil when no round has the figure; they are
@@ -27,8 +29,10 @@ type Run struct {
 	// Outside are the same by the yardstick that is the same for all tools.
 	Outside *Summary `json:"outside,omitempty"`
 	// Note says what was done to a tool so that it can take part.
-	Note string  `json:"note,omitempty"`
-	Raw  []Round `json:"raw"`
+	Note string `json:"note,omitempty"`
+	// Skipped says why the tool could not take part.
+	Skipped string  `json:"skipped,omitempty"`
+	Raw     []Round `json:"raw"`
 }
 
 // Summary are the quantiles of Figures.
@@ -37,6 +41,7 @@ type Summary struct {
 	CrossedToDeadNs      *Quantiles `json:"crossedToDeadNs,omitempty"`
 	CrossedToRecoveredNs *Quantiles `json:"crossedToRecoveredNs,omitempty"`
 	OvershootBytes       *Quantiles `json:"overshootBytes,omitempty"`
+	SignalledToBackNs    *Quantiles `json:"signalledToBackNs,omitempty"`
 }
 
 // Round is one round as it was measured. Of our own agent the figures are the journal's
@@ -61,6 +66,9 @@ type Figures struct {
 	CrossedToDeadNs      *int64 `json:"crossedToDeadNs,omitempty"`
 	CrossedToRecoveredNs *int64 `json:"crossedToRecoveredNs,omitempty"`
 	OvershootBytes       *int64 `json:"overshootBytes,omitempty"`
+	// SignalledToBackNs is until the victim's cgroup held less than a backShare of what it
+	// had held at most, looked at from outside. In the scenario memoryback alone.
+	SignalledToBackNs *int64 `json:"signalledToBackNs,omitempty"`
 }
 
 // summarise counts the rounds and fills in the quantiles.
@@ -108,6 +116,7 @@ func summaryOf(all []Figures) Summary {
 		CrossedToDeadNs:      of(func(f *Figures) *int64 { return f.CrossedToDeadNs }),
 		CrossedToRecoveredNs: of(func(f *Figures) *int64 { return f.CrossedToRecoveredNs }),
 		OvershootBytes:       of(func(f *Figures) *int64 { return f.OvershootBytes }),
+		SignalledToBackNs:    of(func(f *Figures) *int64 { return f.SignalledToBackNs }),
 	}
 }
 
@@ -128,6 +137,15 @@ func (c *fillCurve) crossed(distance int64) (ns int64, ok bool) {
 	}
 	from, to := c.marks[k-1], c.marks[k]
 	return from + int64(float64(to-from)*float64(distance%load.MarkBytes)/load.MarkBytes), true
+}
+
+// crossedOrEnd takes the last mark for the crossing where the hog did not live to set the
+// next one: the kernel charges ahead of what was touched.
+func (c *fillCurve) crossedOrEnd(distance int64) int64 {
+	if ns, ok := c.crossed(distance); ok {
+		return ns
+	}
+	return c.last()
 }
 
 // last is the last mark, 0 for none.

@@ -84,7 +84,7 @@ func measurePoint(ctx context.Context, n int, o ScaleOptions) (p Point, cgroup s
 			o.Progress(n, doing)
 		}
 	}
-	f, err := newField("bench")
+	f, err := newField("bench", fieldMemory)
 	defer func() { err = errors.Join(err, f.close()) }()
 	if err != nil {
 		return p, "", err
@@ -117,7 +117,7 @@ func idleCPU(ctx context.Context, f *field) (percent float64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, a.Stop()) }()
-	if err := a.awaitArmed(ctx, false); err != nil {
+	if err := a.awaitState(ctx, func(s *record.State) bool { return !armed(s, signal.AllocatableMemoryAvailable) }); err != nil {
 		return 0, err
 	}
 	before, err := processCPU(a.PID())

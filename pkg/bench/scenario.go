@@ -16,11 +16,43 @@ const (
 	Spinners Scenario = "spinners" // backgroundLoads SCHED_OTHER loops
 	Hogs     Scenario = "hogs"     // backgroundLoads page-fault loops in a root of their own
 	Forkbomb Scenario = "forkbomb" // the victim forks; nothing else
-	Stalled  Scenario = "stalled"  // the agent is SIGSTOPped before the hog begins
+	// Stalled: the agent is SIGSTOPped near its wire, with the allocation hook attached,
+	// before the hog begins. StalledFar: far from it, with the hook detached.
+	Stalled    Scenario = "stalled"
+	StalledFar Scenario = "stalled-far"
+	// MemoryBack: the spinners, and a hog that holds 1 GiB at the wire.
+	MemoryBack Scenario = "memoryback"
 )
 
 // Scenarios are all of them.
-var Scenarios = []Scenario{Idle, Spinners, Hogs, Forkbomb, Stalled}
+var Scenarios = []Scenario{Idle, Spinners, Hogs, Forkbomb, Stalled, StalledFar, MemoryBack}
+
+// stalls: somebody else than the agent has to act.
+func (s Scenario) stalls() bool { return s == Stalled || s == StalledFar }
+
+// amounts are the bytes of a scenario's rounds.
+type amounts struct {
+	// distance is how far above the wire a round begins.
+	distance int64
+	// hog is how much the victim fills at most, limit what everything in a tool's root may
+	// take: the bystanders too, and what the hog holds before it begins.
+	hog, limit int64
+}
+
+func (s Scenario) amounts() amounts {
+	switch s {
+	case StalledFar: // beyond twice the agent's default margin of 512 MiB
+		return amounts{distance: 1280 << 20, hog: 1792 << 20, limit: 3 << 30}
+	case MemoryBack:
+		return amounts{distance: 1<<30 - victimHold, hog: 1536 << 20, limit: 2 << 30}
+	}
+	// 0.1 s at the fastest 4 KiB fill, near enough for every peer to look at its shortest
+	// interval; a slow tool has 1.25 GiB to be late by.
+	return amounts{distance: 256 << 20, hog: 1536 << 20, limit: fieldMemory}
+}
+
+// victimHold makes the victim the largest unit before it begins, as a leak is.
+const victimHold = 64 << 20
 
 const (
 	backgroundLoads = 4
@@ -40,7 +72,7 @@ type background struct {
 func newBackground(s Scenario) (*background, error) {
 	b := &background{}
 	switch s {
-	case Spinners:
+	case Spinners, MemoryBack:
 		b.spec = load.Spec{Kind: load.Spinner}
 	case Hogs:
 		b.spec = load.Spec{Kind: load.Faulter, Bytes: faulterBytes}

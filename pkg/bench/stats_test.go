@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
 func TestQuantilesAreValuesThatWereMeasured(t *testing.T) {
@@ -129,6 +130,9 @@ func TestWhatCantBeMeasuredIsRefused(t *testing.T) {
 		"unknown tool":                 func(o *LatencyOptions) { o.Tools = []Tool{"oomd9"} },
 		"a disk signal":                func(o *LatencyOptions) { o.Signal = "nodefs.available" },
 		"a fork bomb on a memory wire": func(o *LatencyOptions) { o.Scenario, o.Signal = Forkbomb, "memory.available" },
+		"a peer that is to be stalled": func(o *LatencyOptions) { o.Scenario, o.Tools = StalledFar, []Tool{ToolEarlyoom} },
+		"a plain kill of no 1 GiB":     func(o *LatencyOptions) { o.Tools = []Tool{ToolPlainKill} },
+		"a peer's memory back":         func(o *LatencyOptions) { o.Scenario, o.Tools = MemoryBack, []Tool{ToolEarlyoom} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := good
@@ -137,5 +141,48 @@ func TestWhatCantBeMeasuredIsRefused(t *testing.T) {
 				t.Error("not refused")
 			}
 		})
+	}
+}
+
+func TestRefusalIsShortAndNamesNoFile(t *testing.T) {
+	said := "ebpf-evict: configuration /tmp/x/config-1.yaml: backstop: no such key, want one of budget, compat"
+	if got, want := refusal(said, "/tmp/x/config-1.yaml"), "backstop: no such key"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestKernelsKillIsMeasuredFromItsStampToTheTrace(t *testing.T) {
+	b := burnt{died: true, signalNs: 1_500, diedNs: 9_000}
+	outside, overshoot := int64(700), int64(4096)
+	seen := &Figures{CrossedToSignalledNs: &outside, OvershootBytes: &overshoot}
+	for name, tc := range map[string]struct {
+		line *record.Line
+		want int64
+	}{
+		"the journal has the crossing":    {&record.Line{Timeline: &record.Timeline{Crossed: 1_000, Signalled: 8_000}}, 500},
+		"the journal has none":            {&record.Line{Timeline: &record.Timeline{Signalled: 8_000}}, 700},
+		"no line: the agent never saw it": {nil, 700},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := b.kernelFigures(tc.line, seen)
+			if f.CrossedToSignalledNs == nil || *f.CrossedToSignalledNs != tc.want || *f.OvershootBytes != overshoot {
+				t.Errorf("got %+v", f)
+			}
+		})
+	}
+}
+
+func backRun(t Tool, ns int64) Run {
+	return Run{Tool: t, Scenario: MemoryBack, Summary: Summary{SignalledToBackNs: QuantilesOf([]int64{ns})}}
+}
+
+func TestMemoryBackIsThePlainKillsTimeByOurs(t *testing.T) {
+	l := Latency{Runs: []Run{backRun(ToolPlainKill, 300), backRun(ToolAgent, 100), {Tool: ToolKernelFirst, Scenario: MemoryBack}}}
+	if diff := cmp.Diff([]MemoryFactor{{ToolAgent, 3, 3}}, l.memoryBack()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	l.Runs = l.Runs[1:]
+	if got := l.memoryBack(); got != nil {
+		t.Errorf("without a plain kill: %v", got)
 	}
 }

@@ -13,18 +13,26 @@ import (
 func (l *Latency) WriteTable(w io.Writer) error {
 	fmt.Fprintf(w, "%s, %d CPUs, cgroup %s, %s\n\n", l.Kernel, l.CPUs, l.Cgroup, l.Date.UTC().Format("2006-01-02"))
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(t, "TOOL\tSCENARIO\tFILL\tRATE\tROUNDS\tMISSED\tWRONG\tDISTURBED\tSIGKILL P50\tP99\tMAX\tDEAD P50\tOVERSHOOT P50\tP99")
+	fmt.Fprintln(t, "TOOL\tSCENARIO\tFILL\tRATE\tROUNDS\tMISSED\tWRONG\tDISTURBED\tSIGKILL P50\tP99\tMAX\tDEAD P50\tOVERSHOOT P50\tP99\tBACK P50")
 	for i := range l.Runs {
 		r := &l.Runs[i]
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d", r.Tool, r.Scenario, cmp.Or(string(r.Fill), "-"), FormatRate(r.RateBytes),
 			r.Rounds, r.Missed, r.WrongVictims, r.Disturbed)
-		fmt.Fprintf(t, "\t%s\t%s\n", formatNs(r.CrossedToSignalledNs, p50, p99, most), formatNs(r.CrossedToDeadNs, p50)+"\t"+formatBytes(r.OvershootBytes, p50, p99))
+		fmt.Fprintf(t, "\t%s\t%s\n", formatNs(r.CrossedToSignalledNs, p50, p99, most), formatNs(r.CrossedToDeadNs, p50)+"\t"+formatBytes(r.OvershootBytes, p50, p99)+"\t"+formatNs(r.SignalledToBackNs, p50))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(w, "\nSIGKILL, DEAD: since the crossing. Of ebpf-evict by its journal, of others by the yardstick outside.")
-	return err
+	fmt.Fprintln(w, "\nSIGKILL, DEAD: since the crossing. Of ebpf-evict by its journal, of others by the yardstick outside.")
+	for _, m := range l.MemoryBack {
+		fmt.Fprintf(w, "BACK: since SIGKILL, until the unit holds a tenth; with %s %.1f times sooner (p50) than with %s, %.1f times (p99).\n", m.Tool, m.P50, ToolPlainKill, m.P99)
+	}
+	for i := range l.Runs {
+		if r := &l.Runs[i]; r.Skipped != "" {
+			fmt.Fprintf(w, "%s was left out: %s\n", r.Tool, r.Skipped)
+		}
+	}
+	return nil
 }
 
 // FormatRate writes a fill rate.

@@ -49,7 +49,7 @@ func (t *kernelTool) play(context.Context) (r Round, err error) {
 	if err != nil {
 		return r, err
 	}
-	b, err := t.burn(victim, roundDeadline)
+	b, err := t.burn(victim, roundDeadline, nil)
 	if err != nil {
 		return r, err
 	}
@@ -103,7 +103,7 @@ func (t *poller) play(ctx context.Context) (r Round, err error) {
 			return true, unix.Kill(victim.PID(), unix.SIGKILL)
 		})
 	}()
-	b, err := t.burn(victim, roundDeadline)
+	b, err := t.burn(victim, roundDeadline, nil)
 	stop()
 	if err = errors.Join(err, <-looked); err != nil {
 		return r, err

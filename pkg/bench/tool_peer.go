@@ -133,7 +133,7 @@ func (t *peerTool) play(ctx context.Context) (r Round, err error) {
 	if err = errors.Join(err, endErr); err != nil {
 		return r, err
 	}
-	b := burnt{died: report.Died, diedNs: report.DiedNs, curve: fillCurve{marks: report.Marks, bytes: report.Bytes, most: hogBytes}}
+	b := burnt{died: report.Died, diedNs: report.DiedNs, curve: fillCurve{marks: report.Marks, bytes: report.Bytes, most: t.options.Scenario.amounts().hog}}
 	if b.signalNs, _, err = t.trace.first(pid); err != nil {
 		return r, err
 	}

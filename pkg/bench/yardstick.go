@@ -22,19 +22,27 @@ type burnt struct {
 	diedNs int64
 	// signalNs is 0 when no signal was seen.
 	signalNs int64
+	// backNs is when the memory was back, 0 where nobody looked.
+	backNs int64
 }
 
-// burn lets the victim go and waits until it is dead, at most for patience.
-func (s *stand) burn(victim *load.Load, patience time.Duration) (b burnt, err error) {
+// burn lets the victim go and waits until it is dead, at most for patience. Where there is a
+// watch it also waits for the memory.
+func (s *stand) burn(victim *load.Load, patience time.Duration, w *memoryWatch) (b burnt, err error) {
 	if err := s.trace.clear(); err != nil {
 		return b, err
 	}
 	if err := victim.Go(); err != nil {
 		return b, err
 	}
+	if w != nil {
+		if b.backNs, err = w.await(patience); err != nil {
+			return b, err
+		}
+	}
 	b.died = victim.Wait(patience)
 	b.diedNs = monotonicNs()
-	b.curve = fillCurve{marks: victim.Marks(), most: hogBytes}
+	b.curve = fillCurve{marks: victim.Marks(), most: s.options.Scenario.amounts().hog}
 	b.curve.bytes, _ = victim.Progress()
 	ns, ok, err := s.trace.first(victim.PID())
 	if ok {
@@ -49,7 +57,12 @@ func (b *burnt) figures(crossedNs, crossedBytes int64) *Figures {
 		return nil
 	}
 	signalled, dead, overshoot := b.signalNs-crossedNs, b.diedNs-crossedNs, max(0, b.curve.bytes-crossedBytes)
-	return &Figures{CrossedToSignalledNs: &signalled, CrossedToDeadNs: &dead, OvershootBytes: &overshoot}
+	f := &Figures{CrossedToSignalledNs: &signalled, CrossedToDeadNs: &dead, OvershootBytes: &overshoot}
+	if b.backNs > 0 {
+		back := b.backNs - b.signalNs
+		f.SignalledToBackNs = &back
+	}
+	return f
 }
 
 // filledAt is how much a hog has filled when a signal has gone down by distance.
