@@ -43,15 +43,13 @@ type OverheadRun struct {
 	Pairs    int        `json:"pairs"`
 	Ratio    *Quartiles `json:"ratio"`
 	Baseline *Quartiles `json:"baseline"`
-	Raw      []float64  `json:"raw"`
-	RawBase  []float64  `json:"rawBaseline"`
-}
-
-// Hook is a BPF program.
-type Hook struct {
-	Program  string  `json:"program"`
-	NsPerRun float64 `json:"nsPerRun"`
-	Runs     uint64  `json:"runs"`
+	// Attached are the agent's programs that had a link, before or after the work of any
+	// pair, by the kernel's own list.
+	Attached []string `json:"attached"`
+	// Note says what the work was done with.
+	Note    string    `json:"note,omitempty"`
+	Raw     []float64 `json:"raw"`
+	RawBase []float64 `json:"rawBaseline"`
 }
 
 // OverheadOptions say what is measured.
@@ -95,36 +93,65 @@ func MeasureOverhead(ctx context.Context, o OverheadOptions) (result Overhead, e
 		return result, err
 	}
 	for _, w := range o.Works {
-		for _, s := range o.States {
-			run := OverheadRun{Work: w, State: s, Pairs: o.Pairs}
-			for i := range o.Pairs {
-				if err := run.pair(ctx, bed); err != nil {
-					return result, fmt.Errorf("%s, %s, pair %d: %w", w, s, i, err)
-				}
-				if o.Progress != nil {
-					o.Progress(w, s, i+1)
-				}
-			}
-			run.Ratio, run.Baseline = quartilesOf(run.Raw), quartilesOf(run.RawBase)
-			result.Runs = append(result.Runs, run)
+		runs, err := measureWork(ctx, bed, w, &o)
+		if err != nil {
+			return result, fmt.Errorf("%s: %w", w, err)
 		}
+		result.Runs = append(result.Runs, runs...)
 	}
 	result.Hooks, err = measureHooks(ctx, bed)
 	return result, err
 }
 
-// pair is A A A A for the baseline and A B B A for the ratio, one after the other.
-func (r *OverheadRun) pair(ctx context.Context, bed *Bed) error {
-	base, err := abba(r.Work, bed.Self, func(bb func() error) error { return bb() })
+// measureWork is a run for each state. A pair is A A A A for the baseline, which all states
+// share, and then A B B A for each state.
+func measureWork(ctx context.Context, bed *Bed, w Work, o *OverheadOptions) ([]OverheadRun, error) {
+	runs := make([]OverheadRun, len(o.States))
+	for i, s := range o.States {
+		runs[i] = OverheadRun{Work: w, State: s, Pairs: o.Pairs, Note: w.note()}
+	}
+	for pair := range o.Pairs {
+		base, err := abba(w, bed.Self, func(bb func() error) error { return bb() })
+		if err != nil {
+			return nil, err
+		}
+		for i := range runs {
+			if err := runs[i].pair(ctx, bed, base); err != nil {
+				return nil, fmt.Errorf("%s, pair %d: %w", runs[i].State, pair, err)
+			}
+			if o.Progress != nil {
+				o.Progress(w, runs[i].State, pair+1)
+			}
+		}
+	}
+	for i := range runs {
+		runs[i].Ratio, runs[i].Baseline = quartilesOf(runs[i].Raw), quartilesOf(runs[i].RawBase)
+	}
+	return runs, nil
+}
+
+// pair adds A B B A, and what was attached before and after B B.
+func (r *OverheadRun) pair(ctx context.Context, bed *Bed, base float64) error {
+	before, err := loadedPrograms()
 	if err != nil {
 		return err
 	}
-	ratio, err := abba(r.Work, bed.Self, func(bb func() error) error { return withAgent(ctx, bed, r.State, bb) })
+	ratio, err := abba(r.Work, bed.Self, func(bb func() error) error {
+		return withAgent(ctx, bed, r.State, func() error {
+			return errors.Join(r.sawAttached(before), bb(), r.sawAttached(before))
+		})
+	})
 	if err != nil {
 		return err
 	}
 	r.RawBase, r.Raw = append(r.RawBase, base), append(r.Raw, ratio)
 	return nil
+}
+
+func (r *OverheadRun) sawAttached(before programs) error {
+	names, err := attachedSince(before)
+	r.Attached = slices.Compact(slices.Sorted(slices.Values(append(r.Attached, names...))))
+	return err
 }
 
 // abba runs the work four times, the two in the middle inside of within.
@@ -182,9 +209,6 @@ func runWork(self string, w Work) (time.Duration, error) {
 	return time.Duration(ns), err
 }
 
-// hookNames are the programs of bpf/evict.bpf.c that run on the way of others.
-var hookNames = []string{"page_alloc", "newtask", "start_far_timer"}
-
 // measureHooks lets the kernel count while the agent is near.
 func measureHooks(ctx context.Context, bed *Bed) (hooks []Hook, err error) {
 	stats, err := ebpf.EnableStats(statsRunTime)
@@ -192,48 +216,18 @@ func measureHooks(ctx context.Context, bed *Bed) (hooks []Hook, err error) {
 		return nil, nil // not allowed here
 	}
 	defer func() { err = errors.Join(err, stats.Close()) }()
+	before, err := loadedPrograms()
+	if err != nil {
+		return nil, err
+	}
 	err = withAgent(ctx, bed, Near, func() error {
 		for _, w := range []Work{WorkFault, WorkFork} {
 			if _, err := runWork(bed.Self, w); err != nil {
 				return err
 			}
 		}
-		hooks, err = readHooks()
+		hooks, err = hooksSince(before)
 		return err
 	})
 	return hooks, err
-}
-
-// statsRunTime is BPF_STATS_RUN_TIME.
-const statsRunTime = 0
-
-func readHooks() (hooks []Hook, err error) {
-	for id := ebpf.ProgramID(0); ; {
-		if id, err = ebpf.ProgramGetNextID(id); err != nil {
-			return hooks, nil // the last one
-		}
-		p, err := ebpf.NewProgramFromID(id)
-		if err != nil {
-			continue // gone meanwhile
-		}
-		h, ok := hookOf(p)
-		if err := p.Close(); err != nil {
-			return nil, err
-		}
-		if ok {
-			hooks = append(hooks, h)
-		}
-	}
-}
-
-func hookOf(p *ebpf.Program) (Hook, bool) {
-	info, err := p.Info()
-	if err != nil || !slices.Contains(hookNames, info.Name) {
-		return Hook{}, false
-	}
-	stats, err := p.Stats()
-	if err != nil || stats.RunCount == 0 {
-		return Hook{}, false
-	}
-	return Hook{Program: info.Name, NsPerRun: float64(stats.Runtime) / float64(stats.RunCount), Runs: stats.RunCount}, true
 }

@@ -18,7 +18,7 @@ const (
 	WorkFault   Work = "fault"   // anonymous page faults
 	WorkFork    Work = "fork"    // fork, exec and wait for /bin/true
 	WorkThread  Work = "thread"  // make threads that end
-	WorkCompile Work = "compile" // cc -O1 of a generated file
+	WorkCompile Work = "compile" // a C compiler's -O1 of a generated file
 )
 
 // Works are all of them.
@@ -102,12 +102,39 @@ func threads() error {
 	return nil
 }
 
+// compilers are looked for in this order.
+var compilers = []string{"cc", "gcc", "clang", "clang-19"}
+
+func compiler() (string, error) {
+	for _, name := range compilers {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no C compiler in PATH, want one of %v", compilers)
+}
+
+// note names the compiler by the first line of its --version.
+func (w Work) note() string {
+	cc, err := compiler()
+	if w != WorkCompile || err != nil {
+		return ""
+	}
+	text, _ := exec.Command(cc, "--version").Output()
+	line, _, _ := strings.Cut(string(text), "\n")
+	return line
+}
+
 func compile() error {
+	path, err := compiler()
+	if err != nil {
+		return err
+	}
 	var source strings.Builder
-	for i := range 400 {
+	for i := range 150 {
 		fmt.Fprintf(&source, "int f%d(int a, int b) { int s = 0; for (int i = a; i < b; i++) s += i * %d ^ (s >> 3); return s; }\n", i, i)
 	}
-	cc := exec.Command("cc", "-O1", "-x", "c", "-c", "-o", "/dev/null", "-")
+	cc := exec.Command(path, "-O1", "-x", "c", "-c", "-o", "/dev/null", "-")
 	cc.Stdin = strings.NewReader(source.String())
 	return cc.Run()
 }
