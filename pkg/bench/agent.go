@@ -109,9 +109,12 @@ func (w *lastWords) Write(p []byte) (int, error) {
 	if w.on {
 		return os.Stderr.Write(p)
 	}
-	w.kept = append(w.kept, p...)
+	w.kept = append(w.kept, p[:min(len(p), mostKept-len(w.kept))]...)
 	return len(p), nil
 }
+
+// mostKept is enough for a reason; an agent in trouble may write a line for each unit.
+const mostKept = 1 << 10
 
 func (w *lastWords) pass() {
 	w.mu.Lock()

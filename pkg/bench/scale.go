@@ -33,9 +33,12 @@ type Point struct {
 	// PassNs is from waking to the decision: all readings, the ranking, the second look.
 	PassNs               *Quantiles `json:"passNs,omitempty"`
 	CrossedToSignalledNs *Quantiles `json:"crossedToSignalledNs,omitempty"`
-	// RSSBytes is the agent's resident memory after the rounds, CPUPercent its share of one
-	// CPU while its wire is far and nothing happens.
-	RSSBytes   int64   `json:"rssBytes"`
+	// RSSBytes is the larger of the agent's resident memory with its wire far, after the
+	// time in which nothing happens, and near, after the rounds.
+	RSSBytes     int64 `json:"rssBytes"`
+	RSSFarBytes  int64 `json:"rssFarBytes"`
+	RSSNearBytes int64 `json:"rssNearBytes"`
+	// CPUPercent is the agent's share of one CPU while its wire is far and nothing happens.
 	CPUPercent float64 `json:"cpuPercent"`
 }
 
@@ -50,8 +53,10 @@ type ScaleOptions struct {
 const (
 	// mostWorkloads leaves room in the 65,535 ids that the kernel has for memory cgroups.
 	mostWorkloads = 20_000
-	// idleFor is how long the agent's CPU time is watched.
-	idleFor = 10 * time.Second
+	// settleFor is how long after its start an agent still learns its units; idleFor is how
+	// long its CPU time is watched then.
+	settleFor = 3 * time.Second
+	idleFor   = 10 * time.Second
 )
 
 // MeasureScale measures one number of units after the other.
@@ -93,7 +98,7 @@ func measurePoint(ctx context.Context, n int, o ScaleOptions) (p Point, cgroup s
 	p = Point{Workloads: n, Live: len(bystanderBytes) + 1, Rounds: o.Rounds}
 	say("making cgroups")
 	for i := range max(0, n-p.Live) {
-		if err := f.FS.Create(f.Unit(fmt.Sprintf("empty-%d", i))); err != nil {
+		if err := errors.Join(ctx.Err(), f.FS.Create(f.Unit(fmt.Sprintf("empty-%d", i)))); err != nil {
 			return p, cgroup, err
 		}
 	}
@@ -101,33 +106,56 @@ func measurePoint(ctx context.Context, n int, o ScaleOptions) (p Point, cgroup s
 		return p, cgroup, err
 	}
 	say("idle")
-	if p.CPUPercent, err = idleCPU(ctx, f); err != nil {
+	if err := p.idle(ctx, f); err != nil {
 		return p, cgroup, err
 	}
 	say("rounds")
-	return p, cgroup, p.play(ctx, f)
+	if err := p.play(ctx, f); err != nil {
+		return p, cgroup, err
+	}
+	p.RSSBytes = max(p.RSSFarBytes, p.RSSNearBytes)
+	return p, cgroup, nil
 }
 
-// idleCPU is of an agent whose wires are far.
-func idleCPU(ctx context.Context, f *field) (percent float64, err error) {
+// idle watches an agent whose wires are far. Meanwhile nothing of the bench runs.
+func (p *Point) idle(ctx context.Context, f *field) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*roundDeadline)
 	defer cancel()
 	a, err := f.StartAgent(ctx, map[signal.Signal]string{signal.AllocatableMemoryAvailable: "1"})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() { err = errors.Join(err, a.Stop()) }()
 	if err := a.awaitState(ctx, func(s *record.State) bool { return !armed(s, signal.AllocatableMemoryAvailable) }); err != nil {
-		return 0, err
+		return err
+	}
+	if err := sleep(ctx, settleFor); err != nil {
+		return err
 	}
 	before, err := processCPU(a.PID())
 	if err != nil {
-		return 0, err
+		return err
 	}
 	begun := time.Now()
-	time.Sleep(idleFor)
+	if err := sleep(ctx, idleFor); err != nil {
+		return err
+	}
 	after, err := processCPU(a.PID())
-	return 100 * float64(after-before) / float64(time.Since(begun)), err
+	if err != nil {
+		return err
+	}
+	p.CPUPercent = 100 * float64(after-before) / float64(time.Since(begun))
+	p.RSSFarBytes, err = processRSS(a.PID())
+	return err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // play evicts a hog, round after round.
@@ -157,7 +185,7 @@ func (p *Point) play(ctx context.Context, f *field) (err error) {
 		signalled = append(signalled, int64(l.Timeline.Signalled-l.Timeline.Crossed))
 	}
 	p.PassNs, p.CrossedToSignalledNs = QuantilesOf(pass), QuantilesOf(signalled)
-	p.RSSBytes, err = processRSS(a.PID())
+	p.RSSNearBytes, err = processRSS(a.PID())
 	return err
 }
 
