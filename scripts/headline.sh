@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# headline.sh FILE.json: writes the README's table of figures, between its markers, from a
-# report's JSON (needs jq).
+# headline.sh FILE.json [README]: writes the README's table of figures, between its markers,
+# from a report's JSON (needs jq).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+readme=${2:-README.md}
 
 table=$(jq -r '
 def us: if . == null then "–" elif . < 1000000 then "\(. / 1000 | round) µs" elif . < 1000000000 then "\(. / 100000 | round / 10) ms" else "\(. / 100000000 | round / 10) s" end;
@@ -22,5 +23,5 @@ def row: "| \(.tool)\(.beside // "")\(if .scenario != "idle" then ", " + .scenar
 TABLE=$table SOURCE=${1%.json} awk '
 /<!-- bench:begin -->/ { print; print ENVIRON["TABLE"]; print ""; print "All of it, with plots and raw rounds: [" ENVIRON["SOURCE"] ".html](" ENVIRON["SOURCE"] ".html)."; skip = 1 }
 /<!-- bench:end -->/ { skip = 0 }
-!skip' README.md >README.md.new
-mv README.md.new README.md
+!skip' "$readme" >"$readme.new"
+mv "$readme.new" "$readme"

@@ -20,7 +20,7 @@ func newBenchOverheadCmd(out, errOut io.Writer, log func() (zerolog.Logger, erro
 		Use:   "overhead",
 		Short: "What the agent costs others, near a wire and far from all",
 		Long: "CPU time of a worker with the agent by CPU time without, in pairs off on on off; beside it\n" +
-			"the same with nothing in the place of on.",
+			"the same with the agent off all the time.",
 		Example: "  ebpf-evict bench overhead --work fault --state far,near --pairs 20",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

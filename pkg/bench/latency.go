@@ -122,8 +122,9 @@ type tool interface {
 	close() error
 }
 
-// every is how many rounds of the others a slow tool plays one in.
-var every = map[Tool]int{ToolPoller: 10}
+// every is how many rounds of the others beside it a tool plays one in: the poller is slow,
+// and kernel first is our own second.
+var every = map[Tool]int{ToolPoller: 10, ToolKernelFirst: 2}
 
 // makers make the tools; Tools are their names in the order of the report.
 var (
@@ -172,8 +173,9 @@ type stand struct {
 	// peers is the root of the tools that don't watch one.
 	peers *field
 	// tools has nil for one that can't take part.
-	tools []tool
-	runs  []Run
+	tools   []tool
+	present int
+	runs    []Run
 	// turn is how many rounds a tool plays before it is the next one's turn.
 	turn int
 	// watching is the tool whose agent runs: a node has one at a time.
@@ -201,30 +203,30 @@ func newStand(o LatencyOptions, rate int64) (*stand, error) {
 			run.Fill = o.Fill
 		}
 		t, err := makers[name](s)
-		if t != nil {
-			s.tools, run.Note = append(s.tools, t), t.note()
-		}
-		switch {
-		case errors.Is(err, ErrRefused):
+		if errors.Is(err, ErrRefused) || errors.Is(err, ErrNoPeer) {
 			run.Skipped = err.Error()
-			err = s.drop()
-		case name.Ours() && o.agents() > 1:
-			s.turn = agentTurn
+			if err = nil; t != nil {
+				err = t.close()
+			}
+			t = nil
 		}
+		s.tools = append(s.tools, t)
 		if err != nil {
 			return s, fmt.Errorf("%s: %w", name, err)
 		}
+		if t != nil {
+			run.Note = t.note()
+			s.present++
+		}
 		s.runs = append(s.runs, run)
 	}
+	if s.present == 0 {
+		return s, fmt.Errorf("no tool can take part: %s", s.runs[0].Skipped)
+	}
+	if o.agents() > 1 {
+		s.turn = agentTurn
+	}
 	return s, nil
-}
-
-// drop closes the last tool, which can't take part.
-func (s *stand) drop() error {
-	last := len(s.tools) - 1
-	err := s.tools[last].close()
-	s.tools[last] = nil
-	return err
 }
 
 // agents is how many of the tools are this program.
@@ -246,8 +248,8 @@ func (s *stand) play(ctx context.Context) error {
 		}
 		for i, name := range s.options.Tools {
 			for round := n; round < min(n+s.turn, s.options.Rounds); round++ {
-				if s.tools[i] == nil || round%max(1, every[name]) != 0 {
-					continue // not here, or a slow one
+				if s.tools[i] == nil || s.present > 1 && round%max(1, every[name]) != 0 {
+					continue // not here, or not its round
 				}
 				err := s.playOne(ctx, i)
 				if err = errors.Join(err, ctx.Err()); err != nil {

@@ -36,7 +36,7 @@ type Overhead struct {
 }
 
 // OverheadRun is CPU time with the agent by CPU time without, of pairs A B B A: (B+B)/(A+A).
-// In the baseline nothing runs in the place of B.
+// In the baseline B is without the agent too.
 type OverheadRun struct {
 	Work     Work       `json:"work"`
 	State    State      `json:"state"`
@@ -103,25 +103,35 @@ func MeasureOverhead(ctx context.Context, o OverheadOptions) (result Overhead, e
 	return result, err
 }
 
-// measureWork is a run for each state. A pair is A A A A for the baseline, which all states
-// share, and then A B B A for each state.
+// measureWork is a run for each state. A pair is A B B A for each state in turn; the A's of
+// two states, or two more A's, are the baseline: four works without the agent, the two in
+// the middle by the two outside.
 func measureWork(ctx context.Context, bed *Bed, w Work, o *OverheadOptions) ([]OverheadRun, error) {
 	runs := make([]OverheadRun, len(o.States))
 	for i, s := range o.States {
 		runs[i] = OverheadRun{Work: w, State: s, Pairs: o.Pairs, Note: w.note()}
 	}
 	for pair := range o.Pairs {
-		base, err := abba(w, bed.Self, func(bb func() error) error { return bb() })
-		if err != nil {
-			return nil, err
-		}
+		var off []time.Duration
 		for i := range runs {
-			if err := runs[i].pair(ctx, bed, base); err != nil {
+			before, after, err := runs[i].pair(ctx, bed)
+			if err != nil {
 				return nil, fmt.Errorf("%s, pair %d: %w", runs[i].State, pair, err)
 			}
+			off = append(off, before, after)
 			if o.Progress != nil {
 				o.Progress(w, runs[i].State, pair+1)
 			}
+		}
+		for len(off) < 4 {
+			took, err := runWork(bed.Self, w)
+			if err != nil {
+				return nil, err
+			}
+			off = append(off, took)
+		}
+		for i := range runs {
+			runs[i].RawBase = append(runs[i].RawBase, abba(off[0], off[1], off[2], off[3]))
 		}
 	}
 	for i := range runs {
@@ -130,46 +140,40 @@ func measureWork(ctx context.Context, bed *Bed, w Work, o *OverheadOptions) ([]O
 	return runs, nil
 }
 
-// pair adds A B B A, and what was attached before and after B B.
-func (r *OverheadRun) pair(ctx context.Context, bed *Bed, base float64) error {
-	before, err := loadedPrograms()
+// abba is (B+B)/(A+A): what drifts evenly is in both alike.
+func abba(a1, b1, b2, a2 time.Duration) float64 { return float64(b1+b2) / float64(a1+a2) }
+
+// pair adds A B B A, and what was attached before and after B B; it returns the A's.
+func (r *OverheadRun) pair(ctx context.Context, bed *Bed) (before, after time.Duration, err error) {
+	loaded, err := loadedPrograms()
 	if err != nil {
+		return 0, 0, err
+	}
+	var b1, b2 time.Duration
+	run := func(took *time.Duration) (err error) {
+		*took, err = runWork(bed.Self, r.Work)
 		return err
 	}
-	ratio, err := abba(r.Work, bed.Self, func(bb func() error) error {
-		return withAgent(ctx, bed, r.State, func() error {
-			return errors.Join(r.sawAttached(before), bb(), r.sawAttached(before))
+	err = run(&before)
+	if err == nil {
+		err = withAgent(ctx, bed, r.State, func() error {
+			return errors.Join(r.sawAttached(loaded), run(&b1), run(&b2), r.sawAttached(loaded))
 		})
-	})
-	if err != nil {
-		return err
 	}
-	r.RawBase, r.Raw = append(r.RawBase, base), append(r.Raw, ratio)
-	return nil
+	if err == nil {
+		err = run(&after)
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	r.Raw = append(r.Raw, abba(before, b1, b2, after))
+	return before, after, nil
 }
 
 func (r *OverheadRun) sawAttached(before programs) error {
 	names, err := attachedSince(before)
 	r.Attached = slices.Compact(slices.Sorted(slices.Values(append(r.Attached, names...))))
 	return err
-}
-
-// abba runs the work four times, the two in the middle inside of within.
-func abba(w Work, self string, within func(bb func() error) error) (float64, error) {
-	var a, b time.Duration
-	add := func(sum *time.Duration) error {
-		took, err := runWork(self, w)
-		*sum += took
-		return err
-	}
-	err := add(&a)
-	if err == nil {
-		err = within(func() error { return errors.Join(add(&b), add(&b)) })
-	}
-	if err == nil {
-		err = add(&a)
-	}
-	return float64(b) / float64(a), err
 }
 
 // withAgent runs f while an agent watches whose state file says that it is as far or near as
