@@ -2,11 +2,13 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"html/template"
 	"image/color"
 	"math"
 	"slices"
+	"strconv"
 	"time"
 
 	"gonum.org/v1/plot"
@@ -228,6 +230,117 @@ func render(p *plot.Plot) (template.HTML, error) {
 	}
 	return template.HTML("<svg" + string(svg)), nil
 }
+
+// backChart draws bars of medians and p99 of the time until memory was back.
+func backChart(runs []Run) (template.HTML, error) {
+	p := newChart("", "from SIGKILL to memory back, ms")
+	names := make([]string, len(runs))
+	width := chartWidth / vg.Length(3.6*float64(max(len(runs), 2)))
+	for i, of := range []quantile{p50, p99} {
+		var values plotter.Values
+		for n := range runs {
+			names[n] = string(runs[n].Tool)
+			values = append(values, float64(of(runs[n].SignalledToBackNs))/1e6)
+		}
+		bars, err := plotter.NewBarChart(values, width)
+		if err != nil {
+			return "", err
+		}
+		bars.Offset, bars.LineStyle.Width, bars.Color = width*vg.Length(float64(i)-0.5), 0, backColors[i]
+		p.Add(bars)
+	}
+	p.NominalX(names...)
+	p.X.Min, p.X.Max, p.Y.Min = -0.6, float64(len(runs))-0.4, 0
+	return render(p)
+}
+
+var (
+	backColors = []color.Color{palette[0], color.Gray{0xBB}}
+	backLegend = []legendEntry{{"p50", cssColor(backColors[0])}, {"p99", cssColor(backColors[1])}}
+)
+
+// pointsChart draws a line for each figure of a number of units; a point that has no figure
+// is left out.
+func pointsChart(p *plot.Plot, points []Point, figures []func(*Point) (float64, bool)) error {
+	for i, of := range figures {
+		var xys plotter.XYs
+		for n := range points {
+			if y, ok := of(&points[n]); ok {
+				xys = append(xys, plotter.XY{X: float64(points[n].Workloads), Y: y})
+			}
+		}
+		if len(xys) == 0 {
+			continue
+		}
+		slices.SortFunc(xys, func(a, b plotter.XY) int { return cmp.Compare(a.X, b.X) })
+		line, dots, err := plotter.NewLinePoints(xys)
+		if err != nil {
+			return err
+		}
+		line.Color, dots.Color = colorOf(i), colorOf(i)
+		line.Width, dots.Shape, dots.Radius = vg.Points(1.4), draw.CircleGlyph{}, vg.Points(3)
+		p.Add(line, dots)
+	}
+	p.X.Scale = plot.LogScale{}
+	p.X.Min, p.X.Max = p.X.Min/1.3, p.X.Max*1.3
+	p.X.Tick.Marker = plot.TickerFunc(func(float64, float64) (ticks []plot.Tick) {
+		for i := range points {
+			ticks = append(ticks, plot.Tick{Value: float64(points[i].Workloads), Label: strconv.Itoa(points[i].Workloads)})
+		}
+		return ticks
+	})
+	return nil
+}
+
+func quantileOf(q *Quantiles, of quantile) (float64, bool) {
+	if q == nil {
+		return 0, false
+	}
+	return math.Max(float64(of(q)), float64(time.Microsecond)), true
+}
+
+func scaleTimes(points []Point) (template.HTML, error) {
+	p := newChart("units", "time")
+	err := pointsChart(p, points, []func(*Point) (float64, bool){
+		func(p *Point) (float64, bool) { return quantileOf(p.PassNs, p50) },
+		func(p *Point) (float64, bool) { return quantileOf(p.PassNs, p99) },
+		func(p *Point) (float64, bool) { return quantileOf(p.CrossedToSignalledNs, p50) },
+		func(p *Point) (float64, bool) { return quantileOf(p.CrossedToSignalledNs, p99) },
+	})
+	if err != nil {
+		return "", err
+	}
+	logScale(&p.Y, 10, func(v float64) string { return record.FormatNs(int64(math.Round(v))) })
+	return render(p)
+}
+
+func scaleMemory(points []Point) (template.HTML, error) {
+	p := newChart("units", "MiB")
+	err := pointsChart(p, points, []func(*Point) (float64, bool){
+		func(p *Point) (float64, bool) { return float64(p.RSSFarBytes) / (1 << 20), p.RSSFarBytes > 0 },
+		func(p *Point) (float64, bool) { return float64(p.RSSNearBytes) / (1 << 20), p.RSSNearBytes > 0 },
+	})
+	if err != nil {
+		return "", err
+	}
+	p.Y.Min = 0
+	return render(p)
+}
+
+func scaleCPU(points []Point) (template.HTML, error) {
+	p := newChart("units", "% of one CPU")
+	if err := pointsChart(p, points, []func(*Point) (float64, bool){func(p *Point) (float64, bool) { return p.CPUPercent, true }}); err != nil {
+		return "", err
+	}
+	p.Y.Min = 0
+	return render(p)
+}
+
+var (
+	scaleTimesLegend  = legend([]series{{name: "pass, p50"}, {name: "pass, p99"}, {name: "crossing to SIGKILL, p50"}, {name: "crossing to SIGKILL, p99"}})
+	scaleMemoryLegend = legend([]series{{name: "wire far, idle"}, {name: "wire near, after the rounds"}})
+	scaleCPULegend    = legend([]series{{name: "CPU"}})
+)
 
 // signalledNs are of the rounds of a run that count.
 func signalledNs(r *Run) (values []int64) {

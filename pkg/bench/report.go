@@ -9,10 +9,10 @@ import (
 	"html/template"
 	"io"
 	"slices"
-	"strings"
 
 	"gonum.org/v1/plot/plotter"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
@@ -73,6 +73,7 @@ func (r *Report) addLatency(l Latency) {
 	for i := range r.Latency {
 		if same(r.Latency[i].Machine, l.Machine) && r.Latency[i].hasPeers() == l.hasPeers() {
 			r.Latency[i].Runs = append(r.Latency[i].Runs, l.Runs...)
+			r.Latency[i].MemoryBack = r.Latency[i].memoryBack()
 			return
 		}
 	}
@@ -80,7 +81,7 @@ func (r *Report) addLatency(l Latency) {
 }
 
 func (l *Latency) hasPeers() bool {
-	return slices.ContainsFunc(l.Runs, func(r Run) bool { return r.Tool != ToolAgent })
+	return slices.ContainsFunc(l.Runs, func(r Run) bool { return !r.Tool.Ours() })
 }
 
 func (r *Report) addOverhead(o Overhead) {
@@ -126,7 +127,7 @@ func (l *Latency) Factors() (all []Factor) {
 		at := slices.IndexFunc(l.Runs, func(r Run) bool {
 			return r.Tool == ToolAgent && r.Scenario == peer.Scenario && r.Fill == peer.Fill && r.RateBytes == peer.RateBytes
 		})
-		if peer.Tool == ToolAgent || at < 0 {
+		if peer.Tool.Ours() || peer.Tool == ToolPlainKill || at < 0 {
 			continue
 		}
 		theirs, ours := outsideSignalled(peer), outsideSignalled(&l.Runs[at])
@@ -168,7 +169,7 @@ var page string
 func (r *Report) WriteHTML(w io.Writer) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"ns": formatNsCell, "bytes": formatBytesCell, "rate": FormatRate, "size": record.FormatBytes,
-		"times": times,
+		"times": times, "ours": Tool.Ours,
 		"share": func(f float64) string { return fmt.Sprintf("%.4f", f) },
 	}).Parse(page)
 	if err != nil {
@@ -182,7 +183,25 @@ func (r *Report) WriteHTML(w io.Writer) error {
 		*Report
 		Machines []Machine
 		Charts   []chart
-	}{r, r.machines(), c})
+		Goals    []Goal
+	}{r, r.machines(), c, r.Goals()})
+}
+
+// Notes say what was done to tools so that they can take part, or why they could not; each
+// once.
+func (r *Report) Notes() (all []string) {
+	for i := range r.Latency {
+		for _, run := range r.Latency[i].Runs {
+			note := fmt.Sprintf("%s: %s", run.Tool, run.Note)
+			if run.Skipped != "" {
+				note = fmt.Sprintf("%s was left out: %s", run.Tool, run.Skipped)
+			}
+			if run.Note+run.Skipped != "" && !slices.Contains(all, note) {
+				all = append(all, note)
+			}
+		}
+	}
+	return all
 }
 
 // times writes a factor with two digits or, from 10 on, in whole numbers.
@@ -229,49 +248,121 @@ func (r *Report) charts() (all []chart, err error) {
 	}
 	for i := range r.Latency {
 		l := &r.Latency[i]
-		tools, scenarios, rates := l.series()
-		if len(tools) > 1 {
-			svg, e := cdfChart(tools)
-			draw("Crossing to SIGKILL, by tool", "The fastest fill with 4 KiB pages, nothing else going on, all tools in turn in one run. Logarithmic: each label is ten times the one before.", legend(tools), svg, e)
+		for _, v := range views {
+			drawn := l.distributions(v.name)
+			if len(drawn) < v.least {
+				continue
+			}
+			svg, e := cdfChart(drawn)
+			draw(v.title, v.text+" "+eachLabelTen, legend(drawn), svg, e)
 		}
-		if !l.hasPeers() && len(scenarios) > 0 {
-			svg, e := cdfChart(scenarios)
-			draw("Crossing to SIGKILL, ebpf-evict, by what else goes on", "By the agent's journal: the kernel's stamp of the crossing to the return of the first kill.", legend(scenarios), svg, e)
-		}
-		if l.hasPeers() && len(rates) > 1 {
+		if rates := l.rates(); l.hasPeers() && len(rates) > 1 {
 			overshoots := l.overshoots(rates)
 			svg, e := overshootChart(rates, overshoots)
-			draw("Overshoot by fill rate", "How much more the hog took after it had crossed. The poller let it take all there was for it. Logarithmic: each label is sixteen times the one below.", legend(overshoots), svg, e)
+			draw("Overshoot by fill rate", "How much more the hog took after it had crossed, medians. The poller lets it take all there is for it. Logarithmic: each label is sixteen times the one below.", legend(overshoots), svg, e)
+		}
+		if bars := l.backs(); len(bars) > 0 {
+			svg, e := backChart(bars)
+			draw("Memory back", "From SIGKILL until a victim of 1 GiB beside four spinners holds a tenth of it, looked at from outside.", backLegend, svg, e)
 		}
 	}
 	for i := range r.Overhead {
 		svg, e := overheadChart(r.Overhead[i].Runs)
 		draw("What it costs others", "CPU time of a worker with the agent by CPU time without, in pairs. Far from a wire the allocation hook is detached. Whiskers: quartiles.", overheadLegend, svg, e)
 	}
+	for i := range r.Scale {
+		if points := r.Scale[i].Points; len(points) > 1 {
+			svg, e := scaleTimes(points)
+			draw("Thousands of units: time", "A pass is from waking to the decision. "+eachLabelTen, scaleTimesLegend, svg, e)
+			svg, e = scaleMemory(points)
+			draw("Thousands of units: memory", "The agent's resident memory.", scaleMemoryLegend, svg, e)
+			svg, e = scaleCPU(points)
+			draw("Thousands of units: idle CPU", "Of one CPU, with the wire far and nothing happening.", scaleCPULegend, svg, e)
+		}
+	}
 	return all, err
 }
 
-// series are the distributions of a result: of the tools at the fastest fill, and of the
-// agent in each scenario; and its fill rates, slowest first.
-func (l *Latency) series() (tools, scenarios []series, rates []int64) {
+const eachLabelTen = "Logarithmic: each label is ten times the one before."
+
+// views are the distributions that a page shows. name puts a run's rounds into a series of
+// that name; empty leaves it out. A chart of fewer series than least tells nothing.
+var views = []struct {
+	title, text string
+	least       int
+	name        func(l *Latency, r *Run) string
+}{
+	{"Crossing to SIGKILL, by tool", "The fastest fill with 4 KiB pages, nothing else going on, all tools in turn in one run.", 2, func(l *Latency, r *Run) string {
+		if !l.hasPeers() || !plain(r) || r.RateBytes != 0 {
+			return ""
+		}
+		return string(r.Tool)
+	}},
+	{"Crossing to SIGKILL, ebpf-evict, by what else goes on", "By the agent's journal: the kernel's stamp of the crossing to the return of the first kill.", 1, func(l *Latency, r *Run) string {
+		if l.hasPeers() || r.Tool != ToolAgent || r.Fill != load.FillPages && r.Scenario != Forkbomb || r.Scenario.stalls() {
+			return ""
+		}
+		return string(r.Scenario)
+	}},
+	{"Crossing to SIGKILL, by the kernel", "Kernel first: the backstop has no grace. Stalled: the agent is SIGSTOPped, near its wire or far from it.", 1, func(l *Latency, r *Run) string {
+		switch {
+		case l.hasPeers() || r.Fill != load.FillPages:
+			return ""
+		case r.Tool == ToolKernelFirst:
+			return "kernel first, " + string(r.Scenario)
+		case r.Scenario.stalls():
+			return string(r.Scenario)
+		}
+		return ""
+	}},
+	{"Crossing to SIGKILL, ebpf-evict, by how the hog fills", "Nothing else going on.", 2, func(l *Latency, r *Run) string {
+		if l.hasPeers() || r.Tool != ToolAgent || r.Scenario != Idle {
+			return ""
+		}
+		return string(r.Fill)
+	}},
+}
+
+// distributions are the series of a view, in the order of the runs.
+func (l *Latency) distributions(name func(*Latency, *Run) string) (all []series) {
+	values := map[string][]int64{}
+	var order []string
 	for i := range l.Runs {
-		r := &l.Runs[i]
-		values := signalledNs(r)
-		if len(values) == 0 {
+		n := name(l, &l.Runs[i])
+		got := signalledNs(&l.Runs[i])
+		if n == "" || len(got) == 0 {
 			continue
 		}
-		if plain(r) && r.RateBytes == 0 {
-			tools = append(tools, series{string(r.Tool), cdf(values)})
+		if values[n] == nil {
+			order = append(order, n)
 		}
-		if r.Tool == ToolAgent {
-			scenarios = append(scenarios, series{strings.TrimSpace(fmt.Sprintf("%s %s", r.Scenario, r.Fill)), cdf(values)})
-		}
-		if !slices.Contains(rates, r.RateBytes) {
+		values[n] = append(values[n], got...)
+	}
+	for _, n := range order {
+		all = append(all, series{n, cdf(values[n])})
+	}
+	return all
+}
+
+// rates are the fill rates of plain runs, slowest first.
+func (l *Latency) rates() (rates []int64) {
+	for i := range l.Runs {
+		if r := &l.Runs[i]; plain(r) && r.Rounds > 0 && !slices.Contains(rates, r.RateBytes) {
 			rates = append(rates, r.RateBytes)
 		}
 	}
 	slices.SortFunc(rates, func(a, b int64) int { return cmp.Compare(uint64(a-1), uint64(b-1)) }) // 0 is the fastest
-	return tools, scenarios, rates
+	return rates
+}
+
+// backs are the runs that have the time until memory was back.
+func (l *Latency) backs() (runs []Run) {
+	for i := range l.Runs {
+		if l.Runs[i].SignalledToBackNs != nil {
+			runs = append(runs, l.Runs[i])
+		}
+	}
+	return runs
 }
 
 // overshoots are the medians at each rate, a series a tool, by the yardstick.

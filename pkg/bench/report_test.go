@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func fixture(t *testing.T, names ...string) *Report {
@@ -111,5 +113,62 @@ func TestNoFactorWithoutAFigureToDivideBy(t *testing.T) {
 	}
 	if f := r.Latency[0].Factors(); len(f) != 0 {
 		t.Errorf("factors %v", f)
+	}
+}
+
+// full has something for each chart.
+func full() *Report {
+	run := func(t Tool, s Scenario, rate int64) Run {
+		r := agentRun(s, 100_000, 0)
+		r.Tool, r.RateBytes = t, rate
+		r.Raw[0].Outside = &Figures{CrossedToSignalledNs: r.Raw[0].CrossedToSignalledNs, OvershootBytes: r.Raw[0].CrossedToSignalledNs}
+		if s == MemoryBack {
+			r.Raw[0].SignalledToBackNs = r.Raw[0].CrossedToSignalledNs
+		}
+		r.summarise()
+		return r
+	}
+	huge := run(ToolAgent, Idle, 0)
+	huge.Fill = "thp"
+	quarter := Point{Workloads: 100, PassNs: QuantilesOf([]int64{5}), CrossedToSignalledNs: QuantilesOf([]int64{90_000}), RSSFarBytes: 1 << 20, RSSNearBytes: 2 << 20}
+	many := quarter
+	many.Workloads = 10_000
+	return &Report{
+		Latency: []Latency{
+			{Runs: []Run{run(ToolAgent, Idle, 0), huge, run(ToolAgent, Stalled, 0), run(ToolKernelFirst, Spinners, 0)}},
+			{Runs: []Run{run(ToolAgent, Idle, 0), run(ToolAgent, Idle, 1<<28), run(ToolEarlyoom, Idle, 0), run(ToolEarlyoom, Idle, 1<<28), run(ToolPlainKill, MemoryBack, 0)}},
+		},
+		Overhead: []Overhead{{Runs: []OverheadRun{{Work: WorkFork, State: Far, Ratio: &Quartiles{1, 1, 1}, Baseline: &Quartiles{1, 1, 1}}}}},
+		Scale:    []Scale{{Points: []Point{many, quarter}}},
+	}
+}
+
+func TestEveryChartIsDrawn(t *testing.T) {
+	charts, err := full().charts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, c := range charts {
+		got = append(got, c.Title)
+		if len(c.Legend) == 0 || !strings.Contains(string(c.SVG), "<path") {
+			t.Errorf("%s: %d entries in its legend, %d bytes", c.Title, len(c.Legend), len(c.SVG))
+		}
+	}
+	want := []string{
+		"Crossing to SIGKILL, ebpf-evict, by what else goes on", "Crossing to SIGKILL, by the kernel",
+		"Crossing to SIGKILL, ebpf-evict, by how the hog fills", "Crossing to SIGKILL, by tool", "Overshoot by fill rate",
+		"Memory back", "What it costs others", "Thousands of units: time", "Thousands of units: memory", "Thousands of units: idle CPU",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestToolThatWasLeftOutIsNamedWithTheReason(t *testing.T) {
+	r := full()
+	r.Latency[0].Runs = append(r.Latency[0].Runs, Run{Tool: ToolNohang, Skipped: "program not found"})
+	if page := pageOf(t, r); !strings.Contains(page, "nohang was left out: program not found.") {
+		t.Error("the page does not say so")
 	}
 }
