@@ -29,7 +29,7 @@ command -v jq >/dev/null || {
 version=$(bin/ebpf-evict version -o json | jq -r .version)
 work=bin/bench/$version${quick:+-quick}
 mkdir -p "$work"
-failed=()
+failed=() parts=()
 
 # rounds N: N, or 2 when quick.
 rounds() { if [ -n "$quick" ]; then echo 2; else echo "$1"; fi; }
@@ -38,6 +38,7 @@ rounds() { if [ -n "$quick" ]; then echo 2; else echo "$1"; fi; }
 measure() {
 	local name=$1 start=$SECONDS
 	shift
+	parts+=("$work/$name.json")
 	[ -s "$work/$name.json" ] && return
 	# shellcheck disable=SC2086 # BENCH_PREFIX is words
 	if ${BENCH_PREFIX:-} scripts/as-root.sh "$PWD/bin/ebpf-evict" bench "$@" --quiet -o json >"$work/$name.part" 2> >(tail -n 5 >&2); then
@@ -45,6 +46,7 @@ measure() {
 		echo "$name: $((SECONDS - start)) s" >&2
 	else
 		failed+=("$name")
+		unset 'parts[-1]'
 		echo "$name: failed after $((SECONDS - start)) s" >&2
 	fi
 }
@@ -71,7 +73,7 @@ for fill in thp tmpfs populate; do
 	measure "fill-$fill" latency --fill "$fill" --rounds "$(rounds 50)"
 done
 measure peers-max latency --tool "$all" --rounds "$(rounds 30)"
-for rate in 1Gi 512Mi 128Mi; do
+for rate in 128Mi 512Mi 1Gi; do
 	measure "peers-$rate" latency --tool "$all" --rate "$rate" --rounds "$(rounds 10)"
 done
 for part in fault:40 fork:40 thread:12 compile:12; do
@@ -88,7 +90,7 @@ if [ -n "$quick" ] || [ ${#failed[@]} -gt 0 ]; then
 	cp README.md "$readme"
 fi
 mkdir -p "$(dirname "$page")"
-bin/ebpf-evict bench report "$work"/*.json --out "$page.html"
+bin/ebpf-evict bench report "${parts[@]}" --out "$page.html"
 scripts/headline.sh "$page.json" "$readme"
 if [ ${#failed[@]} -gt 0 ]; then
 	echo "error: failed: ${failed[*]}; what there is is in $page.html; run it again for these alone" >&2

@@ -114,7 +114,7 @@ func cdf(values []int64) plotter.XYs {
 }
 
 // logScale needs values above 0 on the axis. The axis goes from power to power of base, a
-// tick at each.
+// tick at each; with few powers of ten there are ticks at 2 and 5 too.
 func logScale(a *plot.Axis, base float64, label func(float64) string) {
 	power := func(v float64, round func(float64) float64) float64 {
 		return math.Pow(base, round(math.Log(v)/math.Log(base)))
@@ -122,8 +122,16 @@ func logScale(a *plot.Axis, base float64, label func(float64) string) {
 	a.Scale = plot.LogScale{}
 	a.Min, a.Max = power(a.Min, math.Floor), power(a.Max, math.Ceil)
 	a.Tick.Marker = plot.TickerFunc(func(low, high float64) (ticks []plot.Tick) {
+		steps := []float64{1}
+		if base == 10 && high/low < 1500 {
+			steps = []float64{1, 2, 5}
+		}
 		for v := power(low*1.001, math.Floor); v <= high*1.001; v *= base {
-			ticks = append(ticks, plot.Tick{Value: v, Label: label(v)})
+			for _, step := range steps {
+				if step*v <= high*1.001 {
+					ticks = append(ticks, plot.Tick{Value: step * v, Label: label(step * v)})
+				}
+			}
 		}
 		return ticks
 	})
@@ -131,13 +139,14 @@ func logScale(a *plot.Axis, base float64, label func(float64) string) {
 
 // overshootChart draws the median overshoot by fill rate, a line a tool.
 func overshootChart(rates []int64, all []series) (template.HTML, error) {
-	p := newChart("fill rate", "overshoot past the wire, median")
+	p := newChart("fill rate", "overshoot") // short: on a logarithmic axis the label lies near the top
 	names := make([]string, len(rates))
 	for i, r := range rates {
 		names[i] = FormatRate(r)
 	}
 	p.NominalX(names...)
 	for i, s := range all {
+		slices.SortFunc(s.points, func(a, b plotter.XY) int { return cmp.Compare(a.X, b.X) })
 		line, points, err := plotter.NewLinePoints(s.points)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", s.name, err)
@@ -162,7 +171,7 @@ func overheadChart(runs []OverheadRun) (template.HTML, error) {
 	p := newChart("", "CPU time more than without, %")
 	names := make([]string, len(runs))
 	for i := range runs {
-		names[i] = fmt.Sprintf("%s, %s", runs[i].Work, runs[i].State)
+		names[i] = fmt.Sprintf("%s\n%s", runs[i].Work, runs[i].State)
 	}
 	width := chartWidth / vg.Length(3.6*float64(max(len(runs), 2)))
 	for i, of := range []func(*OverheadRun) *Quartiles{

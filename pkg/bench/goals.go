@@ -148,13 +148,14 @@ func (r *Report) memoryGoal() Goal {
 	return g
 }
 
-// peersGoal is the least factor of any peer.
+// peersGoal is the least factor of any peer at the fastest fill: at a slow one the 256 KiB that
+// the kernel charges ahead are milliseconds, which blur the yardstick.
 func (r *Report) peersGoal() Goal {
-	g := Goal{What: "every peer is behind in the same run, p50", Want: "all", Got: "–", Verdict: NotMeasured}
+	g := Goal{What: "every peer is behind in the same run, fastest fill, p50", Want: "all", Got: "–", Verdict: NotMeasured}
 	var least *Factor
 	for i := range r.Latency {
 		for _, f := range r.Latency[i].Factors() {
-			if least == nil || f.P50 < least.P50 {
+			if f.RateBytes == 0 && (least == nil || f.P50 < least.P50) {
 				least = &f
 			}
 		}

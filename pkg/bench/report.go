@@ -98,6 +98,7 @@ func (r *Report) addScale(s Scale) {
 	for i := range r.Scale {
 		if same(r.Scale[i].Machine, s.Machine) {
 			r.Scale[i].Points = append(r.Scale[i].Points, s.Points...)
+			slices.SortStableFunc(r.Scale[i].Points, func(a, b Point) int { return cmp.Compare(a.Workloads, b.Workloads) })
 			return
 		}
 	}
@@ -254,12 +255,12 @@ func (r *Report) charts() (all []chart, err error) {
 				continue
 			}
 			svg, e := cdfChart(drawn)
-			draw(v.title, v.text+" "+eachLabelTen, legend(drawn), svg, e)
+			draw(v.title, v.text+" "+logarithmic, legend(drawn), svg, e)
 		}
-		if rates := l.rates(); l.hasPeers() && len(rates) > 1 {
-			overshoots := l.overshoots(rates)
+		rates := l.rates()
+		if overshoots := l.overshoots(rates); l.hasPeers() && len(rates) > 1 && len(overshoots) > 0 {
 			svg, e := overshootChart(rates, overshoots)
-			draw("Overshoot by fill rate", "How much more the hog took after it had crossed, medians. The poller lets it take all there is for it. Logarithmic: each label is sixteen times the one below.", legend(overshoots), svg, e)
+			draw("Overshoot by fill rate", "How much more the hog took after it had crossed, medians; of ebpf-evict with what the kernel had charged ahead. The poller lets it take all there is for it. Logarithmic: each label is sixteen times the one below.", legend(overshoots), svg, e)
 		}
 		if bars := l.backs(); len(bars) > 0 {
 			svg, e := backChart(bars)
@@ -273,7 +274,7 @@ func (r *Report) charts() (all []chart, err error) {
 	for i := range r.Scale {
 		if points := r.Scale[i].Points; len(points) > 1 {
 			svg, e := scaleTimes(points)
-			draw("Thousands of units: time", "A pass is from waking to the decision. "+eachLabelTen, scaleTimesLegend, svg, e)
+			draw("Thousands of units: time", "A pass is from waking to the decision. "+logarithmic, scaleTimesLegend, svg, e)
 			svg, e = scaleMemory(points)
 			draw("Thousands of units: memory", "The agent's resident memory.", scaleMemoryLegend, svg, e)
 			svg, e = scaleCPU(points)
@@ -283,7 +284,7 @@ func (r *Report) charts() (all []chart, err error) {
 	return all, err
 }
 
-const eachLabelTen = "Logarithmic: each label is ten times the one before."
+const logarithmic = "Logarithmic."
 
 // views are the distributions that a page shows. name puts a run's rounds into a series of
 // that name; empty leaves it out. A chart of fewer series than least tells nothing.
@@ -365,11 +366,12 @@ func (l *Latency) backs() (runs []Run) {
 	return runs
 }
 
-// overshoots are the medians at each rate, a series a tool, by the yardstick.
+// overshoots are the medians at each rate, a series a tool: of ours by the journal, which
+// sees what the kernel charged ahead, of peers by the yardstick, which does not.
 func (l *Latency) overshoots(rates []int64) (all []series) {
 	for i := range l.Runs {
 		r := &l.Runs[i]
-		if !plain(r) || r.Outside == nil || r.Outside.OvershootBytes == nil || r.Tool == ToolKernelOOM {
+		if !plain(r) || r.OvershootBytes == nil || r.Tool == ToolKernelOOM {
 			continue // the OOM killer has no overshoot
 		}
 		at := slices.IndexFunc(all, func(s series) bool { return s.name == string(r.Tool) })
@@ -378,7 +380,7 @@ func (l *Latency) overshoots(rates []int64) (all []series) {
 		}
 		all[at].points = append(all[at].points, plotter.XY{
 			X: float64(slices.Index(rates, r.RateBytes)),
-			Y: float64(max(r.Outside.OvershootBytes.P50, 4096)), // a page; the axis is logarithmic
+			Y: float64(max(r.OvershootBytes.P50, 4096)), // a page; the axis is logarithmic
 		})
 	}
 	return all

@@ -121,7 +121,7 @@ func full() *Report {
 	run := func(t Tool, s Scenario, rate int64) Run {
 		r := agentRun(s, 100_000, 0)
 		r.Tool, r.RateBytes = t, rate
-		r.Raw[0].Outside = &Figures{CrossedToSignalledNs: r.Raw[0].CrossedToSignalledNs, OvershootBytes: r.Raw[0].CrossedToSignalledNs}
+		r.Raw[0].OvershootBytes = r.Raw[0].CrossedToSignalledNs
 		if s == MemoryBack {
 			r.Raw[0].SignalledToBackNs = r.Raw[0].CrossedToSignalledNs
 		}
