@@ -208,7 +208,7 @@ func overheadChart(runs []OverheadRun) (template.HTML, error) {
 var (
 	overheadColors = []color.Color{color.Gray{0xBB}, palette[0]}
 	overheadLegend = []legendEntry{
-		{"nothing in its place: the noise", cssColor(overheadColors[0])}, {"ebpf-evict", cssColor(overheadColors[1])},
+		{"without the agent too: the noise", cssColor(overheadColors[0])}, {"ebpf-evict", cssColor(overheadColors[1])},
 	}
 )
 

@@ -62,7 +62,7 @@ func programName(id ebpf.ProgramID) string {
 	if err != nil {
 		return ""
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	info, err := p.Info()
 	if err != nil {
 		return ""
@@ -95,7 +95,7 @@ func hookOf(id ebpf.ProgramID) (Hook, bool) {
 	if err != nil {
 		return Hook{}, false
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	info, infoErr := p.Info()
 	stats, err := p.Stats()
 	if infoErr != nil || err != nil || stats.RunCount == 0 {
