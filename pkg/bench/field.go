@@ -36,7 +36,11 @@ func (f *field) refresh() error {
 	}
 	f.bystanders, f.started = nil, time.Now()
 	for i, hold := range bystanderBytes {
-		l, err := f.Start(fmt.Sprintf("bystander-%d", i), load.Spec{Kind: load.Sleeper, Hold: hold, Deadline: lifetime + 2*time.Minute})
+		unit := fmt.Sprintf("bystander-%d", i)
+		if err := f.Remove(unit); err != nil { // that of an old one
+			return err
+		}
+		l, err := f.Start(unit, load.Spec{Kind: load.Sleeper, Hold: hold, Deadline: lifetime + 2*time.Minute})
 		if err != nil {
 			return err
 		}

@@ -95,7 +95,11 @@ func (b *background) refresh() error {
 	}
 	b.started = time.Now()
 	for i := range backgroundLoads {
-		l, err := b.bed.Start(fmt.Sprintf("%s-%d", b.spec.Kind, i), b.spec)
+		unit := fmt.Sprintf("%s-%d", b.spec.Kind, i)
+		if err := b.bed.Remove(unit); err != nil { // that of an old one
+			return err
+		}
+		l, err := b.bed.Start(unit, b.spec)
 		if err != nil {
 			return err
 		}

@@ -278,7 +278,7 @@ func (t *agentTool) settle(r *Round, before int64, clear func() error) error {
 		if err != nil {
 			return err
 		}
-		moved := after - before
+		moved := after - before - t.options.victim(t.rate).Hold // which went with the victim
 		r.Disturbed = max(moved, -moved) > t.options.distance()/4
 	}
 	if r.Missed || r.WrongVictim || r.Disturbed {

@@ -105,8 +105,8 @@ type cageReport struct {
 	Marks         []int64
 	Bytes, DiedNs int64
 	Died          bool
-	// DistanceBytes is how far the wire was right before the hog began, and LeftBytes how
-	// much was available more after it was gone.
+	// DistanceBytes is how far the wire was right before the hog began, and MovedBytes how
+	// much more was available after it was gone than what it had held by then.
 	DistanceBytes, MovedBytes int64
 	SleepersAlive             bool
 }
@@ -316,7 +316,7 @@ func (o *cageOrder) burn(hog *load.Load, sleepers []*load.Load, wire int64) erro
 	if err != nil {
 		return err
 	}
-	r.MovedBytes, r.SleepersAlive = after-before, true
+	r.MovedBytes, r.SleepersAlive = after-before-o.Victim.Hold, true
 	for _, l := range sleepers {
 		r.SleepersAlive = r.SleepersAlive && l.Alive()
 	}
