@@ -65,11 +65,11 @@ demo: build ## evict a real memory hog and a real fork bomb on this machine (nee
 	scripts/as-root.sh $(BIN) demo
 
 .PHONY: bench
-bench: build ## measure on this machine (root, jq, 20 minutes): docs/bench/ and the README's table
+bench: build ## measure on this machine (root, jq, 25 minutes): docs/bench/ and the README's table
 	scripts/bench.sh
 
 .PHONY: bench-quick
-bench-quick: build ## two rounds of each of the same (3 minutes), into bin/ alone
+bench-quick: build ## two rounds of each of the same (5 minutes), into bin/ alone
 	scripts/bench.sh quick
 
 .PHONY: vectors
