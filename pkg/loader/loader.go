@@ -75,6 +75,7 @@ type Loader struct {
 	intents   mapping[gen.EvictIntent]
 	condemned []gen.EvictCondemned
 	unmap     map[*ebpf.Map]func() error
+	counts    wireCounts
 
 	hookMu sync.Mutex // may be held for 20 ms
 	hook   link.Link

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-evict/ebpf-evict/gen"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
@@ -232,6 +235,69 @@ func TestTimerAsksForTheHookWhenAWireIsNear(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	t.Fatal("the timer never asked for the allocation hook")
+}
+
+// Drills come and go beside the wires of the thresholds, and a reload takes only those away.
+func TestDrillWireStandsBesideTheOthers(t *testing.T) {
+	l := open(t, Options{})
+	for _, scope := range []sample.Scope{sample.ScopeCgroupMemory, sample.ScopeCgroupTasks} {
+		wire, seq, err := l.AddDrillWire(Wire{Scope: scope, CgroupID: 1 << 60, CSSID: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if armed, _ := l.WireSeq(wire); armed != seq || seq == 0 || !IsDrillWire(wire) {
+			t.Errorf("wire %d is armed with %d, want a drill's with %d", wire, armed, seq)
+		}
+		for n := 0; ; n++ {
+			other, err := l.AddWire(scope)
+			if errors.Is(err, ErrTooManyWires) && n == 15 {
+				break
+			}
+			if err != nil || IsDrillWire(other) {
+				t.Fatalf("wire %d after %d others: %v, want 15 others beside the drill's", other, n, err)
+			}
+			l.ArmWire(other)
+		}
+		if err := l.ClearWires(); err != nil {
+			t.Fatal(err)
+		}
+		if armed, _ := l.WireSeq(wire); armed != seq {
+			t.Errorf("armed with %d after the others were taken away, want %d", armed, seq)
+		}
+		if err := l.RemoveDrillWire(); err != nil {
+			t.Fatal(err)
+		}
+		if armed, _ := l.WireSeq(wire); armed != 0 {
+			t.Errorf("armed with %d after the drill", armed)
+		}
+	}
+}
+
+// What a CPU may still fork was reckoned from wires farther away.
+func TestCreditIsForgottenWhenADrillBegins(t *testing.T) {
+	l := open(t, Options{})
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	credits := make([]gen.EvictCredit, cpus)
+	for i := range credits {
+		credits[i] = gen.EvictCredit{Pages: 1 << 40, Forks: 1 << 40}
+	}
+	if err := l.objs.Credits.Put(uint32(0), credits); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := l.AddDrillWire(Wire{Scope: sample.ScopeCgroupTasks, CgroupID: 1 << 60, CSSID: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.objs.Credits.Lookup(uint32(0), &credits); err != nil {
+		t.Fatal(err)
+	}
+	for cpu, c := range credits {
+		if c.Pages > 1<<20 || c.Forks > 1<<20 {
+			t.Errorf("CPU %d may go on for %d pages and %d forks", cpu, c.Pages, c.Forks)
+		}
+	}
 }
 
 func TestClaimBelongsToOne(t *testing.T) {

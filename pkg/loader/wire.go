@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/cilium/ebpf"
+
+	"github.com/ebpf-evict/ebpf-evict/gen"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
@@ -31,41 +34,116 @@ type Wire struct {
 }
 
 // ErrTooManyWires means that one half of the wires is full.
-var ErrTooManyWires = errors.New("too many wires: 16 for memory and 16 for tasks")
+var ErrTooManyWires = errors.New("too many wires: 15 for memory and 15 for tasks")
 
-// AddWire reserves a wire of the half that the scope belongs to and returns its number. The
-// wire is off until ArmWire.
-func (l *Loader) AddWire(scope sample.Scope) (int, error) {
-	memory := scope == sample.ScopeNodeMemory || scope == sample.ScopeCgroupMemory
-	variable, base, most := l.objs.TaskWires, memoryWires, taskWires
-	if memory {
-		variable, base, most = l.objs.MemoryWires, 0, memoryWires
-	}
-	var used uint32
-	if err := variable.Get(&used); err != nil {
-		return 0, fmt.Errorf("read the number of wires: %w", err)
-	}
-	if int(used) >= most {
-		return 0, ErrTooManyWires
-	}
-	index := base + int(used)
-	l.wires.at(index).Scope = uint32(scope)
-	return index, variable.Set(used + 1)
+// The last wire of each half is kept for a drill.
+const (
+	drillMemoryWire = memoryWires - 1
+	drillTaskWire   = memoryWires + taskWires - 1
+)
+
+// wireCounts are how many wires are in use, and whether those of a drill are; by half,
+// memory first.
+type wireCounts struct {
+	used  [2]uint32
+	drill [2]bool
 }
 
-// ClearWires takes all wires away, for others to be added. A record of a former wire that
-// comes late is no more than a reason to look.
+// isMemory reports whether a scope belongs to the half that the allocation hook scans.
+func isMemory(s sample.Scope) bool {
+	return s == sample.ScopeNodeMemory || s == sample.ScopeCgroupMemory
+}
+
+// tellCounts has the hooks scan what is in use, and no more.
+func (l *Loader) tellCounts() error {
+	c := &l.counts
+	memory, tasks := c.used[0], c.used[1]
+	if c.drill[0] {
+		memory = memoryWires
+	}
+	if c.drill[1] {
+		tasks = taskWires
+	}
+	return errors.Join(l.objs.MemoryWires.Set(memory), l.objs.TaskWires.Set(tasks))
+}
+
+// AddWire reserves a wire of the half that the scope belongs to and returns its number. The
+// wire is off until ArmWire. AddWire, ClearWires and those of a drill are not for several
+// goroutines at once.
+func (l *Loader) AddWire(scope sample.Scope) (int, error) {
+	half, base, most := 1, memoryWires, taskWires-1
+	if isMemory(scope) {
+		half, base, most = 0, 0, memoryWires-1
+	}
+	used := &l.counts.used[half]
+	if int(*used) >= most {
+		return 0, ErrTooManyWires
+	}
+	index := base + int(*used)
+	l.wires.at(index).Scope = uint32(scope)
+	*used++
+	return index, l.tellCounts()
+}
+
+// ClearWires takes all wires but a drill's away, for others to be added. A record of a
+// former wire that comes late is no more than a reason to look.
 func (l *Loader) ClearWires() error {
 	for i := range memoryWires + taskWires {
-		l.DisarmWire(i)
+		if i != drillMemoryWire && i != drillTaskWire {
+			l.DisarmWire(i)
+		}
 	}
-	return errors.Join(l.objs.MemoryWires.Set(uint32(0)), l.objs.TaskWires.Set(uint32(0)))
+	l.counts.used = [2]uint32{}
+	return l.tellCounts()
+}
+
+// AddDrillWire places and arms the wire that is kept for drills of such a scope, and
+// returns its number and sequence. What CPUs may still allocate or fork before they look is
+// forgotten, so that a wire only a few tasks away is not passed unseen.
+func (l *Loader) AddDrillWire(w Wire) (index int, seq uint64, err error) {
+	half := 1
+	index = drillTaskWire
+	if isMemory(w.Scope) {
+		half, index = 0, drillMemoryWire
+	}
+	l.wires.at(index).Scope = uint32(w.Scope)
+	l.SetWire(index, w)
+	l.counts.drill[half] = true
+	if err := l.tellCounts(); err != nil {
+		return index, 0, err
+	}
+	seq = l.ArmWire(index)
+	return index, seq, l.forgetCredit()
+}
+
+// RemoveDrillWire takes the wires of a drill away.
+func (l *Loader) RemoveDrillWire() error {
+	l.DisarmWire(drillMemoryWire)
+	l.DisarmWire(drillTaskWire)
+	l.counts.drill = [2]bool{}
+	return l.tellCounts()
+}
+
+// IsDrillWire reports whether a wire is kept for drills: its crossings are nobody's but a
+// canary's.
+func IsDrillWire(index int) bool { return index == drillMemoryWire || index == drillTaskWire }
+
+// forgetCredit has every CPU look at its next allocation and fork.
+func (l *Loader) forgetCredit() error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count possible CPUs: %w", err)
+	}
+	if err := l.objs.Credits.Put(uint32(0), make([]gen.EvictCredit, cpus)); err != nil {
+		return fmt.Errorf("forget the credits: %w", err)
+	}
+	return nil
 }
 
 // SetWire moves a wire without arming it again: a sequence that has fired stays fired.
 func (l *Loader) SetWire(index int, w Wire) {
 	unit := int64(1)
-	if w.Scope == sample.ScopeNodeMemory || w.Scope == sample.ScopeCgroupMemory {
+	if isMemory(w.Scope) {
 		unit = l.page
 	}
 	k := l.wires.at(index)
