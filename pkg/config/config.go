@@ -99,6 +99,7 @@ type Config struct {
 	// Protect are globs (path.Match) of units that are never killed.
 	Protect []string
 	Budget  Budget
+	Drill   Drill
 	// MaxFillBytesPerSecond is the fastest rate at which memory could fill. 0, the
 	// default, means that it is derived from the number of CPUs.
 	MaxFillBytesPerSecond int64 `key:"fillBytesPerSecond"`
@@ -111,6 +112,14 @@ type Config struct {
 type Budget struct {
 	KillsPerMinute int // default 20
 	KillsPerHour   int // default 120
+}
+
+// Drill says when the agent holds a drill by itself.
+type Drill struct {
+	// AtStart: once it watches; default true. Where it fails an enforcing agent ends.
+	AtStart bool
+	// Every is between two drills; 0 is never. Default 1h.
+	Every time.Duration
 }
 
 // Default returns the configuration of an empty file. Callers may change it.
@@ -129,6 +138,7 @@ func Default() *Config {
 		Disk:                             "/run/ebpf-evict/disk/disk.json",
 		Hugepages:                        true,
 		Budget:                           Budget{KillsPerMinute: 20, KillsPerHour: 120},
+		Drill:                            Drill{AtStart: true, Every: time.Hour},
 	}
 }
 

@@ -51,6 +51,7 @@ disk: /x/disk.json
 hugepages: false
 protect: ["kube-system/*"]
 budget: {killsPerMinute: 0, killsPerHour: 256}
+drill: {atStart: false, every: 90m}
 fillBytesPerSecond: 11G
 marginBytes: 1073741824
 `)
@@ -79,6 +80,7 @@ marginBytes: 1073741824
 		Disk:                             "/x/disk.json",
 		Protect:                          []string{"kube-system/*"},
 		Budget:                           Budget{KillsPerMinute: 0, KillsPerHour: 256},
+		Drill:                            Drill{Every: 90 * time.Minute},
 		MaxFillBytesPerSecond:            11e9,
 		MarginBytes:                      1 << 30,
 	}
@@ -97,6 +99,7 @@ func TestParseKeepsDefaults(t *testing.T) {
 		"part of a budget":  "budget: {killsPerHour: 120}",
 		"marked document":   "%YAML 1.1\n---\nmode: shadow\n...\n# end\n",
 		"empty compat":      `compat: ""`,
+		"part of a drill":   "drill: {every: 60m}",
 		"no rate, no limit": "fillBytesPerSecond: 0",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -181,6 +184,10 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"budget below zero":                {"budget: {killsPerMinute: -1}", "budget.killsPerMinute", "-1", "0 (no kill at all)"},
 		"budget beyond what is counted":    {"budget: {killsPerHour: 257}", "budget.killsPerHour", "257", "256"},
 		"budget as a number":               {"budget: 20", "budget", "20", "killsPerHour, killsPerMinute"},
+		"drill as a switch":                {"drill: true", "drill", "true", "atStart, every"},
+		"drills without a pause":           {"drill: {every: 10ms}", "drill.every", `"10ms"`, "at least 1s"},
+		"drills below zero":                {"drill: {every: -1h}", "drill.every", `"-1h"`, "0 (never)"},
+		"drills without a unit":            {"drill: {every: 5}", "drill.every", "5", `"1h"`},
 		"rate below zero":                  {"fillBytesPerSecond: -1", "fillBytesPerSecond", "-1", "1Gi"},
 		"margin unparsable":                {"marginBytes: much", "marginBytes", `"much"`, "1Gi"},
 		"margin beyond 64 bits":            {"marginBytes: 1e30", "marginBytes", "1e+30", "1Gi"},

@@ -99,6 +99,7 @@ func (c *Config) keys() map[string]decoder {
 		"hugepages":                        boolean(&c.Hugepages),
 		"protect":                          value(&c.Protect, `a list of globs such as ["kube-system/*"]`, globsOK),
 		"budget":                           c.Budget.decode,
+		"drill":                            c.Drill.decode,
 		"fillBytesPerSecond":               amount(&c.MaxFillBytesPerSecond),
 		"marginBytes":                      amount(&c.MarginBytes),
 	}
@@ -111,6 +112,31 @@ func (b *Budget) decode(key string, raw json.RawMessage) error {
 		"killsPerMinute": value(&b.KillsPerMinute, form, ok),
 		"killsPerHour":   value(&b.KillsPerHour, form, ok),
 	})
+}
+
+func (d *Drill) decode(key string, raw json.RawMessage) error {
+	return decodeObject(key, raw, map[string]decoder{
+		"atStart": boolean(&d.AtStart),
+		"every":   drillEvery(&d.Every),
+	})
+}
+
+// minDrillEvery keeps drills from being most of what an agent does.
+const minDrillEvery = time.Second
+
+func drillEvery(dst *time.Duration) decoder {
+	return func(key string, raw json.RawMessage) error {
+		var s string
+		if json.Unmarshal(raw, &s) != nil {
+			s = string(raw) // 0 needs no unit
+		}
+		d, err := time.ParseDuration(s)
+		if err != nil || d != 0 && d < minDrillEvery {
+			return &Error{Key: key, Value: show(raw), Want: fmt.Sprintf(`a duration of at least %v such as "1h", or 0 (never)`, minDrillEvery)}
+		}
+		*dst = d
+		return nil
+	}
 }
 
 func (c *Config) roots(key string, raw json.RawMessage) error {
