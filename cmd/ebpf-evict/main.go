@@ -45,6 +45,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == bench.CageCommand {
 		os.Exit(bench.Cage(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == keeperCommand {
+		os.Exit(keepDrills(os.Args[2:]))
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -70,7 +73,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &usage), errors.As(err, &bad), errors.Is(err, agent.ErrNoRoot), errors.Is(err, bench.ErrOptions):
 		return exitUsage
-	case errors.Is(err, loader.ErrNoBTF), errors.Is(err, loader.ErrPrivilege), errors.Is(err, errUnprotected):
+	case errors.Is(err, loader.ErrNoBTF), errors.Is(err, loader.ErrPrivilege), errors.Is(err, errUnprotected), errors.Is(err, errNoDrill):
 		return exitUnprotected
 	}
 	return exitFailed
@@ -98,7 +101,7 @@ func newRootCmd(out, errOut io.Writer) *cobra.Command {
 	}
 	patient := func(w io.Writer) (zerolog.Logger, error) { return newLogger(w, level, format) }
 	root.AddCommand(
-		newRunCmd(errOut, patient), newDemoCmd(out, log), newCheckCmd(out, log),
+		newRunCmd(errOut, patient), newDemoCmd(out, log), newCheckCmd(out, log), newDrillCmd(out, log),
 		newRankCmd(out, errOut), newReplayCmd(out, errOut),
 		newHistoryCmd(out), newExplainCmd(out), newBenchCmd(out, errOut, log), newVersionCmd(out),
 	)

@@ -24,7 +24,8 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 		Short: "Run the agent",
 		Long: "Watches the node and evicts the first-ranked unit when a threshold is crossed.\n" +
 			"In shadow mode, the default, it decides and records and never kills. SIGHUP reads the\n" +
-			"configuration again; a bad one changes nothing.",
+			"configuration again; a bad one changes nothing. A drill is held at start and once an hour\n" +
+			"(key drill); where the first one fails, enforce ends with exit code 3.",
 		Example: "  ebpf-evict run --config /etc/ebpf-evict/config.yaml --mode enforce",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -42,10 +43,20 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 			if os.Geteuid() != 0 {
 				return loader.ErrPrivilege
 			}
-			return agent.Run(cmd.Context(), agent.Options{
+			keeper := startKeeper(c) // before this process is a hot one, which starts no child
+			defer keeper.stop()
+			err = agent.Run(cmd.Context(), agent.Options{
 				Config: c, PinDir: loader.DefaultPinDir, Log: log, Reload: onHangup(cmd.Context(), load, log),
-				Ready: func() { log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching") },
+				Drills: keeper.results,
+				Ready: func() {
+					log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching")
+					keeper.begin()
+				},
 			})
+			if errors.Is(err, agent.ErrDrill) {
+				return fmt.Errorf("%w: %w", errUnprotected, err)
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML); none: the kubelet's defaults, shadow mode")

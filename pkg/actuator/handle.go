@@ -119,6 +119,12 @@ func (h *Handle) Revived() bool {
 	return err == nil && populated
 }
 
+// Alive reports whether a process of the unit runs. Reads text, off the hot path.
+func (h *Handle) Alive() bool {
+	populated, err := h.populated()
+	return err != nil || populated
+}
+
 func openSame(fs *cgroupfs.FS, path string, id workload.Identity) (*cgroupfs.Cgroup, error) {
 	c, err := fs.Open(path)
 	if errors.Is(err, cgroupfs.ErrGone) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -51,14 +52,18 @@ type Agent struct {
 	shadowMet [decide.MaxBounds]bool
 	refused   [decide.MaxBounds]decide.Reason
 	entropy   [10]byte
-	crossings crossings // of this turn
-	leaving   bool      // no new eviction; those under way are closed as they are
+	crossings crossings     // of this turn
+	canary    sample.Sample // a drill's crossing of this turn
+	leaving   bool          // no new eviction; those under way are closed as they are
 
 	blind   [decide.MaxBounds]blindness
 	waiting [decide.MaxBounds]wait
 	viewed  time.Time
 	state   string
 	stateMu sync.Mutex // one writer of the state file at a time
+
+	drills     drilling
+	rehearsals *rehearsals
 }
 
 const (
@@ -81,15 +86,17 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	}
 	defer crew.Close()
 	a.crew = crew
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var others sync.WaitGroup
 	others.Go(func() { a.scout.run(ctx) })
 	others.Go(func() { a.scout.listen(ctx) })
 	others.Go(func() { a.scout.readFigures(ctx, o.Config.Disk) })
 	others.Go(func() { a.keepUp(ctx, p, o.Reload) })
+	others.Go(func() { a.rehearsals.run(ctx) })
+	others.Go(func() { a.hear(ctx, o, cancel) })
 	others.Go(func() { <-ctx.Done(); a.poller.wake() })
 	defer others.Wait()
-	defer cancel()
+	defer cancel(nil)
 	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode}, nil)
 	if o.Ready != nil {
 		o.Ready()
@@ -102,6 +109,9 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	}
 	a.leave()
 	a.recorder.send(&record.Line{Kind: record.KindStop, Node: a.node, Mode: a.mode}, nil)
+	if err := context.Cause(ctx); errors.Is(err, ErrDrill) {
+		return err
+	}
 	return nil
 }
 
@@ -132,7 +142,7 @@ func (a *Agent) turn(wokeNs uint64) error {
 			return err
 		}
 	}
-	a.crossings = a.crossings[:0]
+	a.crossings, a.canary = a.crossings[:0], sample.Sample{}
 	for {
 		var s sample.Sample
 		ok, err := a.kernel.Next(&s)
@@ -145,6 +155,10 @@ func (a *Agent) turn(wokeNs uint64) error {
 		switch {
 		case s.Kind == sample.KindArm:
 			a.scout.kick() // it attaches the hook; the timer stands in meanwhile
+		case isCanarys(&s):
+			if a.canary.Seq == 0 { // two CPUs may report one at once
+				a.canary = s
+			}
 		case s.Kind == sample.KindCrossing && len(a.crossings) < cap(a.crossings):
 			a.crossings = append(a.crossings, s)
 		}
@@ -153,6 +167,7 @@ func (a *Agent) turn(wokeNs uint64) error {
 		a.at(stageWoke)
 	}
 	a.pass(a.crossings, wokeNs)
+	a.strikeCanary(&a.canary, wokeNs)
 	a.idle()
 	return nil
 }

@@ -52,7 +52,7 @@ func (a *Agent) observeOne(b *decide.Bound, node sample.Node, nodeErr error, now
 	case b.Signal.Disk():
 		return a.disks.Observe(b.Signal, nowNs)
 	case b.Signal.Allocatable():
-		return a.observeRoot(b)
+		return a.observeRoot(a.scene, b)
 	case nodeErr != nil:
 		return signal.Observation{}, nodeErr
 	case b.Signal == signal.PIDAvailable:
@@ -67,8 +67,8 @@ var (
 	errNoRow   = fmt.Errorf("the root's counters are not known: %w", signal.ErrNoData)
 )
 
-func (a *Agent) observeRoot(b *decide.Bound) (signal.Observation, error) {
-	r := a.scene.root(b.Root)
+func (a *Agent) observeRoot(s *scene, b *decide.Bound) (signal.Observation, error) {
+	r := s.root(b.Root)
 	if r == nil {
 		return signal.Observation{}, errNoRoot
 	}

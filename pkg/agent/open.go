@@ -17,6 +17,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -32,6 +33,9 @@ type Options struct {
 	Lock string
 	// Ready is called when the agent watches.
 	Ready func()
+	// Drills brings the results of the drills that are held at start and on a timer, by a
+	// keeper that the caller has started; may be nil.
+	Drills <-chan drill.Result
 	// Reload brings configurations that replace Config while the agent runs; may be nil.
 	Reload <-chan *config.Config
 	Log    zerolog.Logger
@@ -171,6 +175,7 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
 		return err
 	}
+	a.rehearsals = a.openRehearsals(c.State)
 	a.observeDisks(ctx, p)
 	if err := a.take(p); err != nil {
 		return err
@@ -201,7 +206,7 @@ func (a *Agent) close() error {
 	if a.poller != nil {
 		defer a.poller.close()
 	}
-	errs := []error{a.closeFiles()}
+	errs := []error{a.closeFiles(), a.rehearsals.close()}
 	if a.scout != nil {
 		a.scout.shut()
 	}

@@ -53,6 +53,7 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) {
 	a.publish(d.Conditions)
 	a.follow()
 	a.rearm(&d)
+	a.drills.looked(a.unrest(&d))
 }
 
 // seenByHook reports whether a hook saw the crossing that d is about: it has kept the rows

@@ -129,7 +129,11 @@ func (r *recorder) announce(l *record.Line) {
 	if l.Victim == nil {
 		return
 	}
-	ev := r.log.Warn().Str("id", l.ID.String()).Str("signal", l.Signal).Str("outcome", string(l.Outcome)).
+	ev := r.log.Warn()
+	if l.Kind == record.KindDrill && l.Outcome == record.OutcomeKilled {
+		ev = r.log.Info()
+	}
+	ev = ev.Str("id", l.ID.String()).Str("signal", l.Signal).Str("outcome", string(l.Outcome)).
 		Str("cgroup", l.Victim.Cgroup).Str("reason", l.Reason)
 	if l.Timeline != nil && l.Timeline.Signalled != 0 {
 		ev = ev.Dur("crossed_to_signalled_ms", time.Duration(l.Timeline.Signalled-l.Timeline.Crossed))

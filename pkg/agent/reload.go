@@ -106,6 +106,8 @@ func (a *Agent) take(p *plan) error {
 	a.disks, a.stopDisks = p.disks, p.stop
 	a.settings, a.mode = p.settings, p.config.Mode
 	a.shadow = p.config.Mode != config.ModeEnforce
+	mode := a.mode
+	a.drills.mode.Store(&mode)
 	a.memory.Release()
 	a.guards, a.fills = [decide.MaxBounds]signal.Guard{}, [decide.MaxBounds]fill{}
 	a.shadowMet, a.refused = [decide.MaxBounds]bool{}, [decide.MaxBounds]decide.Reason{}

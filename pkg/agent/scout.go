@@ -330,7 +330,7 @@ func (s *scout) arm() error {
 		s.farSince = time.Time{}
 		s.wires.near.Store(true)
 		return s.kernel.Arm()
-	case !any || distance > 2*s.margin:
+	case !any || distance > 2*s.margin || !s.wires.near.Load(): // attached for a kill alone
 		if s.farSince.IsZero() {
 			s.farSince = time.Now()
 		}

@@ -19,6 +19,9 @@ const (
 	stageDead
 	// stageClosed: the eviction line is in the journal, and the intent is not freed yet.
 	stageClosed
+	// stageCanaryDecided and stageCanaryStruck are before and after a drill's SIGKILL.
+	stageCanaryDecided
+	stageCanaryStruck
 )
 
 // at tells a test where the agent is.

@@ -19,7 +19,7 @@ func (a *Agent) view() *record.State {
 	s := &record.State{
 		Time: record.Time{Time: time.Now()}, Mode: a.mode, PID: os.Getpid(),
 		Workloads: len(a.scene.workloads), RingLost: a.kernel.Node().LostSamples,
-		Conditions: a.conditions,
+		Conditions: a.conditions, Drill: a.drills.state.Load(),
 	}
 	s.Budget.MinuteLeft, s.Budget.HourLeft = a.memory.Left(&a.settings, now())
 	for i := range a.input.Observations {

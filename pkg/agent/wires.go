@@ -116,6 +116,20 @@ func (w *wires) wire(b *decide.Bound, node sample.Node, s *scene) (loader.Wire, 
 	return wire, true
 }
 
+// lend places a drill's wire and arms it.
+func (w *wires) lend(wire loader.Wire) (number int, seq uint64, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.kernel.AddDrillWire(wire)
+}
+
+// giveBack takes it away; without one it does nothing.
+func (w *wires) giveBack() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.kernel.RemoveDrillWire()
+}
+
 // memoryDistance is how many bytes the nearest memory wire is away; false when there is none.
 func (w *wires) memoryDistance(node sample.Node, s *scene) (int64, bool) {
 	w.mu.Lock()

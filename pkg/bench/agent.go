@@ -54,6 +54,7 @@ func (b *Bed) startAgent(ctx context.Context, hard map[signal.Signal]string, mor
 		"mode": "enforce", "roots": []string{b.Root}, "enforceNodeAllocatable": []string{}, "evictionHard": hard,
 		"journal": a.journal.path, "state": a.State, "workloads": b.nextName("no-table", ".json"),
 		"budget": map[string]int{"killsPerMinute": MostKills, "killsPerHour": MostKills},
+		"drill":  map[string]any{"atStart": false, "every": "0"}, // nothing else is to move
 	}
 	maps.Copy(settings, more)
 	config, err := json.Marshal(settings) // JSON is YAML
