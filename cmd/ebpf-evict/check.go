@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"text/tabwriter"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 )
 
@@ -58,7 +60,7 @@ func newCheckCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comma
 }
 
 func preflight(log zerolog.Logger) []finding {
-	findings := []finding{kernelRelease(), btf(), cgroupVersion(), scheduling()}
+	findings := []finding{kernelRelease(), btf(), cgroupVersion(), scheduling(), drillable()}
 	l, err := loader.Open(loader.Options{Log: log})
 	if err != nil {
 		return append(findings, finding{"bpf programs", false, true, err.Error()})
@@ -118,6 +120,20 @@ func scheduling() finding {
 		found <- f
 	}()
 	return <-found
+}
+
+// drillable looks where canaries would get their cgroups, and makes none.
+func drillable() finding {
+	fs, err := cgroupfs.New("/sys/fs/cgroup")
+	if err != nil {
+		return finding{"drill", false, false, "not possible: " + err.Error()}
+	}
+	for _, procs := range fs.ProcsFiles("/") {
+		if err := unix.Access(filepath.Dir(procs), unix.W_OK); err != nil {
+			return finding{"drill", false, false, fmt.Sprintf("not possible: no cgroup can be made in %s: %v; enforce needs drill: {atStart: false}", filepath.Dir(procs), err)}
+		}
+	}
+	return finding{"drill", true, false, "possible: its canaries get cgroups below " + drill.Parent}
 }
 
 func printFindings(out io.Writer, format string, findings []finding) error {

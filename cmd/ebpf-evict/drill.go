@@ -13,7 +13,6 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
@@ -60,15 +59,18 @@ func agentRuns(stateFile string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: it needs root", errNoDrill)
 	}
-	box := drill.MailboxOf(stateFile)
-	if _, err := os.Stat(box); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: no agent runs (no %s; --config names its configuration)", errNoDrill, box)
+	path := drill.MailboxOf(stateFile)
+	box, err := drill.OpenMailbox(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: no agent runs (no %s; --config names its configuration)", errNoDrill, path)
+	} else if err != nil {
+		return err
 	}
-	s, err := record.ReadState(stateFile)
-	if err == nil && errors.Is(unix.Kill(s.PID, 0), unix.ESRCH) {
-		return fmt.Errorf("%w: the agent is dead (%s is of pid %d)", errNoDrill, stateFile, s.PID)
+	defer func() { _ = box.Close() }()
+	if !box.IsOwned() {
+		return fmt.Errorf("%w: the agent is dead (%s is nobody's)", errNoDrill, path)
 	}
-	return nil // without a state file it is about to start, or does not answer
+	return nil
 }
 
 func printDrill(out io.Writer, format string, r drill.Result) error {

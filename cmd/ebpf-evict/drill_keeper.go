@@ -97,7 +97,7 @@ func startOnOwnThread(cmd *exec.Cmd) (gone chan struct{}, err error) {
 
 // read hands on what the keeper says, and says so when it ends before its time.
 func (k *drillKeeper) read(from io.ReadCloser) {
-	defer from.Close()
+	defer func() { _ = from.Close() }()
 	d := json.NewDecoder(from)
 	atStart, through := k.order.AtStart, false
 	for {

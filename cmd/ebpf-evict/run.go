@@ -54,7 +54,7 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 				},
 			})
 			if errors.Is(err, agent.ErrDrill) {
-				return fmt.Errorf("%w: %w", errUnprotected, err)
+				return fmt.Errorf("%w: %w (key drill: {atStart: false} starts without one)", errUnprotected, err)
 			}
 			return err
 		},

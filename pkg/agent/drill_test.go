@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
@@ -212,7 +213,7 @@ func TestADrillTellsOfTheCanarysEnd(t *testing.T) {
 			must(t, a.rehearsals.box.Ask("x", q))
 			client, err := drill.OpenMailbox(a.rehearsals.box.Path())
 			must(t, err)
-			defer client.Close()
+			defer func() { _ = client.Close() }()
 			go func() {
 				if r, err := client.Await(t.Context(), "x", true); err == nil && r.State == drill.Armed {
 					tc.play(canary)
@@ -243,36 +244,44 @@ func TestADrillTellsOfTheCanarysEnd(t *testing.T) {
 	}
 }
 
-func TestNoDrillWhileAThresholdIsMetOrNear(t *testing.T) {
-	for name, tc := range map[string]struct {
-		thresholds map[string]string
-		want       string
-	}{
-		"met":  {met, unrestMet},
-		"near": {map[string]string{"pid.available": "near"}, unrestNear},
-	} {
-		t.Run(name, func(t *testing.T) {
-			b := newBed(t)
-			b.conf.Mode = config.ModeShadow
-			b.sleeper("big", 64<<20)
-			if tc.want == unrestNear {
-				n, err := signal.NewProc("/proc").Node()
-				must(t, err)
-				// Half of what a canary needs, and others come and go meanwhile.
-				tc.thresholds = map[string]string{"pid.available": strconv.FormatInt(n.TasksMax-n.Tasks-drill.MaxTasks, 10)}
-			}
-			a := b.open(tc.thresholds, nil)
-			canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
-			must(t, a.rehearsals.box.Ask("x", q))
-			if r := b.hold(a, "x"); r.State != drill.Skipped || r.Reason != tc.want {
-				t.Errorf("reply %+v", r)
-			}
-			b.written(a)
-			if l := b.lines(record.KindDrill); len(l) != 0 || !canary.Alive() {
-				t.Errorf("a skipped drill left %+v", l)
-			}
-		})
+func TestNoDrillWhileAThresholdIsMet(t *testing.T) {
+	b := newBed(t)
+	b.conf.Mode = config.ModeShadow
+	b.sleeper("big", 64<<20)
+	a := b.open(met, nil)
+	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
+	must(t, a.rehearsals.box.Ask("x", q))
+	if r := b.hold(a, "x"); r.State != drill.Skipped || r.Reason != unrestMet {
+		t.Errorf("reply %+v", r)
 	}
+	b.written(a)
+	if l := b.lines(record.KindDrill); len(l) != 0 || !canary.Alive() {
+		t.Errorf("a skipped drill left %+v", l)
+	}
+}
+
+// A canary must not be what takes the node below a threshold.
+func TestNoDrillWhereACanaryHasNoRoom(t *testing.T) {
+	b := newBed(t)
+	a := b.open(map[string]string{"memory.available": "1Gi", "pid.available": "1000", "allocatablePID.available": "10"}, nil)
+	for name, tc := range map[string]struct {
+		signal    signal.Signal
+		root      string
+		available int64
+		want      *string
+	}{
+		"memory is near":       {signal.MemoryAvailable, "", 1<<30 + 2*drill.MaxMemoryBytes - 1, &unrestNear},
+		"memory is far":        {signal.MemoryAvailable, "", 1<<30 + 2*drill.MaxMemoryBytes, nil},
+		"tasks are near":       {signal.PIDAvailable, "", 1000 + 2*drill.MaxTasks - 1, &unrestNear},
+		"tasks are far":        {signal.PIDAvailable, "", 1000 + 2*drill.MaxTasks, nil},
+		"a root's own is near": {signal.AllocatablePIDAvailable, b.root, 11, nil},
+	} {
+		a.input.Observations = []signal.Observation{{Signal: tc.signal, Root: tc.root, Available: tc.available, Capacity: 1 << 40}}
+		if got := a.unrest(&decide.Decision{}); got != tc.want {
+			t.Errorf("%s: unrest %v, want %v", name, got, tc.want)
+		}
+	}
+	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
 }
 
 // Whatever a request says, who is no canary is not touched.
@@ -344,6 +353,27 @@ func TestHostileRequestsAreRefusedAndNobodyIsHit(t *testing.T) {
 			t.Errorf("bystander %d died", i)
 		}
 	}
+}
+
+// It was attached for the canary alone, and the wires are farther than the margin.
+func TestTheHookGoesAfterADrill(t *testing.T) {
+	b := newBed(t)
+	b.conf.MarginBytes = 300 << 20 // where a hook that was attached for a wire would stay
+	a := b.open(far, nil)
+	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
+	must(t, a.rehearsals.box.Ask("x", q))
+	go func() {
+		if _, err := a.rehearsals.box.Await(t.Context(), "x", true); err == nil {
+			_ = canary.Go()
+		}
+	}()
+	if r := b.hold(a, "x"); r.State != drill.Done || r.Line.Outcome != record.OutcomeKilled || !a.kernel.Armed() {
+		t.Fatalf("reply %+v, attached: %v", r, a.kernel.Armed())
+	}
+	b.await("the hook to go", func() bool {
+		must(t, a.scout.round(false))
+		return !a.kernel.Armed()
+	})
 }
 
 func TestNoDrillInsideARoot(t *testing.T) {

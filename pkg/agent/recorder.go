@@ -131,7 +131,7 @@ func (r *recorder) announce(l *record.Line) {
 	}
 	ev := r.log.Warn()
 	if l.Kind == record.KindDrill && l.Outcome == record.OutcomeKilled {
-		ev = r.log.Info()
+		ev = r.log.Debug() // who asked for it is told
 	}
 	ev = ev.Str("id", l.ID.String()).Str("signal", l.Signal).Str("outcome", string(l.Outcome)).
 		Str("cgroup", l.Victim.Cgroup).Str("reason", l.Reason)

@@ -15,6 +15,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
 const (
@@ -260,26 +261,33 @@ func (a *Agent) hear(ctx context.Context, o Options, fail context.CancelCauseFun
 		}
 		switch {
 		case d.OK:
-			log := a.log.Info().Str("id", d.ID.String())
-			for i := range d.Drills {
-				t := d.Drills[i].Timeline
-				log = log.Dur(d.Drills[i].Signal+"_crossed_to_signalled_ms", time.Duration(t.Signalled-t.Crossed))
-			}
-			log.Msg("drill passed")
+			a.praise(&d)
 			continue
 		case d.Skipped:
 			a.log.Warn().Str("reason", d.Reason).Msg("drill skipped; it is tried again")
 			continue
 		}
-		a.log.Error().Str("stage", d.Stage).Str("reason", d.Reason).Msg("degraded: drill failed")
-		a.drills.state.Store(&record.DrillState{Time: record.Time{Time: time.Now()}})
 		if d.AtStart && o.Config.Mode == config.ModeEnforce {
 			fail(fmt.Errorf("%w at the stage %q: %s", ErrDrill, d.Stage, d.Reason))
 			return
 		}
+		a.log.Error().Str("stage", d.Stage).Str("reason", d.Reason).Msg("degraded: drill failed")
+		a.drills.state.Store(&record.DrillState{Time: record.Time{Time: time.Now()}})
 		select {
 		case a.scout.alarms <- fmt.Sprintf("drill failed at the stage %q: %s", d.Stage, d.Reason):
 		default: // it is in the log
 		}
 	}
+}
+
+func (a *Agent) praise(d *drill.Result) {
+	log := a.log.Info().Str("id", d.ID.String())
+	for i := range d.Drills {
+		l, of := &d.Drills[i], "tasks"
+		if signal.Signal(l.Signal).Memory() {
+			of = "memory"
+		}
+		log = log.Dur(of+"_crossed_to_signalled_ms", time.Duration(l.Timeline.Signalled-l.Timeline.Crossed))
+	}
+	log.Msg("drill passed")
 }

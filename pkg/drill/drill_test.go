@@ -86,7 +86,7 @@ func TestRequestAndReplyArriveAsTheyWereSent(t *testing.T) {
 		t.Errorf("last reply %+v, %v", r, err)
 	}
 	must(t, m.Forget(name))
-	if names, err := m.names(); err != nil || len(names) != 0 {
+	if names, err := m.names(); err != nil || len(names) != 1 || names[0] != ownerName {
 		t.Errorf("left in the mailbox: %v, %v", names, err)
 	}
 }
@@ -142,7 +142,16 @@ func TestMailboxOfADeadAgentIsEmptiedAndAnotherUsersRefused(t *testing.T) {
 	m, err := MakeMailbox(path)
 	must(t, err)
 	must(t, m.Ask("old", Request{}))
+	client, err := OpenMailbox(path)
+	must(t, err)
+	defer func() { _ = client.Close() }()
+	if !client.IsOwned() {
+		t.Error("nobody's while the agent lives")
+	}
 	must(t, m.Close())
+	if client.IsOwned() {
+		t.Error("owned by a dead agent")
+	}
 	must(t, os.Chmod(path, 0o777))
 	m, err = MakeMailbox(path)
 	must(t, err)
@@ -166,7 +175,7 @@ func TestClientSeesThatTheAgentEnded(t *testing.T) {
 	agent := mailbox(t)
 	client, err := OpenMailbox(agent.Path())
 	must(t, err)
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	must(t, agent.Remove())
 	if _, err := client.Await(t.Context(), "x", true); !errors.Is(err, ErrAgentEnded) {
 		t.Errorf("error %v", err)

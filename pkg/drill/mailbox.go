@@ -22,12 +22,17 @@ const (
 	replySuffix   = ".reply"
 	partSuffix    = ".part"
 	lockName      = "lock"
+	ownerName     = "agent"
 	// maxBytes is far above a reply, which has about 1 KiB.
 	maxBytes = 16 << 10
 )
 
 // Mailbox is the directory that requests and replies lie in. Each belongs to one goroutine.
-type Mailbox struct{ dir *os.File }
+type Mailbox struct {
+	dir *os.File
+	// owner is locked by the agent for as long as it lives.
+	owner *os.File
+}
 
 // MailboxOf is the mailbox of the agent whose state file this is.
 func MailboxOf(stateFile string) string { return filepath.Join(filepath.Dir(stateFile), "drill") }
@@ -48,7 +53,44 @@ func MakeMailbox(path string) (*Mailbox, error) {
 	if err := m.dir.Chmod(0o700); err != nil {
 		return nil, errors.Join(fmt.Errorf("protect the drill's mailbox: %w", err), m.dir.Close())
 	}
-	return m, m.empty()
+	if err := errors.Join(m.empty(), m.own()); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+// own shows the clients that this agent lives: the kernel takes the lock back with it.
+func (m *Mailbox) own() error {
+	f, err := m.openOwner(unix.O_CREAT | unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	m.owner = f
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+		return fmt.Errorf("lock the drill's mailbox: %w", err)
+	}
+	return nil
+}
+
+// IsOwned reports whether an agent lives that answers here. It takes no lock that an agent
+// could stumble upon.
+func (m *Mailbox) IsOwned() bool {
+	f, err := m.openOwner(unix.O_RDONLY)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock) == nil && lock.Type != unix.F_UNLCK
+}
+
+func (m *Mailbox) openOwner(flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(m.dir.Fd()), ownerName, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the drill's mailbox: %w", err)
+	}
+	return os.NewFile(uintptr(fd), ownerName), nil
 }
 
 // OpenMailbox opens what an agent made. None is fs.ErrNotExist.
@@ -64,21 +106,20 @@ func OpenMailbox(path string) (*Mailbox, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open the drill's mailbox: %w", err), f.Close())
 	}
-	return &Mailbox{f}, nil
+	return &Mailbox{dir: f}, nil
 }
 
 // Close lets go of the directory.
-func (m *Mailbox) Close() error { return m.dir.Close() }
+func (m *Mailbox) Close() error {
+	if m.owner != nil {
+		m.owner.Close()
+	}
+	return m.dir.Close()
+}
 
 // Remove empties and removes the directory. A client that still waits sees that.
 func (m *Mailbox) Remove() error {
-	return errors.Join(m.empty(), os.Remove(m.dir.Name()), m.dir.Close())
-}
-
-// exists reports whether the directory has not been removed: its agent runs, or was killed.
-func (m *Mailbox) exists() bool {
-	var st unix.Stat_t
-	return unix.Fstat(int(m.dir.Fd()), &st) == nil && st.Nlink > 0
+	return errors.Join(m.empty(), os.Remove(m.dir.Name()), m.Close())
 }
 
 func (m *Mailbox) names() ([]string, error) {
@@ -223,7 +264,7 @@ func (m *Mailbox) Await(ctx context.Context, name string, evenArmed bool) (r Rep
 			return r, nil
 		case err != nil && !errors.Is(err, unix.ENOENT):
 			return r, fmt.Errorf("read the reply: %w", err)
-		case !m.exists():
+		case !m.IsOwned():
 			return r, ErrAgentEnded
 		}
 		select {

@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 			os.Exit(load.Main(os.Args[2:]))
 		case "without-btf":
 			os.Exit(withoutBTF(os.Args[2:]))
+		case "read-only-cgroups":
+			os.Exit(withReadOnlyCgroups(os.Args[2:]))
 		}
 	}
 	os.Exit(m.Run())
@@ -68,9 +70,9 @@ type world struct {
 	root    string
 	dir     string
 	journal string
-	// extra is configuration beside the thresholds.
-	extra string
-	agent *exec.Cmd
+	// mode is enforce or shadow; extra is configuration beside the thresholds.
+	mode, extra string
+	agent       *exec.Cmd
 }
 
 const rootMemory = 1 << 30
@@ -81,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, fs: fs, root: "/ebpf-evict-e2e-" + strconv.Itoa(os.Getpid()), dir: t.TempDir()}
+	w := &world{t: t, fs: fs, root: "/ebpf-evict-e2e-" + strconv.Itoa(os.Getpid()), dir: t.TempDir(), mode: "enforce"}
 	w.journal = filepath.Join(w.dir, "journal.jsonl")
 	must(t, fs.Create(w.root))
 	t.Cleanup(func() {
@@ -118,8 +120,8 @@ func (w *world) config(thresholds map[string]string) string {
 	must(w.t, err)
 	file := filepath.Join(w.dir, "config.yaml")
 	must(w.t, os.WriteFile(file, []byte(fmt.Sprintf(
-		"mode: enforce\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n%s",
-		w.root, hard, w.journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "none.json"), w.extra)), 0o600))
+		"mode: %s\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n%s",
+		w.mode, w.root, hard, w.journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "none.json"), w.extra)), 0o600))
 	return file
 }
 
