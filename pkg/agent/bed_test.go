@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 			os.Exit(agentMain(os.Args[2:]))
 		case "leave-memory":
 			os.Exit(leaveMemory(os.Args[2:]))
+		case "wait": // for the end of its input
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(0)
 		}
 	}
 	runtime.MemProfileRate = 1 // for allocationsOfPasses

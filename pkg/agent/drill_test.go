@@ -211,11 +211,8 @@ func TestADrillTellsOfTheCanarysEnd(t *testing.T) {
 			a := b.open(far, nil)
 			canary, q := b.canary(signal.AllocatablePIDAvailable, 1)
 			must(t, a.rehearsals.box.Ask("x", q))
-			client, err := drill.OpenMailbox(a.rehearsals.box.Path())
-			must(t, err)
-			defer func() { _ = client.Close() }()
 			go func() {
-				if r, err := client.Await(t.Context(), "x", true); err == nil && r.State == drill.Armed {
+				if r, err := a.rehearsals.box.Await(t.Context(), "x", true); err == nil && r.State == drill.Armed {
 					tc.play(canary)
 				}
 			}()
@@ -317,14 +314,14 @@ func TestHostileRequestsAreRefusedAndNobodyIsHit(t *testing.T) {
 		{"many tasks", func(q *drill.Request) { put(q.Cgroup); b.limit(q.Cgroup, drill.MaxMemoryBytes, drill.MaxTasks+1) }, "limit of tasks"},
 		{"a cgroup below it", func(q *drill.Request) { must(t, b.fs.Create(q.Cgroup+"/below")) }, "below"},
 		{"another user's process", func(q *drill.Request) {
-			cmd := exec.Command("sh", "-c", "read wait", b.fs.ProcsFiles(q.Cgroup)[0])
+			cmd := exec.Command("/proc/self/exe", "wait", b.fs.ProcsFiles(q.Cgroup)[0])
 			in, err := cmd.StdinPipe()
 			must(t, err)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, Pdeathsig: syscall.SIGKILL}
 			must(t, cmd.Start())
 			t.Cleanup(func() {
 				_ = in.Close()
-				if err := cmd.Wait(); err == nil || strings.Contains(err.Error(), "killed") {
+				if err := cmd.Wait(); err != nil {
 					t.Errorf("another user's process ended with %v, want the end of its input", err)
 				}
 			})

@@ -140,13 +140,12 @@ func (r *rehearsals) play(ctx context.Context, name string, c *canary) {
 			r.log.Warn().Err(err).Msg("a drill's wire can't be taken away")
 		}
 	}()
-	err := r.armCanary(c)
-	if err == nil {
-		err = r.box.Answer(name, drill.Reply{State: drill.Armed})
-	}
-	if err != nil {
-		r.drills.withdraw(c)
+	if err := r.armCanary(c); err != nil {
 		c.end(record.OutcomeFailed, "its wire is not armed: "+err.Error())
+		return
+	}
+	if err := r.box.Answer(name, drill.Reply{State: drill.Armed}); err != nil && r.drills.withdraw(c) {
+		c.end(record.OutcomeFailed, "its client can't be told: "+err.Error())
 		return
 	}
 	r.awaitStrike(ctx, c)
