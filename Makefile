@@ -57,7 +57,7 @@ test-root: build ## tests that load BPF programs and kill, as root (by sudo wher
 	scripts/test.sh root
 
 .PHONY: test-vm
-test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=6.1|6.12 VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
+test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=5.10|6.1|6.12|6.18|newest VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
 	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) $(VM_FLAGS) -- $(filter-out ./test/bench,$(ROOT_PKGS))
 
 .PHONY: demo

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -19,108 +21,247 @@ import (
 const (
 	// attempts bounds how often a guest that died without a result is booted.
 	attempts = 3
-	// bootTimeout is 20 times what a boot takes under TCG on an idle machine.
-	bootTimeout = 2 * time.Minute
+	// stallTimeout is how long the guest's clock may stand still, or not appear at all:
+	// 30 times what a boot takes under TCG on an idle machine.
+	stallTimeout = 3 * time.Minute
 	// powerOffTimeout is how long the emulator may take to end after the exit line.
 	powerOffTimeout = 20 * time.Second
 	// consoleTail is how many of the console's last lines are shown after a death.
 	consoleTail = 40
+
+	initrdName = "initrd"
 )
 
-// errDied says that the guest ended, or never came up, without an exit line: the
-// emulator's death or a kernel panic, not a failed test.
-var errDied = errors.New("the guest ended without a result")
+// errDied says that the guest ended, never came up or stood still, without an exit line:
+// the emulator's death or a kernel panic, not a failed test.
+var errDied = errors.New("the guest died")
+
+// machine is a guest that can be booted.
+type machine struct {
+	kernel string
+	dir    string // holds the initramfs and the console's output
+	kvm    bool   // else emulated by TCG
+}
+
+func (m machine) console() string { return filepath.Join(m.dir, "console") }
+
+func (m machine) String() string {
+	accelerator := "emulated"
+	if m.kvm {
+		accelerator = "KVM"
+	}
+	return fmt.Sprintf("%s (%s)", strings.TrimPrefix(filepath.Base(m.kernel), "vmlinuz-"), accelerator)
+}
+
+// hasKVM: may be used. Whether it works shows at the first boot.
+func hasKVM() bool {
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	return kvm.Close() == nil
+}
 
 // qemuArgs: TCG kills guests now and then; with one CPU and without cx16 QEMU 7.2
 // lost none of 28.
-func qemuArgs(kernel, initrd, console string) []string {
-	return []string{
-		"-accel", "tcg", "-cpu", "max,-cx16", "-smp", "1", "-m", "2G",
-		"-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
-		"-serial", "file:" + console, "-serial", "stdio",
-		"-kernel", kernel, "-initrd", initrd,
-		"-append", "console=ttyS0 quiet panic=-1 psi=1 cgroup_no_v1=all mitigations=off nokaslr " +
-			"tsc=reliable no_timer_check random.trust_cpu=on",
+func (m machine) qemuArgs(skip int) []string {
+	cpu := []string{"-accel", "tcg", "-cpu", "max,-cx16", "-smp", "1"}
+	if m.kvm {
+		cpu = []string{"-accel", "kvm", "-cpu", "host", "-smp", "2"}
+	}
+	return append(cpu,
+		"-m", "2G", "-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
+		"-serial", "file:"+m.console(), "-serial", "stdio",
+		"-kernel", m.kernel, "-initrd", filepath.Join(m.dir, initrdName),
+		"-append", "console=ttyS0 quiet panic=-1 psi=1 cgroup_no_v1=all mitigations=off nokaslr "+
+			"tsc=reliable no_timer_check random.trust_cpu=on "+guest.SkipVariable+"="+strconv.Itoa(skip))
+}
+
+// report is what the guest has said, over all its boots.
+type report struct {
+	jobs   []string
+	done   int  // jobs that have a verdict
+	failed bool // one of them, or what started them
+	ended  bool // the exit line came
+}
+
+func (r *report) code() int {
+	if r.failed {
+		return 1
+	}
+	return 0
+}
+
+// read takes a line of the guest.
+func (r *report) read(line string) {
+	if r.done < len(r.jobs) {
+		if pass, ok := guest.ParseDone(line, r.jobs[r.done]); ok {
+			r.done++
+			r.failed = r.failed || !pass
+		}
+	}
+	if code, ok := guest.ParseExit(line); ok {
+		r.ended = true
+		r.failed = r.failed || code != 0
 	}
 }
 
-// bootUntilResult boots the guest and returns its exit code. It boots again after a
-// death, and says so.
-func bootUntilResult(ctx context.Context, kernel, initrd string) (int, error) {
+// runAll boots the guest until all jobs have a verdict and returns the exit code. After a
+// death it says so and boots again, for the jobs that are left.
+func runAll(ctx context.Context, vm machine, jobs []string) (int, error) {
+	r := &report{jobs: jobs}
 	for attempt := 1; ; attempt++ {
-		console := filepath.Join(filepath.Dir(initrd), "console")
-		code, err := boot(ctx, kernel, initrd, console)
-		if err == nil {
-			return code, nil
-		}
-		fmt.Printf("VM attempt %d of %d: %v; the console ended with:\n%s\n", attempt, attempts, err, tail(console))
-		if !errors.Is(err, errDied) || attempt == attempts {
+		fmt.Printf("VM boots %s, attempt %d of %d, %d of %d packages to run\n", vm, attempt, attempts, len(jobs)-r.done, len(jobs))
+		err := vm.boot(ctx, r)
+		switch {
+		case err == nil:
+			if attempt > 1 {
+				fmt.Printf("VM ended at attempt %d: the guest died %d times before\n", attempt, attempt-1)
+			}
+			return r.code(), nil
+		case !errors.Is(err, errDied):
 			return 1, err
+		case vm.kvm && bootedFor(vm.console()) == 0:
+			fmt.Printf("VM: KVM does not work here: %v\n", err)
+			vm.kvm = false
+			attempt--
+			continue
+		}
+		fmt.Printf("VM attempt %d of %d: %v; the console ended with:\n%s\n", attempt, attempts, err, tail(vm.console()))
+		if attempt == attempts {
+			return 1, fmt.Errorf("no verdict on %s: %w", strings.Join(jobs[r.done:], " "), err)
 		}
 	}
 }
 
 // boot runs the guest once and copies what it reports to standard output.
-func boot(ctx context.Context, kernel, initrd, console string) (int, error) {
-	ctx, kill := context.WithCancel(ctx)
-	defer kill()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", qemuArgs(kernel, initrd, console)...)
+func (m machine) boot(ctx context.Context, r *report) error {
+	// The console of an earlier boot has nothing to say about this one.
+	if err := os.Remove(m.console()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	ctx, kill := context.WithCancelCause(ctx)
+	defer kill(nil)
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", m.qemuArgs(r.done)...)
 	cmd.Stderr = os.Stderr
 	// The emulator must not outlive a runner that is killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	results, err := cmd.StdoutPipe()
 	if err != nil {
-		return 1, err
+		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return 1, err
+		return err
 	}
 
-	bootTimer := time.AfterFunc(bootTimeout, kill)
-	defer bootTimer.Stop()
-	code, ended := follow(results, func() { bootTimer.Stop() })
-
-	powerOff := time.AfterFunc(powerOffTimeout, kill)
+	go watchClock(ctx, m.console(), kill)
+	follow(results, r)
+	powerOff := time.AfterFunc(powerOffTimeout, func() { kill(errors.New("it did not power off")) })
 	defer powerOff.Stop()
 	waitErr := cmd.Wait()
 	switch {
-	case ended: // how the emulator ends after the exit line does not matter
-		return code, nil
+	case r.ended: // how the emulator ends after the exit line does not matter
+		return nil
 	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
-		return 1, errors.New("the tests did not end in time")
-	case waitErr != nil:
-		return 1, fmt.Errorf("%w: %w", errDied, waitErr)
-	default:
-		return 1, errDied
+		return errors.New("the tests did not end in time")
+	case errors.Is(context.Cause(ctx), context.Canceled):
+		return context.Canceled
 	}
+	return fmt.Errorf("%w: %s", errDied, causeOfDeath(m.console(), context.Cause(ctx), waitErr))
 }
 
-// follow copies the guest's lines to standard output up to the exit line. ended is
-// false if there was none.
-func follow(results io.Reader, started func()) (code int, ended bool) {
+// follow copies the guest's lines to standard output up to the exit line, if there is one.
+func follow(results io.Reader, r *report) {
 	lines := bufio.NewReader(results)
-	for {
+	for !r.ended {
 		line, err := lines.ReadString('\n')
 		fmt.Print(line)
-		line = strings.TrimSuffix(line, "\n")
-		if line == guest.Started {
-			started()
-		}
-		if code, ok := guest.ParseExit(line); ok {
-			return code, true
-		}
+		r.read(strings.TrimSuffix(line, "\n"))
 		if err != nil {
-			return 1, false
+			return
 		}
 	}
 }
 
-// tail returns the last lines of the console, as far as there is one.
+// watchClock ends a guest whose clock stands still on the console.
+func watchClock(ctx context.Context, console string, kill context.CancelCauseFunc) {
+	ticker := time.NewTicker(guest.ClockInterval)
+	defer ticker.Stop()
+	var last time.Duration
+	moved := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if now := bootedFor(console); now > last {
+			last, moved = now, time.Now()
+		}
+		switch stood := time.Since(moved).Round(time.Second); {
+		case stood < stallTimeout:
+		case last == 0:
+			kill(fmt.Errorf("no first line of PID 1 in %s", stood))
+			return
+		default:
+			kill(fmt.Errorf("its clock has stood at %s for %s", last, stood))
+			return
+		}
+	}
+}
+
+// bootedFor returns the guest's last clock on the console, zero if there was none.
+func bootedFor(console string) time.Duration {
+	lines, _ := readConsole(console) // none yet
+	var last time.Duration
+	for _, line := range lines {
+		if uptime, ok := guest.ParseClock(line); ok {
+			last = max(last, uptime)
+		}
+	}
+	return last
+}
+
+// panics are how a kernel says that it cannot go on.
+var panics = regexp.MustCompile(`Kernel panic - not syncing|BUG: |Oops: |general protection fault`)
+
+// causeOfDeath prefers the guest kernel's own words, then why it was killed here, then
+// how the emulator ended.
+func causeOfDeath(console string, killed, ended error) string {
+	lines, _ := readConsole(console)
+	for _, line := range lines {
+		if panics.MatchString(line) {
+			return strings.TrimSpace(line)
+		}
+	}
+	switch {
+	case killed != nil:
+		return killed.Error()
+	case ended != nil:
+		return "the emulator ended: " + ended.Error()
+	}
+	return "the emulator ended without a result"
+}
+
+// tail returns the last lines of the console but for the clock.
 func tail(console string) string {
-	raw, err := os.ReadFile(console)
+	lines, err := readConsole(console)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(strings.ReplaceAll(string(raw), "\r", "")), "\n")
-	return strings.Join(lines[max(0, len(lines)-consoleTail):], "\n")
+	var kept []string
+	for _, line := range lines {
+		if _, ok := guest.ParseClock(line); !ok {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept[max(0, len(kept)-consoleTail):], "\n")
+}
+
+func readConsole(console string) ([]string, error) {
+	raw, err := os.ReadFile(console)
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSpace(strings.ReplaceAll(string(raw), "\r", "")), "\n"), nil
 }

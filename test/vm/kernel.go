@@ -2,7 +2,9 @@ package main
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -11,179 +13,211 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// suites says which Debian suite carries which kernel.
-var suites = map[string]string{
-	"6.1":  "bookworm",
-	"6.12": "bookworm-backports",
+// source says where a kernel comes from: the newest of its series in these Debian suites.
+type source struct {
+	name   string
+	series string // major.minor; empty for any
+	suites []string
 }
 
-// mirrorVariable overrides the Debian mirror that apt's own sources name.
-const mirrorVariable = "EBPF_EVICT_DEBIAN_MIRROR"
+const newest = "newest"
 
-const (
-	// The cloud flavour: no drivers for real hardware, a quarter of the size.
-	kernelPackage = "linux-image-cloud-amd64"
-	keyring       = "/usr/share/keyrings/debian-archive-keyring.gpg"
-)
+// sources are in the order of the releases. Security and backports suites keep the
+// series that they have; the newest moves.
+var sources = []source{
+	{name: "5.10", series: "5.10", suites: []string{"bullseye-security"}},
+	{name: "6.1", series: "6.1", suites: []string{"bookworm"}},
+	{name: "6.12", series: "6.12", suites: []string{"bookworm-backports"}},
+	{name: "6.18", series: "6.18", suites: []string{"trixie-backports"}},
+	{name: newest, suites: []string{"trixie-backports", "sid"}},
+}
 
-// fetchKernel returns the path of the kernel's image in the user's cache; it is
-// downloaded once. apt checks its signature and checksum.
-func fetchKernel(ctx context.Context, version string) (string, error) {
-	suite, ok := suites[version]
-	if !ok {
-		return "", fmt.Errorf("kernel %q: want 6.1 or 6.12", version)
+// newestAge is how long the newest kernel counts as such before the archive is asked again.
+const newestAge = 7 * 24 * time.Hour
+
+// checksums is the cache's record of the image that was unpacked, as sha256sum writes it.
+const checksums = "SHA256SUMS"
+
+func findSource(name string) (source, error) {
+	i := slices.IndexFunc(sources, func(s source) bool { return s.name == name })
+	if i < 0 {
+		return source{}, fmt.Errorf("kernel %q: want %s", name, kernelNames())
 	}
+	return sources[i], nil
+}
+
+// kernelNames lists the names for a reader: "5.10, 6.1 or newest".
+func kernelNames() string {
+	var names []string
+	for _, s := range sources {
+		names = append(names, s.name)
+	}
+	last := len(names) - 1
+	return strings.Join(names[:last], ", ") + " or " + names[last]
+}
+
+// fetchKernel returns the path of the kernel's image in the user's cache, where its
+// checksum is verified. What is not there is downloaded: apt verifies the archive's
+// signature on the index and the index's checksum of the package.
+func fetchKernel(ctx context.Context, src source) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "ebpf-evict", "vm", version)
-	if images, _ := filepath.Glob(filepath.Join(dir, "vmlinuz-*")); len(images) > 0 {
-		return images[len(images)-1], nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
+	dir := filepath.Join(cache, "ebpf-evict", "vm", src.name)
+	cached, age, err := cachedKernel(dir)
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		fmt.Printf("the cached kernel is not used: %v\n", err)
+	case err == nil && (src.name != newest || age < newestAge):
+		return cached, nil
 	}
 
-	fmt.Printf("fetching Debian's kernel %s (%s) by apt, once\n", version, suite)
-	mirror, err := debianMirror(ctx)
+	image, err := downloadKernel(ctx, src, dir)
+	if err != nil && cached != "" {
+		fmt.Printf("the newest kernel of %s ago is used: %v\n", age.Round(time.Hour), err)
+		return cached, nil
+	}
+	return image, err
+}
+
+// cachedKernel returns the image that dir's checksum file names and how old it is.
+func cachedKernel(dir string) (image string, age time.Duration, err error) {
+	sums := filepath.Join(dir, checksums)
+	info, err := os.Stat(sums)
+	if err != nil {
+		return "", 0, err
+	}
+	line, err := os.ReadFile(sums)
+	if err != nil {
+		return "", 0, err
+	}
+	want, name, ok := strings.Cut(strings.TrimSpace(string(line)), "  ")
+	if !ok {
+		return "", 0, fmt.Errorf("parse %s: want one checksum and name", sums)
+	}
+	image = filepath.Join(dir, filepath.Base(name))
+	got, err := checksum(image)
+	if err != nil {
+		return "", 0, err
+	}
+	if got != want {
+		return "", 0, fmt.Errorf("%s has checksum %s, want %s", image, got, want)
+	}
+	return image, time.Since(info.ModTime()), nil
+}
+
+func checksum(name string) (string, error) {
+	f, err := os.Open(name)
 	if err != nil {
 		return "", err
 	}
-	apt, err := newPrivateApt(dir, mirror, suite)
+	defer f.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return "", fmt.Errorf("read %s: %w", name, err)
+	}
+	return fmt.Sprintf("%x", hash.Sum(nil)), nil
+}
+
+// downloadKernel puts the image into dir, its checksum beside it, and what was there away.
+func downloadKernel(ctx context.Context, src source, dir string) (string, error) {
+	fmt.Printf("fetching Debian's kernel %s (%s) by apt\n", src.name, strings.Join(src.suites, ", "))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	apt, err := newPrivateApt(ctx, dir, src.suites)
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(apt.dir) //nolint:errcheck // a leftover only costs disk space
-	deb, err := apt.downloadKernel(ctx, version)
+	packages, err := apt.packages(ctx, "linux-")
 	if err != nil {
 		return "", err
 	}
-	return extractKernel(ctx, deb, dir)
-}
-
-// debianMirror is the mirror that this machine's own apt uses for its release.
-func debianMirror(ctx context.Context) (string, error) {
-	if mirror := os.Getenv(mirrorVariable); mirror != "" {
-		return mirror, nil
-	}
-	release, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "", err
-	}
-	uris, err := output(ctx, "apt-get", "-o", "Debug::NoLocking=1", "update", "--print-uris")
-	if err != nil {
-		return "", err
-	}
-	mirror, ok := findMirror(string(release), uris)
+	pkg, version, ok := newestKernel(packages, src.series)
 	if !ok {
-		return "", fmt.Errorf("apt's sources name no Debian mirror: set %s to one", mirrorVariable)
+		return "", fmt.Errorf("no kernel %s in %s", src.name, strings.Join(src.suites, ", "))
 	}
-	return mirror, nil
-}
-
-// findMirror finds the archive of the running Debian release in what
-// `apt-get update --print-uris` prints, which needs no package lists:
-//
-//	'http://mirror/debian/dists/bookworm/InRelease' mirror_debian_dists_bookworm_InRelease 0
-func findMirror(osRelease, uris string) (string, bool) {
-	if !regexp.MustCompile(`(?m)^ID="?debian"?$`).MatchString(osRelease) {
-		return "", false
-	}
-	codename := regexp.MustCompile(`(?m)^VERSION_CODENAME="?([a-z]+)"?$`).FindStringSubmatch(osRelease)
-	if codename == nil {
-		return "", false
-	}
-	mirror := regexp.MustCompile(`(?m)^'(\S+)/dists/` + codename[1] + `/InRelease'`).FindStringSubmatch(uris)
-	if mirror == nil {
-		return "", false
-	}
-	return mirror[1], true
-}
-
-// privateApt is apt with sources, lists and cache of its own, so that the machine's
-// own stay as they are and no root is needed.
-type privateApt struct {
-	dir, config string
-}
-
-func newPrivateApt(parent, mirror, suite string) (privateApt, error) {
-	dir, err := os.MkdirTemp(parent, "apt-")
-	if err != nil {
-		return privateApt{}, err
-	}
-	for _, sub := range []string{"lists/partial", "cache/archives/partial"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return privateApt{}, err
-		}
-	}
-	files := map[string]string{
-		"sources.list": fmt.Sprintf("deb [arch=amd64 signed-by=%s] %s %s main\n", keyring, mirror, suite),
-		"apt.conf":     aptConfig(dir),
-	}
-	for name, body := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(body), 0o644); err != nil {
-			return privateApt{}, err
-		}
-	}
-	return privateApt{dir: dir, config: filepath.Join(dir, "apt.conf")}, nil
-}
-
-// aptConfig comes on top of the machine's configuration, whose proxies still count
-// and whose hooks do not.
-func aptConfig(dir string) string {
-	return fmt.Sprintf(`#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-Dir::Etc::SourceList "%[1]s/sources.list";
-Dir::Etc::SourceParts "/dev/null";
-Dir::State::Lists "%[1]s/lists";
-Dir::State::Status "/dev/null";
-Dir::Cache "%[1]s/cache";
-APT::Architecture "amd64";
-APT::Sandbox::User "";
-Acquire::Languages "none";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-`, dir)
-}
-
-// downloadKernel returns the path of the downloaded package.
-func (a privateApt) downloadKernel(ctx context.Context, version string) (string, error) {
-	if _, err := output(ctx, "apt-get", "-c", a.config, "-q", "update"); err != nil {
-		return "", err
-	}
-	meta, err := output(ctx, "apt-cache", "-c", a.config, "show", "--no-all-versions", kernelPackage)
+	deb, err := apt.download(ctx, pkg)
 	if err != nil {
 		return "", err
 	}
-	image := regexp.MustCompile(`linux-image-` + regexp.QuoteMeta(version) + `[.+]\S+`).FindString(meta)
-	if image == "" {
-		return "", fmt.Errorf("%s depends on no kernel %s", kernelPackage, version)
-	}
 
-	cmd := exec.CommandContext(ctx, "apt-get", "-c", a.config, "-q", "download", image)
-	cmd.Dir = a.dir
-	if _, err := run(cmd); err != nil {
+	old, err := filepath.Glob(filepath.Join(dir, "vmlinuz-*"))
+	if err != nil {
 		return "", err
 	}
-	debs, err := filepath.Glob(filepath.Join(a.dir, image+"_*.deb"))
-	if err != nil || len(debs) != 1 {
-		return "", fmt.Errorf("apt downloaded %d packages %s, want 1", len(debs), image)
+	image := filepath.Join(dir, "vmlinuz-"+version)
+	if err := extractKernel(ctx, deb, image); err != nil {
+		return "", err
 	}
-	return debs[0], nil
+	sum, err := checksum(image)
+	if err != nil {
+		return "", err
+	}
+	line := sum + "  " + filepath.Base(image) + "\n"
+	if err := writeWhole(filepath.Join(dir, checksums), strings.NewReader(line)); err != nil {
+		return "", err
+	}
+	for _, name := range old {
+		if name != image {
+			_ = os.Remove(name) // a leftover only costs disk space
+		}
+	}
+	return image, nil
 }
 
-// extractKernel copies the image out of the package into dir and returns its path.
-func extractKernel(ctx context.Context, deb, dir string) (_ string, err error) {
+// kernelName matches the packages that hold an image. The cloud flavour has no drivers
+// for real hardware and a quarter of the size. Since 6.19 linux-image is empty and
+// linux-binary, which older kernels don't have, holds the image.
+var kernelName = regexp.MustCompile(`^linux-(image|binary)-((\d+\.\d+)\.\S*-cloud-amd64)$`)
+
+// newestKernel returns the package that holds the series' newest image, and the
+// image's version; any series where that is empty.
+func newestKernel(packages []string, series string) (pkg, version string, ok bool) {
+	var binary bool
+	for _, name := range packages {
+		m := kernelName.FindStringSubmatch(name)
+		if m == nil || (series != "" && m[3] != series) {
+			continue
+		}
+		order := compareVersions(m[2], version)
+		if order > 0 || (order == 0 && !binary) {
+			pkg, version, binary = name, m[2], m[1] == "binary"
+		}
+	}
+	return pkg, version, pkg != ""
+}
+
+var versionNumber = regexp.MustCompile(`\d+`)
+
+// compareVersions compares by the numbers in the versions, from the left.
+func compareVersions(a, b string) int {
+	return slices.CompareFunc(versionNumber.FindAllString(a, -1), versionNumber.FindAllString(b, -1),
+		func(a, b string) int {
+			x, _ := strconv.Atoi(a) // digits; one too large for an int counts as the largest
+			y, _ := strconv.Atoi(b)
+			return cmp.Compare(x, y)
+		})
+}
+
+// extractKernel writes the package's kernel image: boot/vmlinuz-VERSION, in later
+// packages usr/lib/modules/VERSION/vmlinuz.
+func extractKernel(ctx context.Context, deb, image string) (err error) {
 	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := cmd.Start(); err != nil {
-		return "", err
+		return err
 	}
 	defer func() {
 		// Read to the end, or dpkg-deb calls the closed pipe an error.
@@ -194,17 +228,16 @@ func extractKernel(ctx context.Context, deb, dir string) (_ string, err error) {
 	for members := tar.NewReader(stdout); ; {
 		member, err := members.Next()
 		if err != nil {
-			return "", fmt.Errorf("find vmlinuz in %s: %w", filepath.Base(deb), err)
+			return fmt.Errorf("find vmlinuz in %s: %w", filepath.Base(deb), err)
 		}
 		name := path.Base(member.Name)
-		if strings.HasPrefix(name, "vmlinuz-") && member.Typeflag == tar.TypeReg {
-			image := filepath.Join(dir, name)
-			return image, writeWhole(image, members)
+		if member.Typeflag == tar.TypeReg && (name == "vmlinuz" || strings.HasPrefix(name, "vmlinuz-")) {
+			return writeWhole(image, members)
 		}
 	}
 }
 
-// writeWhole writes through a temporary name: an interrupted run leaves no half image.
+// writeWhole writes through a temporary name: an interrupted run leaves no half file.
 func writeWhole(name string, body io.Reader) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "partial-")
 	if err != nil {
@@ -218,21 +251,4 @@ func writeWhole(name string, body io.Reader) error {
 		return err
 	}
 	return os.Rename(f.Name(), name)
-}
-
-func output(ctx context.Context, name string, args ...string) (string, error) {
-	return run(exec.CommandContext(ctx, name, args...))
-}
-
-// run returns the command's standard output; its error carries what it complained of.
-func run(cmd *exec.Cmd) (string, error) {
-	out, err := cmd.Output()
-	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(exit.Stderr)))
-		}
-		return "", fmt.Errorf("run %s: %w", strings.Join(cmd.Args, " "), err)
-	}
-	return string(out), nil
 }

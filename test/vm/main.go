@@ -43,7 +43,7 @@ func main() {
 
 func runMain() int {
 	opts := options{}
-	flag.StringVar(&opts.kernel, "kernel", "6.1", "Debian kernel: 6.1 or 6.12")
+	flag.StringVar(&opts.kernel, "kernel", "6.1", "Debian kernel: "+kernelNames())
 	flag.StringVar(&opts.bin, "bin", "", "the program under test, built for this machine; in the guest "+guestBin)
 	flag.StringVar(&opts.run, "run", "", "run only tests that match, as in go test -run")
 	flag.Func("env", "KEY=value for the tests, may be given again; outranks what the runner sets", func(s string) error {
@@ -53,7 +53,7 @@ func runMain() int {
 		opts.env = append(opts.env, s)
 		return nil
 	})
-	flag.DurationVar(&opts.timeout, "timeout", 25*time.Minute, "for one boot with all its tests")
+	flag.DurationVar(&opts.timeout, "timeout", 25*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
 
@@ -72,7 +72,11 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 	if len(packages) == 0 {
 		return 1, fmt.Errorf("none of these packages has tests: %s", strings.Join(opts.packages, " "))
 	}
-	kernel, err := fetchKernel(ctx, opts.kernel)
+	src, err := findSource(opts.kernel)
+	if err != nil {
+		return 1, err
+	}
+	kernel, err := fetchKernel(ctx, src)
 	if err != nil {
 		return 1, fmt.Errorf("get kernel %s: %w", opts.kernel, err)
 	}
@@ -81,15 +85,15 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a leftover only costs disk space
-	initrd, err := build(ctx, dir, opts, packages)
+	jobs, err := build(ctx, dir, opts, packages)
 	if err != nil {
 		return 1, err
 	}
 
-	fmt.Printf("booting %s\n", strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"))
 	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	return bootUntilResult(ctx, kernel, initrd)
+	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM()}
+	return runAll(ctx, vm, jobs)
 }
 
 // withTests keeps the packages, given as directories, that have test files, and says
@@ -107,19 +111,19 @@ func withTests(packages []string) []string {
 }
 
 // build compiles PID 1 and the tests and packs them, with their testdata, into an
-// initramfs in dir.
-func build(ctx context.Context, dir string, opts options, packages []string) (string, error) {
-	initrd := filepath.Join(dir, "initrd")
-	f, err := os.Create(initrd)
+// initramfs in dir. It returns the names of the jobs, in order.
+func build(ctx context.Context, dir string, opts options, packages []string) ([]string, error) {
+	f, err := os.Create(filepath.Join(dir, initrdName))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	defer f.Close()
 	archive := newInitramfs(f)
 	archive.console()
 
 	init := filepath.Join(dir, "init")
 	if err := goTool(ctx, "build", "-o", init, "./test/vm/init"); err != nil {
-		return "", err
+		return nil, err
 	}
 	archive.file("/init", init)
 
@@ -131,24 +135,26 @@ func build(ctx context.Context, dir string, opts options, packages []string) (st
 		archive.file(guestBin, opts.bin)
 		manifest.Env = append(manifest.Env, "EBPF_EVICT_BIN="+guestBin)
 	}
+	var names []string
 	for _, pkg := range packages {
 		job := testJob(pkg, opts)
 		binary := filepath.Join(dir, strings.ReplaceAll(filepath.Clean(pkg), "/", "-")+".test")
 		if err := goTool(ctx, "test", "-c", "-o", binary, pkg); err != nil {
-			return "", err
+			return nil, err
 		}
 		archive.file(job.Path, binary)
 		archive.dir(job.Dir)
 		archive.tree(job.Dir+"/testdata", filepath.Join(pkg, "testdata"))
 		manifest.Jobs = append(manifest.Jobs, job)
+		names = append(names, job.Name)
 	}
 
 	raw, err := json.Marshal(manifest)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	archive.bytes(guest.ManifestPath, string(raw))
-	return initrd, errors.Join(archive.close(), f.Close())
+	return names, archive.close()
 }
 
 // testJob is how the guest runs the package's tests: verbosely, and with a deadline

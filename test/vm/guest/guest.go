@@ -1,16 +1,28 @@
 // Package guest is what the VM runner and the guest's PID 1 agree on: the jobs in
-// the initramfs and the lines that come back on the second serial port.
+// the initramfs, the lines that come back on the second serial port, and the clock on
+// the console.
 package guest
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+)
 
 const (
 	// ManifestPath is where the initramfs holds the Manifest, as JSON.
 	ManifestPath = "/manifest.json"
-	// Started is the first line of PID 1. Without it the guest did not boot.
-	Started = "VM started"
+	// SkipVariable, given on the kernel's command line, reaches PID 1 as an environment
+	// variable: how many jobs an earlier boot has finished.
+	SkipVariable = "VM_SKIP"
+	// ClockInterval is how often PID 1 shows on the console that user space runs.
+	ClockInterval = 5 * time.Second
 
-	exitFormat = "VM exit=%d"
+	clockFormat = "VM clock=%ds"
+	exitFormat  = "VM exit=%d"
+	passed      = "ok  "
+	failed      = "FAIL"
 )
 
 // Manifest lists what PID 1 runs, in order.
@@ -39,4 +51,35 @@ func ExitLine(code int) string {
 func ParseExit(line string) (code int, ok bool) {
 	_, err := fmt.Sscanf(line, exitFormat, &code)
 	return code, err == nil && line == ExitLine(code)
+}
+
+// DoneLine closes a job as `go test` closes a package.
+func DoneLine(name string, pass bool, took time.Duration) string {
+	verdict := failed
+	if pass {
+		verdict = passed
+	}
+	return fmt.Sprintf("%s\t%s\t%.3fs", verdict, name, took.Seconds())
+}
+
+// ParseDone returns the verdict of a DoneLine of this job; ok is false for every other line.
+func ParseDone(line, name string) (pass, ok bool) {
+	fields := strings.Split(line, "\t")
+	if len(fields) != 3 || fields[1] != name {
+		return false, false
+	}
+	return fields[0] == passed, fields[0] == passed || fields[0] == failed
+}
+
+// ClockLine says how long the guest has run, rounded up: never zero.
+func ClockLine(uptime time.Duration) string {
+	return fmt.Sprintf(clockFormat, int(math.Ceil(uptime.Seconds())))
+}
+
+// ParseClock returns the time of a ClockLine; ok is false for every other line.
+func ParseClock(line string) (uptime time.Duration, ok bool) {
+	var seconds int
+	_, err := fmt.Sscanf(line, clockFormat, &seconds)
+	uptime = time.Duration(seconds) * time.Second
+	return uptime, err == nil && line == ClockLine(uptime)
 }

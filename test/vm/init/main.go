@@ -1,12 +1,15 @@
 // Command init is PID 1 of the test VM: it mounts what a Linux system mounts, runs
-// the jobs of the manifest, reports on the second serial port and powers off.
+// the jobs of the manifest, reports on the second serial port and powers off. On the
+// console, the first port, it shows its clock.
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +32,7 @@ func main() {
 // run reports on the results port. An error means that the jobs could not be
 // started or reported; the host then sees no exit line.
 func run() error {
+	go showClock()
 	if err := mountAll(); err != nil {
 		return err
 	}
@@ -36,8 +40,6 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(results, guest.Started)
-
 	code, err := runJobs(results)
 	if err != nil {
 		fmt.Fprintln(results, "init:", err)
@@ -45,6 +47,19 @@ func run() error {
 	}
 	fmt.Fprintln(results, guest.ExitLine(code))
 	return drain(results)
+}
+
+// showClock tells the host that user space runs, whatever the job does.
+func showClock() {
+	for {
+		var uptime unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &uptime); err != nil {
+			fmt.Println("init: read clock:", err)
+			return
+		}
+		fmt.Println(guest.ClockLine(time.Duration(uptime.Nano())))
+		time.Sleep(guest.ClockInterval)
+	}
 }
 
 func runJobs(results *os.File) (int, error) {
@@ -62,9 +77,13 @@ func runJobs(results *os.File) (int, error) {
 	if err := json.Unmarshal(raw, &manifest); err != nil {
 		return 0, fmt.Errorf("parse %s: %w", guest.ManifestPath, err)
 	}
+	skip, err := strconv.Atoi(cmp.Or(os.Getenv(guest.SkipVariable), "0"))
+	if err != nil || skip < 0 || skip > len(manifest.Jobs) {
+		return 0, fmt.Errorf("%s=%q: want the number of finished jobs", guest.SkipVariable, os.Getenv(guest.SkipVariable))
+	}
 
 	code := 0
-	for _, job := range manifest.Jobs {
+	for _, job := range manifest.Jobs[skip:] {
 		passed, err := runJob(job, manifest.Env, results)
 		if err != nil {
 			return 0, err
@@ -76,7 +95,7 @@ func runJobs(results *os.File) (int, error) {
 	return code, nil
 }
 
-// runJob runs one job and ends with the line that `go test` closes a package with.
+// runJob runs one job and ends with its closing line.
 func runJob(job guest.Job, env []string, results *os.File) (bool, error) {
 	stdin, err := os.Open(os.DevNull)
 	if err != nil {
@@ -97,16 +116,12 @@ func runJob(job guest.Job, env []string, results *os.File) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("wait for %s: %w", job.Name, err)
 	}
-	took := time.Since(start).Seconds()
-	if status.ExitStatus() != 0 {
-		if status.Signaled() {
-			fmt.Fprintln(results, "signal:", status.Signal())
-		}
-		fmt.Fprintf(results, "FAIL\t%s\t%.3fs\n", job.Name, took)
-		return false, nil
+	if status.Signaled() {
+		fmt.Fprintln(results, "signal:", status.Signal())
 	}
-	fmt.Fprintf(results, "ok  \t%s\t%.3fs\n", job.Name, took)
-	return true, nil
+	passed := status.ExitStatus() == 0
+	fmt.Fprintln(results, guest.DoneLine(job.Name, passed, time.Since(start)))
+	return passed, nil
 }
 
 // reapUntil reaps every child, orphans of the tests included, until pid is reaped.
