@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that `make test`, `make lint` and `make generate`
 # need and that are missing. Where it can't, it names them and exits 1.
+# deps.sh --go: Go as well, from Debian's backports where the release's own is too old to
+# fetch the version that go.mod names.
 set -euo pipefail
 
 # program:package
@@ -12,15 +14,18 @@ needs=(
 	qemu-system-x86_64:qemu-system-x86
 	dpkg-deb:dpkg
 	shellcheck:shellcheck
+	ruby:ruby
 	mkfs.ext4:e2fsprogs
 	mkfs.xfs:xfsprogs
 	mkfs.btrfs:btrfs-progs
 	git:git
 	make:make
 )
+[ "${1:-}" != --go ] || needs+=(go:golang-go)
+oldest_go=1.21 # the first that fetches another version
 
 # bpftool and mkfs lie in /usr/sbin, which a user's PATH may lack.
-PATH=$PATH:/usr/sbin:/sbin
+PATH=$PATH:/usr/local/go/bin:/usr/sbin:/sbin
 
 missing=()
 for need in "${needs[@]}"; do
@@ -40,7 +45,33 @@ echo "installing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { apt-get -q update && apt-get -qy -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
-	tail -n 20 "$log" >&2
-	exit 1
+
+# logged COMMAND…: shows what the command said only if it failed.
+logged() {
+	if ! "$@" >"$log" 2>&1 </dev/null; then
+		tail -n 20 "$log" >&2
+		exit 1
+	fi
+}
+
+# add_backports adds the backports of the release, from the mirror that apt has for it.
+add_backports() {
+	local codename uri
+	codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" | head -n 1)
+	echo "adding $codename-backports to apt's sources, for Go"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $codename-backports main" \
+		>/etc/apt/sources.list.d/backports-for-go.list
+	logged apt-get -q update
+}
+
+logged apt-get -q update
+release=()
+if [[ " ${missing[*]} " == *" golang-go "* ]]; then
+	candidate=$(apt-cache policy golang-go | awk '/Candidate:/ {print $2}')
+	if dpkg --compare-versions "${candidate#*:}" lt "$oldest_go"; then
+		add_backports
+		release=(--target-release "golang*/*-backports")
+	fi
 fi
+logged apt-get -qy -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}"

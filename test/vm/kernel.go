@@ -24,6 +24,10 @@ type source struct {
 	name   string
 	series string // major.minor; empty for any
 	suites []string
+	// cx16 says that the kernel needs an emulated CPU with cmpxchg16b: without it
+	// kmalloc_nolock (mm/slub.c, since 6.18) returns nothing, and so bpf_timer_init is out
+	// of memory (seen on 7.3).
+	cx16 bool
 }
 
 const newest = "newest"
@@ -34,8 +38,8 @@ var sources = []source{
 	{name: "5.10", series: "5.10", suites: []string{"bullseye-security"}},
 	{name: "6.1", series: "6.1", suites: []string{"bookworm"}},
 	{name: "6.12", series: "6.12", suites: []string{"bookworm-backports"}},
-	{name: "6.18", series: "6.18", suites: []string{"trixie-backports"}},
-	{name: newest, suites: []string{"trixie-backports", "sid"}},
+	{name: "6.18", series: "6.18", suites: []string{"trixie-backports"}, cx16: true},
+	{name: newest, suites: []string{"trixie-backports", "sid"}, cx16: true},
 }
 
 // newestAge is how long the newest kernel counts as such before the archive is asked again.

@@ -92,7 +92,7 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM()}
+	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM(), cx16: src.cx16}
 	return runAll(ctx, vm, jobs)
 }
 
