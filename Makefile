@@ -42,7 +42,7 @@ fmt: ## format Go and C
 	find bpf -name '*.[ch]' ! -name 'vmlinux*.h' -exec $(CLANG_FORMAT) -i {} +
 
 .PHONY: lint
-lint: ## golangci-lint, clang-format, shellcheck
+lint: ## golangci-lint, clang-format, shellcheck, the Vagrantfile
 	scripts/lint.sh
 
 .PHONY: test
@@ -68,8 +68,8 @@ demo: build ## evict a real memory hog and a real fork bomb on this machine (nee
 bench: build ## measure on this machine (root, jq, 25 minutes): docs/bench/ and the README's table
 	scripts/bench.sh
 
-.PHONY: bench-quick
-bench-quick: build ## two rounds of each of the same (5 minutes), into bin/ alone
+.PHONY: bench-vm
+bench-vm: build ## two rounds of each of the same (5 minutes), into bin/ alone: inside the Vagrantfile's VM
 	scripts/bench.sh quick
 
 .PHONY: vectors

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that `make test`, `make lint` and `make generate`
-# need and that are missing. Where it can't, it names them and exits 1.
+# Installs the Debian packages that `make test`, `make lint`, `make generate` and `make
+# bench` need and that are missing. Where it can't, it names them and exits 1.
 # deps.sh --go: Go as well, from Debian's backports where the release's own is too old to
 # fetch the version that go.mod names.
 set -euo pipefail
@@ -15,6 +15,7 @@ needs=(
 	dpkg-deb:dpkg
 	shellcheck:shellcheck
 	ruby:ruby
+	jq:jq
 	mkfs.ext4:e2fsprogs
 	mkfs.xfs:xfsprogs
 	mkfs.btrfs:btrfs-progs
@@ -54,24 +55,28 @@ logged() {
 	fi
 }
 
-# add_backports adds the backports of the release, from the mirror that apt has for it.
-add_backports() {
+install() {
+	logged apt-get -qy -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
+}
+
+# install_go_of_backports adds the release's backports, from the mirror that apt has for it.
+install_go_of_backports() {
 	local codename uri
-	codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+	codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+	# shellcheck disable=SC2016 # apt's own variable
 	uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" | head -n 1)
 	echo "adding $codename-backports to apt's sources, for Go"
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $codename-backports main" \
 		>/etc/apt/sources.list.d/backports-for-go.list
 	logged apt-get -q update
+	install --target-release "$codename-backports" golang-go
 }
 
 logged apt-get -q update
-release=()
 if [[ " ${missing[*]} " == *" golang-go "* ]]; then
 	candidate=$(apt-cache policy golang-go | awk '/Candidate:/ {print $2}')
 	if dpkg --compare-versions "${candidate#*:}" lt "$oldest_go"; then
-		add_backports
-		release=(--target-release "golang*/*-backports")
+		install_go_of_backports
 	fi
 fi
-logged apt-get -qy -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}"
+install "${missing[@]}"

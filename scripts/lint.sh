@@ -21,3 +21,10 @@ if command -v shellcheck >/dev/null; then
 else
 	echo "shellcheck is not installed: scripts are not checked"
 fi
+
+if command -v ruby >/dev/null; then
+	ruby -c Vagrantfile >/dev/null
+	ruby scripts/vagrantfile.rb
+else
+	echo "ruby is not installed: the Vagrantfile is not checked"
+fi
