@@ -16,6 +16,7 @@ needs=(
 	shellcheck:shellcheck
 	ruby:ruby
 	jq:jq
+	python3:python3
 	mkfs.ext4:e2fsprogs
 	mkfs.xfs:xfsprogs
 	mkfs.btrfs:btrfs-progs
