@@ -142,7 +142,9 @@ int BPF_PROG(newtask, struct task_struct *child)
 			   */
 
 	who.task = (void *)bpf_get_current_task();
-	css = css_of(child, CONTROLLER_PIDS); /* the child's: clone3 can put it elsewhere */
+	css = css_of(child, CONTROLLER_PIDS);
+	if (css_of(who.task, CONTROLLER_PIDS) != css)
+		who.task = child; /* put there by clone3: its parent is elsewhere */
 	who.css_id = BPF_CORE_READ(css, id);
 	who.row = refresh_path(CONTROLLER_PIDS, css, OBSERVER_TASK);
 	credit->forks = credit_for(check_task_wires(&who), MAX_FORK_CREDIT);

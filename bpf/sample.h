@@ -44,10 +44,10 @@ struct record {
 	__s64 available; /* what is left, below the wire's limit */
 	__s64 limit; /* the wire's */
 	__s64 usage; /* of the cgroup below */
-	__u64 cgroup_id; /* of the task that ran the hook, or that moved; 0: not known
+	__u64 cgroup_id; /* of the task below, or that moved; 0: not known
 			  */
 	__u32 css_id;
-	__u32 tgid;
+	__u32 tgid; /* of the task that allocated or forked, in that cgroup */
 	__u32 tid;
 	__u8 kind; /* enum record_kind */
 	__u8 observer; /* enum observer */

@@ -105,7 +105,7 @@ func TestStrikeAndFinishKillOneUnitAndNoOther(t *testing.T) {
 	h, err := Open(b.fs, &victim)
 	must(t, err)
 	defer h.Close()
-	if _, err := h.Strike(0); err != nil {
+	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
 	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
@@ -134,7 +134,7 @@ func TestOldIdentityHitsNothingOfTheNewUnit(t *testing.T) {
 	if young.ID == old.ID {
 		t.Skip("the kernel gave the same inode again")
 	}
-	if _, err := h.Strike(0); !errors.Is(err, ErrGone) {
+	if _, err := h.Strike(Culprit{}); !errors.Is(err, ErrGone) {
 		t.Errorf("strike through the old handle: %v, want ErrGone", err)
 	}
 	if _, err := Open(b.fs, &old); !errors.Is(err, ErrGone) {
@@ -156,7 +156,7 @@ func TestFrozenUnitDies(t *testing.T) {
 	h, err := Open(b.fs, &victim)
 	must(t, err)
 	defer h.Close()
-	if _, err := h.Strike(0); err != nil {
+	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
 	if out := h.Finish(nil, monotonic, 30*time.Second); out.DeadNs == 0 {
@@ -203,7 +203,7 @@ func TestKilledUnitThatRunsAgainIsRevived(t *testing.T) {
 	if h.Revived() {
 		t.Error("revived before it was killed")
 	}
-	_, err = h.Strike(0)
+	_, err = h.Strike(Culprit{})
 	must(t, err)
 	if out := h.Finish(nil, monotonic, time.Minute); out.DeadNs == 0 {
 		t.Fatalf("finish: %+v", out)
@@ -228,14 +228,14 @@ func TestStrikeHitsTheCulpritOnlyInItsUnit(t *testing.T) {
 	must(t, err)
 	defer h.Close()
 	_, bystander := b.unit("bystander", load.Sleeper)
-	if _, err := h.Strike(bystander.PID()); !errors.Is(err, ErrGone) || !bystander.Alive() {
+	if _, err := h.Strike(Culprit{PID: bystander.PID(), Age: time.Minute}); !errors.Is(err, ErrGone) || !bystander.Alive() {
 		t.Fatalf("a culprit of another unit: %v, it lives: %v", err, bystander.Alive())
 	}
 	if !h.Empty() {
 		t.Error("not empty after a strike that hit nobody")
 	}
 	first, second := b.start(young.Cgroup, load.Sleeper), b.start(young.Cgroup, load.Sleeper)
-	n, err := h.Strike(second.PID())
+	n, err := h.Strike(Culprit{PID: second.PID(), Age: time.Minute})
 	if n != 1 || err != nil {
 		t.Fatalf("struck %d, %v, want the culprit alone", n, err)
 	}
@@ -245,6 +245,28 @@ func TestStrikeHitsTheCulpritOnlyInItsUnit(t *testing.T) {
 	must(t, h.Prepare())
 	if h.Empty() {
 		t.Error("empty with a process in it")
+	}
+}
+
+// What runs is signalled sooner than what sleeps, and it is what crossed the wire.
+func TestStrikeHitsACulpritJustSeenBeforeTheOthers(t *testing.T) {
+	b := newBed(t)
+	if b.fs.Version() != cgroupfs.V1 {
+		t.Skip("cgroup.kill needs no culprit")
+	}
+	unit, held := b.unit("unit", load.Sleeper)
+	h, err := Open(b.fs, &unit)
+	must(t, err)
+	defer h.Close()
+	seen := b.start(unit.Cgroup, load.Sleeper)
+	if n, err := h.Strike(Culprit{PID: seen.PID()}); n != 1 || err != nil {
+		t.Fatalf("struck %d, %v", n, err)
+	}
+	if !seen.Wait(time.Minute) || !held.Alive() {
+		t.Error("the culprit lives, or the other was hit first")
+	}
+	if n := h.StrikeOthers(); n != 1 || !held.Wait(time.Minute) {
+		t.Errorf("%d others hit, want one, and dead", n)
 	}
 }
 

@@ -20,7 +20,7 @@ func TestForkBombDies(t *testing.T) {
 	h, err := Open(b.fs, &victim)
 	must(t, err)
 	defer h.Close()
-	if _, err := h.Strike(0); err != nil {
+	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
 	if out := h.Finish(nil, monotonic, time.Minute); out.Err != nil || out.DeadNs == 0 {
@@ -65,7 +65,7 @@ func TestOnlyTargetsDie(t *testing.T) {
 	h, err := Open(b.fs, &pod)
 	must(t, err)
 	defer h.Close()
-	if _, err := h.Strike(0); err != nil {
+	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
 	if !h.Busy() {
@@ -86,7 +86,7 @@ func TestStrikeOfAnEmptyUnit(t *testing.T) {
 	must(t, err)
 	defer h.Close()
 	if b.fs.Version() == cgroupfs.V1 {
-		if _, err := h.Strike(0); !errors.Is(err, ErrGone) {
+		if _, err := h.Strike(Culprit{}); !errors.Is(err, ErrGone) {
 			t.Errorf("got %v, want ErrGone", err)
 		}
 		if h.Busy() {
@@ -94,7 +94,7 @@ func TestStrikeOfAnEmptyUnit(t *testing.T) {
 		}
 	}
 	must(t, b.fs.Remove(empty.Cgroup))
-	if _, err := h.Strike(0); !errors.Is(err, ErrGone) {
+	if _, err := h.Strike(Culprit{}); !errors.Is(err, ErrGone) {
 		t.Errorf("removed: got %v, want ErrGone", err)
 	}
 }

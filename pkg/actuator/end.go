@@ -33,7 +33,7 @@ func (h *Handle) End(crew *Crew, now func() uint64, grace, deadline time.Duratio
 		}
 	}
 	killed()
-	if _, err := h.Strike(0); err != nil && !errors.Is(err, ErrGone) {
+	if _, err := h.Strike(Culprit{}); err != nil && !errors.Is(err, ErrGone) {
 		out.Err = errors.Join(out.Err, err)
 		return out
 	} else if err != nil { // it ended at the last moment

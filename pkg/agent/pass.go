@@ -2,13 +2,13 @@ package agent
 
 import (
 	"errors"
+	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
-	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // pass is one pass: look, decide, look again at the victim, strike, record. Nothing here allocates, reads text or
@@ -133,7 +133,7 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	a.kernel.IntentSignalled(e.intent)
 	a.memory.Killed(e.timeline.Signalled)
 	a.at(stageSignalled)
-	a.opened(e, struck)
+	a.opened(e, max(struck, e.handle.StrikeOthers()))
 	return true
 }
 
@@ -157,24 +157,26 @@ func (a *Agent) condemn(e *eviction) int {
 	return a.kernel.Condemn(id.MemoryID, id.PidsID)
 }
 
-// culprit is the process that crossed a wire, if it did so in the victim's cgroup; 0: not
-// known. The actuator looks for itself whether it still is there.
-func (a *Agent) culprit(e *eviction, woke crossings) int {
+// culprit is the process that crossed a wire, if it did so in a cgroup that the strike kills.
+func (a *Agent) culprit(e *eviction, woke crossings) actuator.Culprit {
 	for i := range woke {
-		if c := &woke[i]; c.CSSID != 0 && !c.Atomic && a.crossedIn(c, e.victim.ID) {
-			return int(c.TGID)
+		if c := &woke[i]; c.CSSID != 0 && !c.Atomic && a.crossedIn(c, e.targets) {
+			return actuator.Culprit{PID: int(c.TGID), Age: time.Duration(now() - c.Ns)}
 		}
 	}
-	return 0
+	return actuator.Culprit{}
 }
 
-func (a *Agent) crossedIn(c *sample.Sample, unit workload.Identity) (inside bool) {
-	controller, victim := loader.Memory, unit.MemoryID
+func (a *Agent) crossedIn(c *sample.Sample, targets []rows) (inside bool) {
+	controller := loader.Memory
 	if c.By == sample.ObserverTask {
-		controller, victim = loader.Pids, unit.PidsID
+		controller = loader.Pids
 	}
 	a.kernel.Climb(controller, c.CSSID, func(id uint64) bool {
-		inside = id == victim
+		for i := range targets {
+			of := targets[i].id
+			inside = inside || controller == loader.Memory && of.MemoryID == id || controller == loader.Pids && of.PidsID == id
+		}
 		return !inside
 	})
 	return inside
