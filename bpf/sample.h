@@ -118,6 +118,7 @@ struct intent {
 	__s64 available; /* bytes or tasks */
 	__s64 threshold_value; /* bytes or tasks */
 	__s64 capacity; /* bytes or tasks */
+	__s64 pids_max_before; /* of the unit that the agent keeps from forking, 0: of none */
 	__u32 state; /* enum intent_state, written last */
 	__u32 _pad;
 	char signal[32];

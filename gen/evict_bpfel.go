@@ -58,6 +58,7 @@ type EvictIntent struct {
 	Available      int64
 	ThresholdValue int64
 	Capacity       int64
+	PidsMaxBefore  int64
 	State          uint32
 	Pad            uint32
 	Signal         [32]int8

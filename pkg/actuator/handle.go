@@ -34,6 +34,11 @@ type Handle struct {
 	// nothing but zombies.
 	empty, dead atomic.Bool
 
+	brakeMu  sync.Mutex // held while pids.max is read and written
+	hasBrake bool
+	// pidsMaxBefore is the limit that Release restores, 0: the brake is off.
+	pidsMaxBefore int64
+
 	mu    sync.Mutex // held while leads change or are used; never while anything slow runs
 	leads []lead
 }
@@ -53,7 +58,7 @@ func Open(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
 	if err := h.openTargets(fs, u); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	if err := h.Prepare(); err != nil {
+	if err := errors.Join(h.holdBrake(), h.Prepare()); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil

@@ -152,6 +152,7 @@ func (a *Agent) opened(e *eviction, struck int) {
 	a.crew.Do(func() {
 		defer a.wires.killing.Add(-1)
 		out := h.Finish(a.crew, now, finishDeadline)
+		a.release(e)
 		e.finished.Store(&out)
 		a.wake()
 	})

@@ -31,6 +31,7 @@ func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 		return err
 	}
 	for _, in := range a.kernel.StaleIntents() {
+		a.releaseStale(tree, in)
 		for _, l := range a.intentLines(in, isGone(tree, in), found[record.ID(in.ID)]) {
 			a.recorder.send(l, nil)
 		}

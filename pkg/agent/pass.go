@@ -133,6 +133,7 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	a.kernel.IntentSignalled(e.intent)
 	a.memory.Killed(e.timeline.Signalled)
 	a.at(stageSignalled)
+	a.brake(e)
 	a.opened(e, max(struck, e.handle.StrikeOthers()))
 	return true
 }

@@ -13,6 +13,8 @@ const (
 	stageStruck
 	// stageSignalled: the intent says so.
 	stageSignalled
+	// stageBraked: the victim can't fork any more.
+	stageBraked
 	// stageKillLine: the kill line is in the journal.
 	stageKillLine
 	// stageDead: the victim is dead, and no line says so yet.

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -32,6 +33,8 @@ type agentArgs struct {
 	Config       config.Config
 	PinDir, Lock string
 	Die          stage
+	// Ordinary: the agent may not raise its priority.
+	Ordinary bool
 }
 
 // agentMain is that process.
@@ -40,6 +43,11 @@ func agentMain(args []string) int {
 	if err := json.Unmarshal([]byte(args[0]), &in); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
+	}
+	if in.Ordinary {
+		in.Ordinary = false
+		fmt.Fprintln(os.Stderr, becomeOrdinary(in))
+		return 1
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -61,6 +69,19 @@ func agentMain(args []string) int {
 	return 0
 }
 
+// becomeOrdinary starts the process's program anew without CAP_SYS_NICE.
+func becomeOrdinary(in agentArgs) error {
+	runtime.LockOSThread()
+	arg, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_NICE, 0, 0, 0); err != nil {
+		return err
+	}
+	return syscall.Exec("/proc/self/exe", []string{os.Args[0], "agent", string(arg)}, os.Environ())
+}
+
 func (b *bed) pinDir() string {
 	return "/sys/fs/bpf/ebpf-evict-agent-test-" + strconv.Itoa(os.Getpid())
 }
@@ -68,7 +89,13 @@ func (b *bed) pinDir() string {
 // start runs an agent as a process and waits until it watches.
 func (b *bed) start(die stage) *exec.Cmd {
 	b.t.Helper()
-	arg, err := json.Marshal(agentArgs{*b.conf, b.pinDir(), filepath.Join(filepath.Dir(b.conf.Journal), "lock"), die})
+	return b.startAs(agentArgs{Die: die})
+}
+
+func (b *bed) startAs(in agentArgs) *exec.Cmd {
+	b.t.Helper()
+	in.Config, in.PinDir, in.Lock = *b.conf, b.pinDir(), filepath.Join(filepath.Dir(b.conf.Journal), "lock")
+	arg, err := json.Marshal(in)
 	must(b.t, err)
 	before := len(b.lines(record.KindStart))
 	cmd := exec.Command("/proc/self/exe", "agent", string(arg))

@@ -20,6 +20,8 @@ type Cgroup struct {
 	memory, pids, freezer dir
 	// kill is cgroup.kill opened for writing, -1 where there is none.
 	kill int
+	// pidsMax is pids.max opened for both, -1 where HoldPidsMax was not called.
+	pidsMax int
 }
 
 // Open opens a cgroup by its path below the mounts, with or without a leading slash; links
@@ -30,7 +32,7 @@ func (f *FS) Open(path string) (*Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cgroup{path: below("/", rel), version: f.version, memory: noDir, pids: noDir, freezer: noDir, kill: -1}
+	c := &Cgroup{path: below("/", rel), version: f.version, memory: noDir, pids: noDir, freezer: noDir, kill: -1, pidsMax: -1}
 	if err := c.open(f, rel); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open cgroup %s: %w", c.path, err)
@@ -72,10 +74,12 @@ func (c *Cgroup) Close() error {
 	for _, d := range []*dir{&c.memory, &c.pids, &c.freezer} {
 		d.close()
 	}
-	if c.kill >= 0 {
-		unix.Close(c.kill)
+	for _, fd := range []*int{&c.kill, &c.pidsMax} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+		}
+		*fd = -1
 	}
-	c.kill = -1
 	return nil
 }
 
@@ -139,8 +143,30 @@ func (c *Cgroup) InactiveFileBytes() (int64, error) {
 // PidsCurrent is pids.current: threads and unreaped zombies. The root has none: ErrNoKey.
 func (c *Cgroup) PidsCurrent() (int64, error) { return c.pids.value("pids.current", parseValue) }
 
-// PidsMax is pids.max, or Unlimited.
-func (c *Cgroup) PidsMax() (int64, error) { return c.pids.value("pids.max", parseLimit) }
+// PidsMax is pids.max, or Unlimited. The root has none: ErrNoKey.
+func (c *Cgroup) PidsMax() (int64, error) {
+	if c.pidsMax < 0 {
+		return c.pids.value("pids.max", parseLimit)
+	}
+	var text [32]byte
+	n, err := retry(func() (int, error) { return unix.Pread(c.pidsMax, text[:], 0) })
+	if err != nil {
+		return 0, fmt.Errorf("read pids.max: %w", gone(err))
+	}
+	return parseLimit(text[:n])
+}
+
+// HoldPidsMax opens pids.max, so that PidsMax and SetPidsMax take one system call each from
+// now on. ErrNoKey for the root.
+func (c *Cgroup) HoldPidsMax() (err error) {
+	if c.pidsMax >= 0 {
+		return nil
+	}
+	if c.pidsMax, err = c.pids.openFile("pids.max", unix.O_RDWR); err != nil {
+		c.pidsMax = -1
+	}
+	return err
+}
 
 // Procs appends the processes (thread group ids) of the cgroup and of all below it, sorted,
 // each once. On V1 those of the memory and of the pids hierarchy: a runtime moves a process
@@ -214,8 +240,17 @@ func (c *Cgroup) Thaw() error {
 	return nil
 }
 
-// SetPidsMax writes pids.max; Unlimited lifts the limit.
-func (c *Cgroup) SetPidsMax(v int64) error { return c.pids.write("pids.max", formatLimit(v, "max")) }
+// SetPidsMax writes pids.max; Unlimited lifts the limit. With 0 nothing in the cgroup or
+// below it can fork; what exists is left alone.
+func (c *Cgroup) SetPidsMax(v int64) error {
+	if c.pidsMax < 0 {
+		return c.pids.write("pids.max", formatLimit(v, "max"))
+	}
+	if _, err := retry(func() (int, error) { return unix.Pwrite(c.pidsMax, []byte(formatLimit(v, "max")), 0) }); err != nil {
+		return fmt.Errorf("write pids.max: %w", gone(err))
+	}
+	return nil
+}
 
 // SetMemoryMax writes memory.max (v1 memory.limit_in_bytes); Unlimited lifts the limit.
 func (c *Cgroup) SetMemoryMax(bytes int64) error {

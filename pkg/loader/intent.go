@@ -19,6 +19,9 @@ type Intent struct {
 	// Available, ThresholdValue and Capacity are bytes or tasks.
 	Available, ThresholdValue, Capacity int64
 	Signal, UID, Cgroup                 string
+	// PidsMaxBefore is what the cgroup's pids.max was before the agent set it to 0, tasks; 0:
+	// it did not, or has set it back.
+	PidsMaxBefore int64
 	// Signalled: SIGKILL had been sent. Not set: nobody knows.
 	Signalled bool
 	// Slot is where a stale intent stands, for FreeIntent.
@@ -43,6 +46,7 @@ func (l *Loader) StoreIntent(in *Intent) int {
 		k.Ns, k.WallNs, k.Seq = in.Ns, in.WallNs, in.Seq
 		k.MemoryId, k.PidsId = in.MemoryID, in.PidsID
 		k.Available, k.ThresholdValue, k.Capacity = in.Available, in.ThresholdValue, in.Capacity
+		k.PidsMaxBefore = in.PidsMaxBefore
 		putText(k.Signal[:], in.Signal)
 		putText(k.Uid[:], in.UID)
 		putText(k.Cgroup[:], in.Cgroup)
@@ -56,6 +60,13 @@ func (l *Loader) StoreIntent(in *Intent) int {
 func (l *Loader) IntentSignalled(slot int) {
 	if slot >= 0 {
 		atomic.StoreUint32(&l.intents.at(slot).State, intentSignalled)
+	}
+}
+
+// IntentBraked notes what a unit's pids.max was, before it is set to 0; 0: it is set back.
+func (l *Loader) IntentBraked(slot int, before int64) {
+	if slot >= 0 {
+		atomic.StoreInt64(&l.intents.at(slot).PidsMaxBefore, before)
 	}
 }
 
@@ -91,7 +102,8 @@ func intentOf(k *gen.EvictIntent) Intent {
 	return Intent{
 		ID: k.Id, Ns: k.Ns, WallNs: k.WallNs, MemoryID: k.MemoryId, PidsID: k.PidsId, Seq: k.Seq,
 		Available: k.Available, ThresholdValue: k.ThresholdValue, Capacity: k.Capacity,
-		Signal: text(k.Signal[:]), UID: text(k.Uid[:]), Cgroup: text(k.Cgroup[:]),
+		PidsMaxBefore: k.PidsMaxBefore,
+		Signal:        text(k.Signal[:]), UID: text(k.Uid[:]), Cgroup: text(k.Cgroup[:]),
 		Signalled: k.State == intentSignalled,
 	}
 }
