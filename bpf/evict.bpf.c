@@ -11,7 +11,7 @@
 //   reading
 //
 // Reading order: sample.h (what is sent), node.h and table.h (what is read),
-// wire.h (what is compared), condemned.h (who gets SIGKILL), then the programs
+// wire.h (what is compared), far.h (when the timer looks), condemned.h (who gets SIGKILL), then the programs
 // below.
 
 #include "kernel.h"
@@ -51,9 +51,20 @@ __u32 task_wires;
 #define MAX_PAGE_CREDIT 256
 #define MAX_FORK_CREDIT 16
 
-/* Set by the allocation hook at its first event, cleared by pkg/loader when it
- * detaches. */
+/* Counts the attachings and detachings of the allocation hook: odd while it is
+ * attached. Written by pkg/loader. */
+__u32 allocation_hook_turns;
+
+/* The turn in which the hook ran last. A run that began before a detaching and
+ * ends after it so can't be taken for one of an attached hook. */
 __u32 allocation_hook_seen;
+
+static __always_inline bool is_hook_seen(void)
+{
+	__u32 turn = allocation_hook_turns;
+
+	return turn & 1 && allocation_hook_seen == turn;
+}
 
 struct credit {
 	__s64 pages;
@@ -112,7 +123,7 @@ int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp
 		return 0; /* the wires are farther than what was allocated since the last
 			     look */
 
-	allocation_hook_seen = 1;
+	allocation_hook_seen = allocation_hook_turns;
 	who.task = (void *)bpf_get_current_task();
 	who.atomic = !(gfp & GFP_MAY_SLEEP);
 	css = css_of(who.task, CONTROLLER_MEMORY);
@@ -154,22 +165,13 @@ int BPF_PROG(newtask, struct task_struct *child)
 	return 0;
 }
 
-#define MS 1000000LL
-
-/* Between an ask for the allocation hook and its first event the timer stands
- * in for it. */
-#define BRIDGE_NS (1 * MS)
-/* While the hook is attached: reclaim, mlock and unplug lower what is available
- * without an allocation. */
-#define NEAR_TICK_NS (50 * MS)
-#define MIN_FAR_TICK_NS (10 * MS)
-#define MAX_FAR_TICK_NS (1000 * MS)
-/* An ask that went unanswered, or was lost, is repeated. */
-#define ASK_AGAIN_NS (100 * MS)
+#include "far.h"
 
 struct far_timer {
 	struct bpf_timer timer;
 	__u64 asked_ns;
+	__u64 due_ns; /* when it looks next */
+	__u32 placed; /* counts the placings of wires, each of which wants a look */
 };
 
 struct {
@@ -179,40 +181,31 @@ struct {
 	__type(value, struct far_timer);
 } far_timers SEC(".maps");
 
-/* How long it is safe not to look: the time in which nothing can come nearer
- * than the margin. */
-static __always_inline __s64 far_tick_ns(__s64 distance)
+static __always_inline int start_bridge(struct far_timer *t, __u64 now)
 {
-	__s64 ms;
-
-	if (distance <= margin_pages)
-		return MIN_FAR_TICK_NS;
-	ms = (__u64)(distance - margin_pages) * 1000 / (__u64)max_fill_pages_per_second;
-	if (ms > MAX_FAR_TICK_NS / MS)
-		return MAX_FAR_TICK_NS;
-	if (ms < MIN_FAR_TICK_NS / MS)
-		return MIN_FAR_TICK_NS;
-	return ms * MS;
+	WRITE_ONCE(t->due_ns, now + BRIDGE_NS);
+	return bpf_timer_start(&t->timer, BRIDGE_NS, 0);
 }
 
 static int far_tick(void *map, __u32 *key, struct far_timer *t)
 {
 	struct onlooker who = {.by = OBSERVER_TIMER, .atomic = true};
+	__u32 placed = READ_ONCE(t->placed);
 	__s64 distance = check_memory_wires(&who);
 	__u64 now = bpf_ktime_get_ns();
 	struct node_row *n = the_node();
-	__s64 next = far_tick_ns(distance);
+	struct far_plan plan = plan_far_tick(distance, is_hook_seen(), now - t->asked_ns);
 
 	check_task_wires(&who);
 	if (n)
 		__sync_fetch_and_add(&n->ticks, 1);
-	if (distance < margin_pages) {
-		next = allocation_hook_seen ? NEAR_TICK_NS : BRIDGE_NS;
-		if (!allocation_hook_seen && now - t->asked_ns > ASK_AGAIN_NS &&
-		    send_record(RECORD_ARM, 0, NULL, distance, &who))
-			t->asked_ns = now;
-	}
-	bpf_timer_start(&t->timer, next, 0);
+	if (plan.ask && send_record(RECORD_ARM, 0, NULL, distance, &who))
+		t->asked_ns = now;
+	WRITE_ONCE(t->due_ns, now + plan.next_ns);
+	bpf_timer_start(&t->timer, plan.next_ns, 0);
+	/* What was placed behind our look has started the timer before we did. */
+	if (placed != READ_ONCE(t->placed))
+		start_bridge(t, now);
 	return 0;
 }
 
@@ -224,16 +217,20 @@ int start_far_timer(void *ctx)
 {
 	__u32 zero = 0;
 	struct far_timer *t = bpf_map_lookup_elem(&far_timers, &zero);
+	__u64 now = bpf_ktime_get_ns();
 	int err;
 
 	if (!t)
 		return -1; /* never: index 0 exists */
+	__sync_fetch_and_add(&t->placed, 1);
 	err = bpf_timer_init(&t->timer, &far_timers, CLOCK_MONOTONIC);
 	if (!err)
 		bpf_timer_set_callback(&t->timer, far_tick);
 	else if (err != -EBUSY)
 		return err;
-	return bpf_timer_start(&t->timer, BRIDGE_NS, 0);
+	else if (READ_ONCE(t->due_ns) - now <= BRIDGE_NS)
+		return 0; /* it looks as soon by itself: who asks all the time must not put it off */
+	return start_bridge(t, now);
 }
 
 /* The programs below are never attached: user space runs them by
@@ -280,6 +277,17 @@ int refresh(__u64 *ctx)
 		return 0;
 	refresh_row(CONTROLLER_PIDS, css);
 	return 1;
+}
+
+/* Says what the far timer does at a distance of ctx[0] pages, with (ctx[1] not
+ * 0) or without the allocation hook, ctx[2] ns after its last ask: the length
+ * of the next tick in ns, which is below a second, and FAR_ASKS. */
+SEC("raw_tp")
+int plan_tick(__u64 *ctx)
+{
+	struct far_plan plan = plan_far_tick(ctx[0], ctx[1] != 0, ctx[2]);
+
+	return plan.next_ns | (plan.ask ? FAR_ASKS : 0);
 }
 
 /* Refreshes all rows of both hierarchies. Needs bpf_loop (5.17). Returns how

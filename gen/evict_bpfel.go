@@ -45,6 +45,9 @@ type EvictFarTimer struct {
 		Opaque [2]uint64
 	}
 	AskedNs uint64
+	DueNs   uint64
+	Placed  uint32
+	_       [4]byte
 }
 
 type EvictIntent struct {
@@ -129,10 +132,12 @@ const (
 	EvictProgLook                 = "look"
 	EvictProgNewtask              = "newtask"
 	EvictProgPageAlloc            = "page_alloc"
+	EvictProgPlanTick             = "plan_tick"
 	EvictProgRefresh              = "refresh"
 	EvictProgStartFarTimer        = "start_far_timer"
 	EvictProgWalk                 = "walk"
 	EvictVarAllocationHookSeen    = "allocation_hook_seen"
+	EvictVarAllocationHookTurns   = "allocation_hook_turns"
 	EvictVarCondemnedCgroups      = "condemned_cgroups"
 	EvictVarDeltaPages            = "delta_pages"
 	EvictVarInitPidNs             = "init_pid_ns"
@@ -193,6 +198,7 @@ type EvictProgramSpecs struct {
 	Look          *ebpf.ProgramSpec `ebpf:"look"`
 	Newtask       *ebpf.ProgramSpec `ebpf:"newtask"`
 	PageAlloc     *ebpf.ProgramSpec `ebpf:"page_alloc"`
+	PlanTick      *ebpf.ProgramSpec `ebpf:"plan_tick"`
 	Refresh       *ebpf.ProgramSpec `ebpf:"refresh"`
 	StartFarTimer *ebpf.ProgramSpec `ebpf:"start_far_timer"`
 	Walk          *ebpf.ProgramSpec `ebpf:"walk"`
@@ -218,6 +224,7 @@ type EvictMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type EvictVariableSpecs struct {
 	AllocationHookSeen    *ebpf.VariableSpec `ebpf:"allocation_hook_seen"`
+	AllocationHookTurns   *ebpf.VariableSpec `ebpf:"allocation_hook_turns"`
 	CondemnedCgroups      *ebpf.VariableSpec `ebpf:"condemned_cgroups"`
 	DeltaPages            *ebpf.VariableSpec `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.VariableSpec `ebpf:"init_pid_ns"`
@@ -282,6 +289,7 @@ func (m *EvictMaps) Close() error {
 // It can be passed to LoadEvictObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EvictVariables struct {
 	AllocationHookSeen    *ebpf.Variable `ebpf:"allocation_hook_seen"`
+	AllocationHookTurns   *ebpf.Variable `ebpf:"allocation_hook_turns"`
 	CondemnedCgroups      *ebpf.Variable `ebpf:"condemned_cgroups"`
 	DeltaPages            *ebpf.Variable `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.Variable `ebpf:"init_pid_ns"`
@@ -304,6 +312,7 @@ type EvictPrograms struct {
 	Look          *ebpf.Program `ebpf:"look"`
 	Newtask       *ebpf.Program `ebpf:"newtask"`
 	PageAlloc     *ebpf.Program `ebpf:"page_alloc"`
+	PlanTick      *ebpf.Program `ebpf:"plan_tick"`
 	Refresh       *ebpf.Program `ebpf:"refresh"`
 	StartFarTimer *ebpf.Program `ebpf:"start_far_timer"`
 	Walk          *ebpf.Program `ebpf:"walk"`
@@ -315,6 +324,7 @@ func (p *EvictPrograms) Close() error {
 		p.Look,
 		p.Newtask,
 		p.PageAlloc,
+		p.PlanTick,
 		p.Refresh,
 		p.StartFarTimer,
 		p.Walk,

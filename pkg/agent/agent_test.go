@@ -89,7 +89,7 @@ func TestALookInDoubtDoesNotAttachTheHook(t *testing.T) {
 	b := newBed(t)
 	b.conf.MarginBytes = 1 << 20
 	a := b.open(map[string]string{"allocatableMemory.available": "1Mi"}, nil)
-	a.scout.margin = bedMemory
+	a.scout.nearness.margin = bedMemory
 	a.scout.refreshNow()
 	if a.kernel.Armed() {
 		t.Error("the hot thread attached it")

@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
@@ -88,9 +89,9 @@ func (a *Agent) strikeCanary(woke *sample.Sample, wokeNs uint64) {
 		return
 	}
 	a.at(stageCanaryDecided)
-	culprit := 0
+	var culprit actuator.Culprit
 	if woke.CSSID != 0 && !woke.Atomic {
-		culprit = int(woke.TGID)
+		culprit = actuator.Culprit{PID: int(woke.TGID), Age: time.Duration(now() - woke.Ns)}
 	}
 	struck, err := c.handle.Strike(culprit)
 	c.timeline.Signalled, c.struck = now(), struck

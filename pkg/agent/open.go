@@ -164,7 +164,7 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 	}
 	a.wires = &wires{kernel: a.kernel, roots: p.roots}
 	a.scout = &scout{
-		fs: fs, kernel: a.kernel, proc: a.proc, wires: a.wires, log: o.Log, margin: margin,
+		fs: fs, kernel: a.kernel, proc: a.proc, wires: a.wires, log: o.Log, nearness: nearness{margin: margin},
 		scanner: workload.NewScanner(workload.Options{
 			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
 			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",

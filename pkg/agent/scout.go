@@ -43,7 +43,6 @@ type scout struct {
 	proc    signal.Proc
 	wires   *wires
 	log     zerolog.Logger
-	margin  int64
 
 	// alarms are for the journal; what finds no room is in the log alone.
 	alarms    chan string
@@ -54,7 +53,7 @@ type scout struct {
 	figures      atomic.Pointer[workload.DiskTable]
 	wantsFigures atomic.Bool
 
-	farSince time.Time // of the scout's own goroutine
+	nearness nearness // of the scout's own goroutine
 
 	mu        sync.Mutex // one scan at a time; guards what follows
 	units     []workload.Unit
@@ -320,24 +319,22 @@ func (s *scout) bury() {
 }
 
 // arm attaches the allocation hook while a memory wire is near, and detaches it when all
-// have been far for a while.
+// have been far for a while. It stays while a victim dies.
 func (s *scout) arm() error {
 	distance, any := s.wires.memoryDistance(s.kernel.Node(), s.current())
-	switch {
-	case s.wires.killing.Load() > 0:
-		s.farSince = time.Time{}
-	case any && distance < s.margin:
-		s.farSince = time.Time{}
+	if s.wires.killing.Load() > 0 {
+		s.nearness.farSince = time.Time{}
+		return nil
+	}
+	// The hysteresis is for what was near: a hook attached for a kill or a drill alone goes.
+	any = any && (s.wires.near.Load() || distance < s.nearness.margin)
+	switch near, far := s.nearness.judge(distance, any, time.Now()); {
+	case near:
 		s.wires.near.Store(true)
 		return s.kernel.Arm()
-	case !any || distance > 2*s.margin || !s.wires.near.Load(): // attached for a kill alone
-		if s.farSince.IsZero() {
-			s.farSince = time.Now()
-		}
-		if time.Since(s.farSince) > disarmAfter {
-			s.wires.near.Store(false)
-			return s.kernel.Disarm()
-		}
+	case far:
+		s.wires.near.Store(false)
+		return s.kernel.Disarm()
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func (l *Loader) Arm() error {
 	}
 	l.hook = hook
 	l.armed.Store(true)
-	return nil
+	return l.turnHook()
 }
 
 // Disarm detaches kmem:mm_page_alloc: detached it costs nothing, attached it costs every
@@ -33,10 +33,20 @@ func (l *Loader) Disarm() error {
 	if l.hook == nil {
 		return nil
 	}
-	err := l.hook.Close()
+	// The timer is told first, and looks once more: it may sleep by the hook that goes.
+	err := errors.Join(l.turnHook(), l.hook.Close(), l.Tick())
 	l.hook = nil
 	l.armed.Store(false)
-	return errors.Join(err, l.objs.AllocationHookSeen.Set(uint32(0)))
+	return err
+}
+
+// turnHook counts an attaching or detaching.
+func (l *Loader) turnHook() error {
+	l.hookTurns++
+	if err := l.objs.AllocationHookTurns.Set(l.hookTurns); err != nil {
+		return fmt.Errorf("tell the far timer of the allocation hook: %w", err)
+	}
+	return nil
 }
 
 // Armed reports whether the allocation hook is attached. It does not wait for an Arm or

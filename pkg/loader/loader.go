@@ -77,9 +77,10 @@ type Loader struct {
 	unmap     map[*ebpf.Map]func() error
 	counts    wireCounts
 
-	hookMu sync.Mutex // may be held for 20 ms
-	hook   link.Link
-	armed  atomic.Bool
+	hookMu    sync.Mutex // may be held for 20 ms
+	hook      link.Link
+	hookTurns uint32 // odd while it is attached
+	armed     atomic.Bool
 
 	// memTotalPages and tasksMax mirror the BPF globals for Look.
 	memTotalPages, tasksMax atomic.Int64

@@ -546,3 +546,79 @@ func readInt(t *testing.T, path string) int64 {
 	}
 	return n
 }
+
+func TestTimerPlan(t *testing.T) {
+	const rate = 1000 << 20 // bytes a second
+	l := open(t, Options{FillBytesPerSecond: rate, MarginBytes: 100 << 20})
+	const ms = time.Millisecond
+	for _, tc := range []struct {
+		name     string
+		distance int64
+		seen     bool
+		asked    time.Duration
+		next     time.Duration
+		ask      bool
+	}{
+		{"very far", 1 << 40, false, time.Hour, time.Second, false},
+		{"half a second beyond the margin", 600 << 20, false, time.Hour, 500 * ms, false},
+		{"hardly beyond the margin", 101 << 20, false, time.Hour, 10 * ms, false},
+		{"at the margin", 100 << 20, false, time.Hour, 10 * ms, false},
+		{"near, without the hook", 99 << 20, false, time.Hour, ms, true},
+		{"near, asked just now", 99 << 20, false, 100 * ms, ms, false},
+		{"near, with the hook", 99 << 20, true, time.Hour, 50 * ms, false},
+		{"crossed, without the hook", 0, false, 101 * ms, ms, true},
+	} {
+		next, ask, err := l.PlanTick(tc.distance, tc.seen, tc.asked)
+		if next != tc.next || ask != tc.ask || err != nil {
+			t.Errorf("%s: next %v, asks %v, %v, want %v, %v", tc.name, next, ask, err, tc.next, tc.ask)
+		}
+	}
+}
+
+// Balloons, hotplug and sysctls move the limits: nobody allocates or forks, and the timer finds it.
+func TestTimerSeesALimitThatFell(t *testing.T) {
+	l := open(t, Options{})
+	node, err := l.Look()
+	if err != nil {
+		t.Fatal(err)
+	}
+	available := node.MemTotalBytes - node.AnonBytes - node.FileBytes + node.InactiveFileBytes
+	tasksMax := node.Tasks + 20000
+	wires := map[int]string{}
+	for scope, w := range map[sample.Scope]struct {
+		name  string
+		limit int64
+	}{
+		sample.ScopeNodeMemory: {"memory.available", available - (2 << 30)},
+		sample.ScopeNodeTasks:  {"pid.available", 10000},
+	} {
+		index, err := l.AddWire(scope)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wires[index] = w.name
+		l.SetWire(index, Wire{Scope: scope, Limit: w.limit})
+		l.ArmWire(index)
+	}
+	if err := l.SetLimits(node.MemTotalBytes, tasksMax); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Tick(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	if early := drain(t, l); len(early) > 0 {
+		t.Fatalf("crossed before the limits fell: %+v", early)
+	}
+	if err := l.SetLimits(node.MemTotalBytes-(4<<30), tasksMax-15000); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); len(wires) > 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for _, s := range drain(t, l) {
+			delete(wires, s.Wire)
+		}
+	}
+	if len(wires) > 0 {
+		t.Errorf("not seen: %v", wires)
+	}
+}

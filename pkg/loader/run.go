@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -69,6 +70,22 @@ func (l *Loader) Tick() error {
 		return fmt.Errorf("have the far timer look: %w", err)
 	}
 	return nil
+}
+
+// farAsks is FAR_ASKS of bpf/far.h.
+const farAsks = 1 << 31
+
+// PlanTick says what the far timer does when the nearest memory wire is so many bytes away
+// and it has asked for the allocation hook so long ago: when it looks again, and whether it
+// asks. For tests.
+func (l *Loader) PlanTick(distance int64, hookSeen bool, asked time.Duration) (next time.Duration, ask bool, err error) {
+	r := newTestRun(l.objs.PlanTick.FD())
+	r.args[0], r.args[2] = uint64(distance/l.page), uint64(asked)
+	if hookSeen {
+		r.args[1] = 1
+	}
+	ret, err := r.run()
+	return time.Duration(ret &^ farAsks), ret&farAsks != 0, err
 }
 
 func (l *Loader) learn() (bool, error) {

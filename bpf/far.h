@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * When the far timer looks next. What it holds: no memory that is filled at up
+ * to max_fill_pages_per_second passes a wire while the allocation hook is
+ * detached, but that the timer looks within BRIDGE_NS. pkg/agent has the test.
+ */
+#ifndef EVICT_FAR_H
+#define EVICT_FAR_H
+
+#define MS 1000000LL
+
+/* Between an ask for the allocation hook and its first event the timer stands
+ * in for it. */
+#define BRIDGE_NS (1 * MS)
+/* While the hook is attached: reclaim, mlock and unplug lower what is available
+ * without an allocation. */
+#define NEAR_TICK_NS (50 * MS)
+/* Unless the margin can be filled in that time. */
+#define MIN_FAR_TICK_NS (10 * MS)
+#define MAX_FAR_TICK_NS (1000 * MS)
+/* An ask that went unanswered, or was lost, is repeated. */
+#define ASK_AGAIN_NS (100 * MS)
+
+#define FAR_ASKS 0x80000000u
+
+struct far_plan {
+	__s64 next_ns;
+	bool ask; /* for the allocation hook */
+};
+
+/* How long it takes to fill so many pages, in whole ms within the bounds. */
+static __always_inline __s64 fill_ns(__s64 pages, __s64 least, __s64 most)
+{
+	__u64 ms;
+	__s64 ns;
+
+	if (pages <= 0)
+		return least;
+	ms = (__u64)pages * 1000 / (__u64)max_fill_pages_per_second;
+	if (ms > MAX_FAR_TICK_NS / MS)
+		return most;
+	ns = ms * MS;
+	if (ns > most)
+		return most;
+	return ns < least ? least : ns;
+}
+
+/* How long it is safe not to look: the time in which nothing can come nearer
+ * than the margin, and at the least the time in which nothing fills that. */
+static __always_inline __s64 far_tick_ns(__s64 distance)
+{
+	return fill_ns(distance - margin_pages, fill_ns(margin_pages, BRIDGE_NS, MIN_FAR_TICK_NS), MAX_FAR_TICK_NS);
+}
+
+static __always_inline struct far_plan plan_far_tick(__s64 distance, bool hook_seen, __u64 asked_ns_ago)
+{
+	struct far_plan plan = {.next_ns = far_tick_ns(distance)};
+
+	if (distance >= margin_pages)
+		return plan;
+	plan.next_ns = hook_seen ? NEAR_TICK_NS : BRIDGE_NS;
+	plan.ask = !hook_seen && asked_ns_ago > ASK_AGAIN_NS;
+	return plan;
+}
+
+#endif
