@@ -59,6 +59,7 @@ test-root: build ## tests that load BPF programs and kill, as root (by sudo wher
 .PHONY: test-vm
 test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=5.10|6.1|6.12|6.18|newest VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
 	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) $(VM_FLAGS) -- $(filter-out ./test/bench,$(ROOT_PKGS))
+	go run ./test/vm -kernel $(KERNEL) -numa 1024,1024 -run NUMA -env EBPF_EVICT_NUMA_NODES=2 -- ./pkg/loader
 
 .PHONY: demo
 demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)

@@ -23,8 +23,9 @@
 /* CPUs that may allocate at once. Set by pkg/loader before load. */
 const volatile __u32 possible_cpus = 1;
 
-/* NUMA node ids in use, highest plus one. Set by pkg/loader before load. */
-const volatile __s32 numa_nodes = 1;
+/* NUMA node ids that may come into use, highest plus one. Set by pkg/loader
+ * before load. */
+const volatile __s32 numa_ids = 1;
 
 /* A cgroup's usage is reported when it moved by this many pages. Set before
  * load. */
@@ -236,14 +237,16 @@ int start_far_timer(void *ctx)
 /* The programs below are never attached: user space runs them by
  * BPF_PROG_TEST_RUN. A raw_tp run holds the RCU read lock, from 5.10 on. */
 
+/* Finds the node's counters; again when MemTotal has changed, as the memory may
+ * be on a new NUMA node. */
 SEC("raw_tp")
 int learn(void *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
+	bool found = learn_node(task, css_of(task, CONTROLLER_MEMORY));
 
-	learn_node(task, memcg_of(css_of(task, CONTROLLER_MEMORY)));
 	look_at_node();
-	return pgdats[0] && init_pid_ns ? 0 : -1;
+	return found ? 0 : -1;
 }
 
 /* Reads the node's counters now. */

@@ -94,7 +94,22 @@ struct page_counter {
 	atomic_long_t usage; /* pages, with what is pre-charged to the per-CPU stocks */
 } READS;
 
+struct pglist_data;
+
+struct zone {
+	struct pglist_data *zone_pgdat;
+} READS;
+
+struct zoneref {
+	struct zone *zone;
+} READS;
+
+struct zonelist {
+	struct zoneref _zonerefs[64]; /* of every node that has memory; ends with NULL */
+} READS;
+
 struct pglist_data {
+	struct zonelist node_zonelists[1]; /* ZONELIST_FALLBACK is the first */
 	atomic_long_t vm_stat[64];
 } READS;
 

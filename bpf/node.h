@@ -3,7 +3,11 @@
 #ifndef EVICT_NODE_H
 #define EVICT_NODE_H
 
+/* Nodes that have memory, their ids, and their zones. */
 #define MAX_NUMA_NODES 16
+#define MAX_NUMA_IDS 64
+#define MAX_ZONEREFS 96
+#define MAX_CGROUP_DEPTH 10
 
 /* Pages of the node (MemTotal). Written by pkg/loader at each far tick:
  * balloons and hotplug move it. */
@@ -14,8 +18,8 @@ __s64 mem_total_pages;
 __s64 tasks_max;
 
 /*
- * Where the counters are; constant while the kernel runs. Learnt once from a
- * task's own pointers (no data ksyms: kernels before 5.11 and modules' BTF lack
+ * Where the counters are; constant while the kernel runs. Learnt from a task's
+ * own pointers (no data ksyms: kernels before 5.11 and modules' BTF lack
  * them).
  */
 __u64 pgdats[MAX_NUMA_NODES];
@@ -92,26 +96,66 @@ static __always_inline void look_at_node(void)
 	n->updated_ns = bpf_ktime_get_ns();
 }
 
-/* Fills pgdats and init_pid_ns from the current task: every task has a memory
- * cgroup. */
-static __always_inline void learn_node(struct task_struct *task, struct mem_cgroup *memcg)
+/* The pgdat of a node that the cgroup or an ancestor has used. A cgroup's own
+ * pointers to the others are empty until it uses them (mm/memcontrol.c). */
+static __always_inline struct pglist_data *any_pgdat(struct cgroup_subsys_state *css)
 {
-	__u32 found = 0;
+	for (int depth = 0; depth < MAX_CGROUP_DEPTH; depth++) {
+		struct mem_cgroup *memcg;
+
+		if (!css)
+			break;
+		memcg = (void *)css - bpf_core_field_offset(struct mem_cgroup, css);
+		for (int nid = 0; nid < MAX_NUMA_IDS; nid++) {
+			struct mem_cgroup_per_node *per_node = NULL;
+			struct pglist_data *pgdat;
+
+			if (nid >= numa_ids)
+				break;
+			bpf_core_read(&per_node, sizeof(per_node), &memcg->nodeinfo[nid]);
+			pgdat = per_node ? BPF_CORE_READ(per_node, lruvec.pgdat) : NULL;
+			if (pgdat)
+				return pgdat;
+		}
+		css = BPF_CORE_READ(css, parent);
+	}
+	return NULL;
+}
+
+/* Adds a pgdat behind those that are known, which stay where they are: hooks
+ * read them meanwhile. False: no room. */
+static __always_inline bool add_pgdat(__u64 pgdat)
+{
+	for (int i = 0; i < MAX_NUMA_NODES; i++) {
+		if (!pgdats[i])
+			pgdats[i] = pgdat;
+		if (pgdats[i] == pgdat)
+			return true;
+	}
+	return false;
+}
+
+/* Fills pgdats and init_pid_ns, from the current task and the list of zones
+ * that an allocation may fall back to: every node that has memory is in it.
+ * False when one was not found a place, or none. */
+static __always_inline bool learn_node(struct task_struct *task, struct cgroup_subsys_state *css)
+{
+	struct pglist_data *any = any_pgdat(css);
+	void *refs = (void *)any + bpf_core_field_offset(struct pglist_data, node_zonelists);
 
 	init_pid_ns = (__u64)BPF_CORE_READ(task, thread_pid, numbers[0].ns);
-	for (int nid = 0; nid < MAX_NUMA_NODES; nid++) {
-		struct mem_cgroup_per_node *per_node = NULL;
-		__u64 pgdat;
+	if (!any)
+		return false;
+	for (int i = 0; i < MAX_ZONEREFS; i++) {
+		struct zone *zone = NULL;
 
-		if (nid >= numa_nodes)
-			break;
-		bpf_core_read(&per_node, sizeof(per_node), &memcg->nodeinfo[nid]);
-		if (!per_node)
-			continue; /* a node without memory */
-		pgdat = (__u64)BPF_CORE_READ(per_node, lruvec.pgdat);
-		if (pgdat && found < MAX_NUMA_NODES)
-			pgdats[found++] = pgdat;
+		bpf_probe_read_kernel(&zone, sizeof(zone), refs + i * bpf_core_type_size(struct zoneref));
+		if (!zone)
+			return init_pid_ns != 0;
+		if (!add_pgdat((__u64)BPF_CORE_READ(zone, zone_pgdat)))
+			return false;
 	}
+	return false;
 }
 
 #endif

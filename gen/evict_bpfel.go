@@ -145,7 +145,7 @@ const (
 	EvictVarMaxFillPagesPerSecond = "max_fill_pages_per_second"
 	EvictVarMemTotalPages         = "mem_total_pages"
 	EvictVarMemoryWires           = "memory_wires"
-	EvictVarNumaNodes             = "numa_nodes"
+	EvictVarNumaIds               = "numa_ids"
 	EvictVarPgdats                = "pgdats"
 	EvictVarPossibleCpus          = "possible_cpus"
 	EvictVarTaskWires             = "task_wires"
@@ -232,7 +232,7 @@ type EvictVariableSpecs struct {
 	MaxFillPagesPerSecond *ebpf.VariableSpec `ebpf:"max_fill_pages_per_second"`
 	MemTotalPages         *ebpf.VariableSpec `ebpf:"mem_total_pages"`
 	MemoryWires           *ebpf.VariableSpec `ebpf:"memory_wires"`
-	NumaNodes             *ebpf.VariableSpec `ebpf:"numa_nodes"`
+	NumaIds               *ebpf.VariableSpec `ebpf:"numa_ids"`
 	Pgdats                *ebpf.VariableSpec `ebpf:"pgdats"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	TaskWires             *ebpf.VariableSpec `ebpf:"task_wires"`
@@ -297,7 +297,7 @@ type EvictVariables struct {
 	MaxFillPagesPerSecond *ebpf.Variable `ebpf:"max_fill_pages_per_second"`
 	MemTotalPages         *ebpf.Variable `ebpf:"mem_total_pages"`
 	MemoryWires           *ebpf.Variable `ebpf:"memory_wires"`
-	NumaNodes             *ebpf.Variable `ebpf:"numa_nodes"`
+	NumaIds               *ebpf.Variable `ebpf:"numa_ids"`
 	Pgdats                *ebpf.Variable `ebpf:"pgdats"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	TaskWires             *ebpf.Variable `ebpf:"task_wires"`

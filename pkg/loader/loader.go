@@ -124,9 +124,6 @@ func Open(o Options) (*Loader, error) {
 	return l, nil
 }
 
-// maxNUMANodes is MAX_NUMA_NODES of bpf/node.h.
-const maxNUMANodes = 16
-
 func spec(o Options) (*ebpf.CollectionSpec, error) {
 	spec, err := gen.LoadEvict()
 	if err != nil {
@@ -136,21 +133,14 @@ func spec(o Options) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("count possible CPUs: %w", err)
 	}
-	nodes, err := numaNodes("/sys/devices/system/node/possible")
+	ids, err := numaIDs("/sys/devices/system/node/possible")
 	if err != nil {
 		return nil, err
-	}
-	used, err := numaNodes("/sys/devices/system/node/has_memory")
-	if err != nil {
-		return nil, err
-	}
-	if used > maxNUMANodes { // a sum without one of them would hide that memory runs out
-		return nil, fmt.Errorf("NUMA node %d has memory, and only nodes below %d are summed up", used-1, maxNUMANodes)
 	}
 	page := int64(os.Getpagesize())
 	for name, value := range map[string]any{
 		gen.EvictVarPossibleCpus:          uint32(cpus),
-		gen.EvictVarNumaNodes:             int32(nodes),
+		gen.EvictVarNumaIds:               int32(ids),
 		gen.EvictVarDeltaPages:            orDefault(o.DeltaBytes, defaultDeltaBytes) / page,
 		gen.EvictVarMaxFillPagesPerSecond: orDefault(o.FillBytesPerSecond, DefaultFillBytesPerSecond*int64(runtime.NumCPU())) / page,
 		gen.EvictVarMarginPages:           orDefault(o.MarginBytes, DefaultMarginBytes) / page,
@@ -173,10 +163,10 @@ func (l *Loader) start(o Options) error {
 	l.lookRun = newTestRun(l.objs.Look.FD())
 	l.refreshRun = newTestRun(l.objs.Refresh.FD())
 	l.walkRun = newTestRun(l.objs.Walk.FD())
-	if found, err := l.learn(); err != nil || !found {
-		return fmt.Errorf("find the node's counters: %w", errors.Join(err, errNotFound(found)))
+	err := l.learn()
+	if err != nil {
+		return err
 	}
-	var err error
 	if l.crossings, err = ringbuf.NewReader(l.objs.Crossings); err != nil {
 		return fmt.Errorf("open the crossings ring buffer: %w", err)
 	}
@@ -259,9 +249,13 @@ func (l *Loader) StaleIntents() []Intent { return l.stale }
 // SetLimits tells the kernel side how large the node is. Call it at start and at each far
 // tick: balloons, hotplug and sysctls move it.
 func (l *Loader) SetLimits(memTotalBytes, tasksMax int64) error {
-	l.memTotalPages.Store(memTotalBytes / l.page)
+	former := l.memTotalPages.Swap(memTotalBytes / l.page)
 	l.tasksMax.Store(tasksMax)
-	return errors.Join(
+	var err error
+	if former != memTotalBytes/l.page {
+		err = l.learn() // a sum without a node that has memory would hide that memory runs out
+	}
+	return errors.Join(err,
 		l.objs.MemTotalPages.Set(memTotalBytes/l.page),
 		l.objs.TasksMax.Set(tasksMax))
 }
@@ -278,17 +272,10 @@ func explain(err error) error {
 	return err
 }
 
-func errNotFound(found bool) error {
-	if found {
-		return nil
-	}
-	return errors.New("the task's memory cgroup leads to no NUMA node: is the memory controller disabled (cgroup_disable=memory)?")
-}
-
-// numaNodes reads how many NUMA node ids there may be.
+// numaIDs reads how many NUMA node ids there may be.
 //
 //	0-1
-func numaNodes(path string) (int, error) {
+func numaIDs(path string) (int, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return 1, nil // a kernel without CONFIG_NUMA

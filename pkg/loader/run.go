@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -88,9 +89,17 @@ func (l *Loader) PlanTick(distance int64, hookSeen bool, asked time.Duration) (n
 	return time.Duration(ret &^ farAsks), ret&farAsks != 0, err
 }
 
-func (l *Loader) learn() (bool, error) {
+var errNotFound = errors.New("the task's memory cgroup leads to no NUMA node, or to more than 16 that have memory: is the memory controller disabled (cgroup_disable=memory)?")
+
+func (l *Loader) learn() error {
 	ret, err := newTestRun(l.objs.Learn.FD()).run()
-	return ret == 0, err
+	if err == nil && ret != 0 {
+		err = errNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("find the node's counters: %w", err)
+	}
+	return nil
 }
 
 // Look reads the node's counters now: one system call of about 7 µs, no text, no

@@ -39,9 +39,10 @@ var errDied = errors.New("the guest died")
 // machine is a guest that can be booted.
 type machine struct {
 	kernel string
-	dir    string // holds the initramfs and the console's output
-	kvm    bool   // else emulated by TCG
-	cx16   bool   // the emulated CPU has cmpxchg16b
+	dir    string   // holds the initramfs and the console's output
+	kvm    bool     // else emulated by TCG
+	cx16   bool     // the emulated CPU has cmpxchg16b
+	memory []string // QEMU's arguments
 }
 
 func (m machine) console() string { return filepath.Join(m.dir, "console") }
@@ -73,12 +74,39 @@ func (m machine) qemuArgs(skip int) []string {
 	if m.kvm {
 		cpu = []string{"-accel", "kvm", "-cpu", "host", "-smp", "2"}
 	}
-	return append(cpu,
-		"-m", "2G", "-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
+	return append(append(cpu, m.memory...),
+		"-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
 		"-serial", "file:"+m.console(), "-serial", "stdio",
 		"-kernel", m.kernel, "-initrd", filepath.Join(m.dir, initrdName),
 		"-append", "console=ttyS0 quiet panic=-1 psi=1 cgroup_no_v1=all mitigations=off nokaslr "+
 			"tsc=reliable no_timer_check random.trust_cpu=on "+guest.SkipVariable+"="+strconv.Itoa(skip))
+}
+
+// memoryArgs give the guest its memory. Its first CPU belongs to the first NUMA node; a node
+// of 0 MiB is there and has no memory.
+func memoryArgs(numa string) ([]string, error) {
+	if numa == "" {
+		return []string{"-m", "2G"}, nil
+	}
+	var args []string
+	total := 0
+	for i, text := range strings.Split(numa, ",") {
+		mib, err := strconv.Atoi(text)
+		if err != nil || mib < 0 {
+			return nil, fmt.Errorf("-numa: %q is no number of MiB", text)
+		}
+		node := fmt.Sprintf("node,nodeid=%d", i)
+		if i == 0 {
+			node += ",cpus=0"
+		}
+		if mib > 0 {
+			args = append(args, "-object", fmt.Sprintf("memory-backend-ram,id=m%d,size=%dM", i, mib))
+			node += fmt.Sprintf(",memdev=m%d", i)
+		}
+		args = append(args, "-numa", node)
+		total += mib
+	}
+	return append([]string{"-m", fmt.Sprintf("%dM", total)}, args...), nil
 }
 
 // report is what the guest has said, over all its boots.

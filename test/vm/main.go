@@ -33,6 +33,7 @@ type options struct {
 	timeout          time.Duration
 	env              []string
 	packages         []string
+	numa             string
 }
 
 func main() {
@@ -53,6 +54,7 @@ func runMain() int {
 		opts.env = append(opts.env, s)
 		return nil
 	})
+	flag.StringVar(&opts.numa, "numa", "", "MiB of memory of each NUMA node, as 1024,0,1024; without, 2 GiB and one node")
 	flag.DurationVar(&opts.timeout, "timeout", 25*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
@@ -71,6 +73,10 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 	packages := withTests(opts.packages)
 	if len(packages) == 0 {
 		return 1, fmt.Errorf("none of these packages has tests: %s", strings.Join(opts.packages, " "))
+	}
+	memory, err := memoryArgs(opts.numa)
+	if err != nil {
+		return 1, err
 	}
 	src, err := findSource(opts.kernel)
 	if err != nil {
@@ -92,7 +98,7 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM(), cx16: src.cx16}
+	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM(), cx16: src.cx16, memory: memory}
 	return runAll(ctx, vm, jobs)
 }
 
