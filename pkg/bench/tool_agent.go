@@ -56,7 +56,10 @@ func newKernelFirst(s *stand) (tool, error) {
 }
 
 func (t *agentTool) note() string {
-	if t.more != nil {
+	switch {
+	case t.options.Scenario.stalls():
+		return "the agent is stopped: the figures are those from outside, as a peer's"
+	case t.more != nil:
 		return "backstop.grace 0s: the kernel sends SIGKILL; the figures are from its stamp of the crossing to the first SIGKILL that it traced"
 	}
 	return ""
@@ -190,14 +193,18 @@ func (t *agentTool) judge(ctx context.Context, r *Round, unit string, seen int, 
 		r.Figures = figuresOf(line)
 	}
 	r.Outside = t.outside(b)
-	if t.byKernel() {
+	switch {
+	case t.options.Scenario.stalls() && r.Outside != nil:
+		// Far away it is a timer that sees and stamps the crossing, up to its period late.
+		r.Figures = *r.Outside
+	case t.byKernel():
 		r.Figures = b.kernelFigures(line, r.Outside)
 	}
 	if r.Outside == nil {
 		return
 	}
 	r.SignalledToBackNs = r.Outside.SignalledToBackNs
-	if r.CrossedToSignalledNs != nil {
+	if line != nil && r.CrossedToSignalledNs != nil && !t.options.Scenario.stalls() {
 		apart := *r.CrossedToSignalledNs - *r.Outside.CrossedToSignalledNs
 		r.CrossedApartNs = &apart
 	}
