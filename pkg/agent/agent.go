@@ -129,6 +129,7 @@ func (a *Agent) leave() {
 	}
 	for i := range a.open {
 		if e := &a.open[i]; e.used && !e.recorded {
+			a.settle(e) // it may have died since the last look
 			a.release(e)
 			a.closeEviction(e)
 		}

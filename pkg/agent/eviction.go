@@ -62,8 +62,9 @@ type eviction struct {
 	// what became of it. Both are set by the finisher.
 	killedNs atomic.Uint64
 	finished atomic.Pointer[actuator.Outcome]
-	// settled: finished was looked at.
-	settled bool
+	// ended is finished as the hot thread took it over, in settle: asked twice in a pass,
+	// finished may give two answers. nil: it goes on.
+	ended *actuator.Outcome
 	// revived: the unit runs again, so nothing in it is the victim's any more.
 	revived  bool
 	recorded bool
@@ -205,7 +206,7 @@ func (a *Agent) figures(l *record.Line, e *eviction) {
 		freed := e.victim.Usage.WorkingSetBytes - e.heldAfter
 		l.FreedBytes = &freed
 	}
-	if out := e.finished.Load(); out != nil {
+	if out := e.ended; out != nil {
 		l.ProcessesKilled = max(out.Processes, e.struck, 1)
 	}
 }
@@ -378,16 +379,7 @@ func (a *Agent) follow() {
 }
 
 func (a *Agent) followOne(e *eviction) {
-	if out := e.finished.Load(); out != nil && !e.settled {
-		e.settled = true
-		e.timeline.Dead, e.timeline.Signalled = out.DeadNs, e.signalledNs()
-		e.timeline.SignalledAll = max(e.timeline.Signalled, out.SignalledAllNs)
-		e.heldAfter = a.held(e).MemoryBytes
-		a.pardon(e) // dead, or given up: a frozen one dies when it is thawed, a word would be missed
-		if e.timeline.Dead != 0 {
-			a.at(stageDead)
-		}
-	}
+	a.settle(e)
 	if o := a.observed(&e.bound); o != nil && e.timeline.Recovered == 0 {
 		e.lowest = min(e.lowest, o.Available)
 		if o.Available >= e.decision.TargetAvailable {
@@ -396,6 +388,22 @@ func (a *Agent) followOne(e *eviction) {
 	}
 	if !e.recorded && e.over(now(), a.leaving) {
 		a.closeEviction(e)
+	}
+}
+
+// settle takes over, once, what the finisher says.
+func (a *Agent) settle(e *eviction) {
+	out := e.finished.Load()
+	if out == nil || e.ended != nil {
+		return
+	}
+	e.ended = out
+	e.timeline.Dead, e.timeline.Signalled = out.DeadNs, e.signalledNs()
+	e.timeline.SignalledAll = max(e.timeline.Signalled, out.SignalledAllNs)
+	e.heldAfter = a.held(e).MemoryBytes
+	a.pardon(e) // dead, or given up: a frozen one dies when it is thawed, a word would be missed
+	if e.timeline.Dead != 0 {
+		a.at(stageDead)
 	}
 }
 
@@ -410,7 +418,7 @@ func (a *Agent) closeEviction(e *eviction) {
 
 // ending says how the eviction ended.
 func (e *eviction) ending() (record.Outcome, string) {
-	out := e.finished.Load()
+	out := e.ended
 	switch {
 	case out == nil && e.signalledNs() == 0:
 		return record.OutcomeFailed, "asked to end, and the agent ended before it did"
@@ -452,7 +460,7 @@ func (a *Agent) holds(e *eviction) bool {
 // over reports whether the eviction's line can be closed. An agent that ends does not wait
 // for the signal.
 func (e *eviction) over(nowNs uint64, leaving bool) bool {
-	if e.finished.Load() == nil {
+	if e.ended == nil {
 		return false
 	}
 	if e.timeline.Dead == 0 {
@@ -492,5 +500,5 @@ func (a *Agent) following() bool {
 }
 
 func (e *eviction) isSlow() bool {
-	return e.signalledNs() == 0 && e.finished.Load() == nil || e.bound.Signal.Disk() && e.settled
+	return e.signalledNs() == 0 && e.ended == nil || e.bound.Signal.Disk() && e.ended != nil
 }
