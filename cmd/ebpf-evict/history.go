@@ -115,5 +115,8 @@ func outcome(e record.Eviction) string {
 	if e.Closed == nil {
 		return "still open, or the agent died"
 	}
+	if e.Closed.By == record.ByBackstop {
+		return record.Printable(string(e.Closed.Outcome)) + " by the backstop"
+	}
 	return record.Printable(string(e.Closed.Outcome))
 }

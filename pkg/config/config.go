@@ -100,6 +100,8 @@ type Config struct {
 	Protect []string
 	Budget  Budget
 	Drill   Drill
+	// Backstop is the kernel's part when the agent does not act in time.
+	Backstop Backstop
 	// MaxFillBytesPerSecond is the fastest rate at which memory could fill. 0, the
 	// default, means that it is derived from the number of CPUs.
 	MaxFillBytesPerSecond int64 `key:"fillBytesPerSecond"`
@@ -122,6 +124,20 @@ type Drill struct {
 	Every time.Duration
 }
 
+// Backstop lets the kernel kill the unit that the agent would evict. In shadow mode it is
+// off, whatever this says.
+type Backstop struct {
+	// Enabled is true by default.
+	Enabled bool
+	// Grace is what the kernel leaves to the agent after a crossing; default 1ms, 0 for
+	// none, at most 10s, as the kernel's licence does not hold longer.
+	Grace time.Duration
+}
+
+// MaxGrace is the longest grace of the backstop, and for how long it may act after the
+// agent's last healthy pass.
+const MaxGrace = 10 * time.Second
+
 // Default returns the configuration of an empty file. Callers may change it.
 func Default() *Config {
 	return &Config{
@@ -139,6 +155,7 @@ func Default() *Config {
 		Hugepages:                        true,
 		Budget:                           Budget{KillsPerMinute: 20, KillsPerHour: 120},
 		Drill:                            Drill{AtStart: true, Every: time.Hour},
+		Backstop:                         Backstop{Enabled: true, Grace: time.Millisecond},
 	}
 }
 

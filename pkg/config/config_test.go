@@ -52,6 +52,7 @@ hugepages: false
 protect: ["kube-system/*"]
 budget: {killsPerMinute: 0, killsPerHour: 256}
 drill: {atStart: false, every: 90m}
+backstop: {enabled: false, grace: 2ms}
 fillBytesPerSecond: 11G
 marginBytes: 1073741824
 `)
@@ -81,6 +82,7 @@ marginBytes: 1073741824
 		Protect:                          []string{"kube-system/*"},
 		Budget:                           Budget{KillsPerMinute: 0, KillsPerHour: 256},
 		Drill:                            Drill{Every: 90 * time.Minute},
+		Backstop:                         Backstop{Enabled: false, Grace: 2 * time.Millisecond},
 		MaxFillBytesPerSecond:            11e9,
 		MarginBytes:                      1 << 30,
 	}
@@ -97,6 +99,7 @@ func TestParseKeepsDefaults(t *testing.T) {
 		"empty document":    "---\n",
 		"zero transition":   "evictionPressureTransitionPeriod: 0s",
 		"part of a budget":  "budget: {killsPerHour: 120}",
+		"part of backstop":  "backstop: {grace: 1000us}",
 		"marked document":   "%YAML 1.1\n---\nmode: shadow\n...\n# end\n",
 		"empty compat":      `compat: ""`,
 		"part of a drill":   "drill: {every: 60m}",
@@ -107,6 +110,16 @@ func TestParseKeepsDefaults(t *testing.T) {
 				t.Errorf("(-want +got)\n%s", d)
 			}
 		})
+	}
+}
+
+func TestGraceOfTheBackstop(t *testing.T) {
+	for yaml, want := range map[string]time.Duration{
+		"0": 0, `"0"`: 0, "0s": 0, "100us": 100 * time.Microsecond, "10s": 10 * time.Second,
+	} {
+		if got := mustParse(t, "backstop: {grace: "+yaml+"}").Backstop; got != (Backstop{true, want}) {
+			t.Errorf("grace %s: %+v", yaml, got)
+		}
 	}
 }
 
@@ -188,6 +201,10 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"drills without a pause":           {"drill: {every: 10ms}", "drill.every", `"10ms"`, "at least 1s"},
 		"drills below zero":                {"drill: {every: -1h}", "drill.every", `"-1h"`, "0 (never)"},
 		"drills without a unit":            {"drill: {every: 5}", "drill.every", "5", `"1h"`},
+		"backstop as a word":               {"backstop: on", "backstop", "true", "enabled, grace"},
+		"backstop grace below zero":        {"backstop: {grace: -1ms}", "backstop.grace", `"-1ms"`, `"10s"`},
+		"backstop grace too long":          {"backstop: {grace: 10.1s}", "backstop.grace", `"10.1s"`, `"10s"`},
+		"backstop grace without a unit":    {"backstop: {grace: 5}", "backstop.grace", "5", `"10s"`},
 		"rate below zero":                  {"fillBytesPerSecond: -1", "fillBytesPerSecond", "-1", "1Gi"},
 		"margin unparsable":                {"marginBytes: much", "marginBytes", `"much"`, "1Gi"},
 		"margin beyond 64 bits":            {"marginBytes: 1e30", "marginBytes", "1e+30", "1Gi"},

@@ -100,6 +100,7 @@ func (c *Config) keys() map[string]decoder {
 		"protect":                          value(&c.Protect, `a list of globs such as ["kube-system/*"]`, globsOK),
 		"budget":                           c.Budget.decode,
 		"drill":                            c.Drill.decode,
+		"backstop":                         c.Backstop.decode,
 		"fillBytesPerSecond":               amount(&c.MaxFillBytesPerSecond),
 		"marginBytes":                      amount(&c.MarginBytes),
 	}
@@ -137,6 +138,26 @@ func drillEvery(dst *time.Duration) decoder {
 		*dst = d
 		return nil
 	}
+}
+
+func (b *Backstop) decode(key string, raw json.RawMessage) error {
+	return decodeObject(key, raw, map[string]decoder{
+		"enabled": boolean(&b.Enabled),
+		"grace":   b.decodeGrace,
+	})
+}
+
+func (b *Backstop) decodeGrace(key string, raw json.RawMessage) error {
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		s = string(raw) // 0 needs no unit, and so no quotes
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > MaxGrace {
+		return &Error{Key: key, Value: show(raw), Want: `a duration from "0" (the kernel acts first) to "10s"`}
+	}
+	b.Grace = d
+	return nil
 }
 
 func (c *Config) roots(key string, raw json.RawMessage) error {

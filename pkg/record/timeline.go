@@ -34,7 +34,11 @@ func (p *page) row(label, format string, args ...any) {
 	fmt.Fprintf(p, "  %-14s %s\n", label, Printable(fmt.Sprintf(format, args...)))
 }
 
-const labelAsked = "SIGTERM"
+const (
+	labelAsked   = "SIGTERM"
+	labelWoke    = "woke"
+	labelDecided = "decided"
+)
 
 func (p *page) stages(l *Line) {
 	if l.Timeline == nil {
@@ -50,11 +54,13 @@ func (p *page) stages(l *Line) {
 		label string
 		ns    uint64
 	}{
-		{"crossed", t.Crossed}, {"woke", t.Woke}, {"decided", t.Decided}, {labelAsked, t.Asked}, {"SIGKILL", t.Signalled},
+		{"crossed", t.Crossed}, {labelWoke, t.Woke}, {labelDecided, t.Decided}, {labelAsked, t.Asked}, {"SIGKILL", t.Signalled},
 		{"all signalled", t.SignalledAll}, {"dead", t.Dead}, {back(l.Signal), t.Recovered},
 	} {
 		switch {
 		case s.ns == 0 && s.label == labelAsked: // of soft evictions alone
+			continue
+		case s.ns == 0 && l.By == ByBackstop && (s.label == labelWoke || s.label == labelDecided): // no stages of the kernel's
 			continue
 		case s.ns == 0:
 			p.row(s.label, "%10s", missing)
