@@ -6,13 +6,15 @@
 //
 //   kmem:mm_page_alloc   attached while a memory wire is near
 //   task:task_newtask    always attached
-//   bpf_timer            compares all wires while the allocation hook is off
+//   bpf_timer            compares all wires while the allocation hook is off; and
+//                        kills in the place of an agent that does not
 //   raw_tp, test run     look, walk, refresh, learn: user space asks for a
 //   reading
 //
 // Reading order: sample.h (what is sent), node.h and table.h (what is read),
-// wire.h (what is compared), far.h (when the timer looks), condemned.h (who gets SIGKILL), then the programs
-// below.
+// wire.h (what is compared), far.h (when the timer looks), condemned.h (who
+// gets SIGKILL), backstop.h (who gets it when the agent does not act), then the
+// programs below.
 
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -45,7 +47,9 @@ __u32 task_wires;
 #include "node.h"
 #include "table.h"
 #include "wire.h"
+#include "far.h"
 #include "condemned.h"
+#include "backstop.h"
 
 /* A check is worth at most so many pages or forks of credit, however far the
  * wire: a wire that user space moves nearer is seen after that many. */
@@ -79,16 +83,6 @@ struct {
 	__type(value, struct credit);
 } credits SEC(".maps");
 
-/* Filled and read by pkg/loader alone; here so that it is pinned with its type.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MAX_INTENTS);
-	__type(key, __u32);
-	__type(value, struct intent);
-} intents SEC(".maps");
-
 static __always_inline struct credit *this_cpu_credit(void)
 {
 	__u32 zero = 0;
@@ -117,6 +111,8 @@ int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp
 
 	if (anyone_condemned())
 		kill_if_condemned(CONTROLLER_MEMORY);
+	if (backstop_hunts())
+		backstop_ambush(OBSERVER_ALLOC);
 	if (!credit)
 		return 0; /* never: index 0 exists */
 	credit->pages -= 1LL << (order & 31);
@@ -147,6 +143,8 @@ int BPF_PROG(newtask, struct task_struct *child)
 
 	if (anyone_condemned())
 		kill_if_condemned(CONTROLLER_PIDS);
+	if (backstop_hunts())
+		backstop_ambush(OBSERVER_TASK);
 	if (!credit)
 		return 0; /* never: index 0 exists */
 	if (--credit->forks > 0)
@@ -166,7 +164,6 @@ int BPF_PROG(newtask, struct task_struct *child)
 	return 0;
 }
 
-#include "far.h"
 
 struct far_timer {
 	struct bpf_timer timer;
@@ -232,6 +229,16 @@ int start_far_timer(void *ctx)
 	else if (READ_ONCE(t->due_ns) - now <= BRIDGE_NS)
 		return 0; /* it looks as soon by itself: who asks all the time must not put it off */
 	return start_bridge(t, now);
+}
+
+/* Prepares the backstop's timers; run once. */
+SEC("syscall")
+int init_backstop(void *ctx)
+{
+	__u32 first = 0, second = 1;
+	int err = init_backstop_timer(&first);
+
+	return err ? err : init_backstop_timer(&second);
 }
 
 /* The programs below are never attached: user space runs them by

@@ -157,12 +157,35 @@ struct pid {
 	struct upid numbers[1]; /* [0] is of the initial namespace */
 } READS;
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct signal_struct {
+	atomic_t live; /* threads that have not begun to exit */
+} READS;
+
 struct task_struct {
 	int pid; /* tid */
 	int tgid;
+	__u64 start_boottime; /* ns */
 	struct css_set *cgroups;
 	struct pid *thread_pid;
+	struct signal_struct *signal;
 } READS;
+
+/* include/linux/pid_types.h */
+enum pid_type {
+	PIDTYPE_PID,
+	PIDTYPE_TGID,
+};
+
+/* kernel/bpf/helpers.c (6.2), kernel/trace/bpf_trace.c (6.13). Weak: where they
+ * are absent, their address is 0. */
+extern struct task_struct *bpf_task_from_pid(__s32 pid) __attribute__((section(".ksyms"))) __attribute__((weak));
+extern void bpf_task_release(struct task_struct *task) __attribute__((section(".ksyms"))) __attribute__((weak));
+extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, __u64 value)
+	__attribute__((section(".ksyms"))) __attribute__((weak));
 
 struct page;
 

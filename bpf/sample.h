@@ -102,6 +102,8 @@ struct node_row {
 	__u64 crossings;
 	__u64 lost_samples; /* no room in a ring buffer */
 	__u64 signals_sent; /* to tasks of a condemned cgroup */
+	__u64 backstop_signals; /* to tasks of a nominee */
+	__u64 backstop_stood_down; /* times the backstop was due and spared the nominee */
 };
 
 /*
@@ -115,12 +117,13 @@ struct intent {
 	__u64 memory_id;
 	__u64 pids_id;
 	__u64 seq;
-	__s64 available; /* bytes or tasks */
+	__u64 signalled_ns; /* CLOCK_MONOTONIC of the backstop's SIGKILL, 0: not by it */
+	__s64 available; /* bytes or tasks; of a kill by the backstop pages or tasks */
 	__s64 threshold_value; /* bytes or tasks */
 	__s64 capacity; /* bytes or tasks */
 	__s64 pids_max_before; /* of the unit that the agent keeps from forking, 0: of none */
 	__u32 state; /* enum intent_state, written last */
-	__u32 _pad;
+	__u32 by_backstop;
 	char signal[32];
 	char uid[256];
 	char cgroup[256];
@@ -130,6 +133,7 @@ enum intent_state {
 	INTENT_FREE = 0,
 	INTENT_STORED = 1,
 	INTENT_SIGNALLED = 2,
+	INTENT_NOMINEE = 3, /* nobody has acted; the backstop may */
 };
 
 /* A cgroup that is being killed: its tasks get SIGKILL when they allocate or
@@ -140,5 +144,80 @@ struct condemned {
 };
 
 #define MAX_CONDEMNED 2
+
+/* Processes of a nominee that are known by number; its others are hit in the
+ * hooks. */
+#define MAX_LEADS 8
+
+/* Units that are compared one by one with a nominee; the others by their sum.
+ */
+#define MAX_RIVALS 32
+
+/* A process by more than its number, which may be another's by now. */
+struct lead {
+	__u64 start_ticks; /* field 22 of /proc/PID/stat: 1/100 s since the boot */
+	__u32 tgid;
+	__u32 _pad;
+};
+
+/* A unit that would be evicted instead of the nominee if it grew. */
+struct rival {
+	__u64 cgroup_id;
+	__s64 use; /* pages or tasks, when the nominee was named */
+	__s64 growth; /* the most it may grow */
+	__u32 css_id;
+	__u32 relative; /* the nominee's own growth comes on top */
+};
+
+/* Whom the backstop may kill for a wire. Written by pkg/loader while there is
+ * no licence. */
+struct nominee {
+	__u64 memory_id, pids_id; /* the cgroup that is killed; 0: not in that hierarchy */
+	__u64 unit_id; /* the unit, by which it was ranked, in the wire's hierarchy */
+	__s64 use; /* of the unit, pages or tasks, when it was named */
+	__s64 least; /* with less it is not the one any more */
+	__s64 available; /* of the wire, pages or tasks, when it was named */
+	__s64 others; /* the most that whoever is no rival may have grown, together */
+	__u32 unit_css;
+	__u32 ready; /* 0: no nominee */
+	__u32 used_leads, used_rivals;
+	struct lead leads[MAX_LEADS];
+	struct rival rivals[MAX_RIVALS];
+};
+
+/*
+ * The licence to kill one nominee, of whichever wire: CLOCK_MONOTONIC at which
+ * it ends, or one of these. Only who moved it away from a time by
+ * compare-and-swap may kill.
+ */
+enum licence {
+	LICENCE_NONE = 0, /* the agent acts, or nobody may */
+	LICENCE_HUNTING = 1, /* BPF has it and could not reach the nominee yet */
+	LICENCE_STRIKING = 2, /* a CPU is at it right now, and reads the nominee */
+	LICENCE_SPENT = 3, /* BPF has killed; the agent has to take note */
+	LICENCE_MARKS = 15,
+};
+
+struct backstop {
+	__u64 licence; /* enum licence, or a time */
+	__u64 grace_ns; /* between the crossing and the kill: the agent's time */
+	__u64 alerted; /* the licence under which a crossing was seen last */
+	__u64 alert_seq; /* of its wire */
+	__u64 alert_ns; /* CLOCK_MONOTONIC */
+	__u32 alert_wire;
+	__u32 alert_by; /* enum observer */
+	/* The same once BPF has the licence, and what became of it. */
+	__u64 seq;
+	__u64 crossed_ns;
+	__u64 expires_ns; /* the licence, once BPF has it */
+	__u64 next_try_ns;
+	__u64 quiet_ns; /* no alert before: it stood down just now */
+	__u64 signalled_ns; /* of the first SIGKILL */
+	__s64 available; /* pages or tasks */
+	__u32 wire;
+	__u32 by;
+	__u32 done_leads; /* a bit for each */
+	__u32 tries;
+};
 
 #endif

@@ -93,6 +93,9 @@ static __always_inline bool cgroup_available(const struct wire *w, __s64 *availa
 	return true;
 }
 
+/* backstop.h: somebody has to act on a wire that is crossed. */
+int backstop_alert(__u32 index, __u32 by);
+
 /*
  * Compares one wire, reports its crossing once per sequence, returns the
  * distance to it. Two CPUs that cross at the same instant may both report: user
@@ -120,6 +123,7 @@ static __always_inline __s64 check_wire(__u32 index, __s64 node_value, const str
 		if (n)
 			__sync_fetch_and_add(&n->crossings, 1);
 	}
+	backstop_alert(index, who->by);
 	return 0;
 }
 

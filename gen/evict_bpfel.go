@@ -13,6 +13,36 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type EvictBackstop struct {
+	_           structs.HostLayout
+	Licence     uint64
+	GraceNs     uint64
+	Alerted     uint64
+	AlertSeq    uint64
+	AlertNs     uint64
+	AlertWire   uint32
+	AlertBy     uint32
+	Seq         uint64
+	CrossedNs   uint64
+	ExpiresNs   uint64
+	NextTryNs   uint64
+	QuietNs     uint64
+	SignalledNs uint64
+	Available   int64
+	Wire        uint32
+	By          uint32
+	DoneLeads   uint32
+	Tries       uint32
+}
+
+type EvictBackstopTimer struct {
+	_     structs.HostLayout
+	Timer struct {
+		_      structs.HostLayout
+		Opaque [2]uint64
+	}
+}
+
 type EvictCgroupRow struct {
 	_            structs.HostLayout
 	Seq          uint64
@@ -58,12 +88,13 @@ type EvictIntent struct {
 	MemoryId       uint64
 	PidsId         uint64
 	Seq            uint64
+	SignalledNs    uint64
 	Available      int64
 	ThresholdValue int64
 	Capacity       int64
 	PidsMaxBefore  int64
 	State          uint32
-	Pad            uint32
+	ByBackstop     uint32
 	Signal         [32]int8
 	Uid            [256]int8
 	Cgroup         [256]int8
@@ -83,6 +114,37 @@ type EvictNodeRow struct {
 	Crossings         uint64
 	LostSamples       uint64
 	SignalsSent       uint64
+	BackstopSignals   uint64
+	BackstopStoodDown uint64
+}
+
+type EvictNominee struct {
+	_          structs.HostLayout
+	MemoryId   uint64
+	PidsId     uint64
+	UnitId     uint64
+	Use        int64
+	Least      int64
+	Available  int64
+	Others     int64
+	UnitCss    uint32
+	Ready      uint32
+	UsedLeads  uint32
+	UsedRivals uint32
+	Leads      [8]struct {
+		_          structs.HostLayout
+		StartTicks uint64
+		Tgid       uint32
+		Pad        uint32
+	}
+	Rivals [32]struct {
+		_        structs.HostLayout
+		CgroupId uint64
+		Use      int64
+		Growth   int64
+		CssId    uint32
+		Relative uint32
+	}
 }
 
 type EvictRecord struct {
@@ -119,6 +181,7 @@ type EvictWire struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	EvictMapBackstopTimers        = "backstop_timers"
 	EvictMapCredits               = "credits"
 	EvictMapCrossings             = "crossings"
 	EvictMapDeltas                = "deltas"
@@ -126,8 +189,10 @@ const (
 	EvictMapIntents               = "intents"
 	EvictMapMemoryCgroups         = "memory_cgroups"
 	EvictMapNode                  = "node"
+	EvictMapNominees              = "nominees"
 	EvictMapPidsCgroups           = "pids_cgroups"
 	EvictMapWires                 = "wires"
+	EvictProgInitBackstop         = "init_backstop"
 	EvictProgLearn                = "learn"
 	EvictProgLook                 = "look"
 	EvictProgNewtask              = "newtask"
@@ -138,6 +203,7 @@ const (
 	EvictProgWalk                 = "walk"
 	EvictVarAllocationHookSeen    = "allocation_hook_seen"
 	EvictVarAllocationHookTurns   = "allocation_hook_turns"
+	EvictVarBackstop              = "backstop"
 	EvictVarCondemnedCgroups      = "condemned_cgroups"
 	EvictVarDeltaPages            = "delta_pages"
 	EvictVarInitPidNs             = "init_pid_ns"
@@ -194,6 +260,7 @@ type EvictSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EvictProgramSpecs struct {
+	InitBackstop  *ebpf.ProgramSpec `ebpf:"init_backstop"`
 	Learn         *ebpf.ProgramSpec `ebpf:"learn"`
 	Look          *ebpf.ProgramSpec `ebpf:"look"`
 	Newtask       *ebpf.ProgramSpec `ebpf:"newtask"`
@@ -208,15 +275,17 @@ type EvictProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type EvictMapSpecs struct {
-	Credits       *ebpf.MapSpec `ebpf:"credits"`
-	Crossings     *ebpf.MapSpec `ebpf:"crossings"`
-	Deltas        *ebpf.MapSpec `ebpf:"deltas"`
-	FarTimers     *ebpf.MapSpec `ebpf:"far_timers"`
-	Intents       *ebpf.MapSpec `ebpf:"intents"`
-	MemoryCgroups *ebpf.MapSpec `ebpf:"memory_cgroups"`
-	Node          *ebpf.MapSpec `ebpf:"node"`
-	PidsCgroups   *ebpf.MapSpec `ebpf:"pids_cgroups"`
-	Wires         *ebpf.MapSpec `ebpf:"wires"`
+	BackstopTimers *ebpf.MapSpec `ebpf:"backstop_timers"`
+	Credits        *ebpf.MapSpec `ebpf:"credits"`
+	Crossings      *ebpf.MapSpec `ebpf:"crossings"`
+	Deltas         *ebpf.MapSpec `ebpf:"deltas"`
+	FarTimers      *ebpf.MapSpec `ebpf:"far_timers"`
+	Intents        *ebpf.MapSpec `ebpf:"intents"`
+	MemoryCgroups  *ebpf.MapSpec `ebpf:"memory_cgroups"`
+	Node           *ebpf.MapSpec `ebpf:"node"`
+	Nominees       *ebpf.MapSpec `ebpf:"nominees"`
+	PidsCgroups    *ebpf.MapSpec `ebpf:"pids_cgroups"`
+	Wires          *ebpf.MapSpec `ebpf:"wires"`
 }
 
 // EvictVariableSpecs contains global variables before they are loaded into the kernel.
@@ -225,6 +294,7 @@ type EvictMapSpecs struct {
 type EvictVariableSpecs struct {
 	AllocationHookSeen    *ebpf.VariableSpec `ebpf:"allocation_hook_seen"`
 	AllocationHookTurns   *ebpf.VariableSpec `ebpf:"allocation_hook_turns"`
+	Backstop              *ebpf.VariableSpec `ebpf:"backstop"`
 	CondemnedCgroups      *ebpf.VariableSpec `ebpf:"condemned_cgroups"`
 	DeltaPages            *ebpf.VariableSpec `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.VariableSpec `ebpf:"init_pid_ns"`
@@ -259,19 +329,22 @@ func (o *EvictObjects) Close() error {
 //
 // It can be passed to LoadEvictObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EvictMaps struct {
-	Credits       *ebpf.Map `ebpf:"credits"`
-	Crossings     *ebpf.Map `ebpf:"crossings"`
-	Deltas        *ebpf.Map `ebpf:"deltas"`
-	FarTimers     *ebpf.Map `ebpf:"far_timers"`
-	Intents       *ebpf.Map `ebpf:"intents"`
-	MemoryCgroups *ebpf.Map `ebpf:"memory_cgroups"`
-	Node          *ebpf.Map `ebpf:"node"`
-	PidsCgroups   *ebpf.Map `ebpf:"pids_cgroups"`
-	Wires         *ebpf.Map `ebpf:"wires"`
+	BackstopTimers *ebpf.Map `ebpf:"backstop_timers"`
+	Credits        *ebpf.Map `ebpf:"credits"`
+	Crossings      *ebpf.Map `ebpf:"crossings"`
+	Deltas         *ebpf.Map `ebpf:"deltas"`
+	FarTimers      *ebpf.Map `ebpf:"far_timers"`
+	Intents        *ebpf.Map `ebpf:"intents"`
+	MemoryCgroups  *ebpf.Map `ebpf:"memory_cgroups"`
+	Node           *ebpf.Map `ebpf:"node"`
+	Nominees       *ebpf.Map `ebpf:"nominees"`
+	PidsCgroups    *ebpf.Map `ebpf:"pids_cgroups"`
+	Wires          *ebpf.Map `ebpf:"wires"`
 }
 
 func (m *EvictMaps) Close() error {
 	return _EvictClose(
+		m.BackstopTimers,
 		m.Credits,
 		m.Crossings,
 		m.Deltas,
@@ -279,6 +352,7 @@ func (m *EvictMaps) Close() error {
 		m.Intents,
 		m.MemoryCgroups,
 		m.Node,
+		m.Nominees,
 		m.PidsCgroups,
 		m.Wires,
 	)
@@ -290,6 +364,7 @@ func (m *EvictMaps) Close() error {
 type EvictVariables struct {
 	AllocationHookSeen    *ebpf.Variable `ebpf:"allocation_hook_seen"`
 	AllocationHookTurns   *ebpf.Variable `ebpf:"allocation_hook_turns"`
+	Backstop              *ebpf.Variable `ebpf:"backstop"`
 	CondemnedCgroups      *ebpf.Variable `ebpf:"condemned_cgroups"`
 	DeltaPages            *ebpf.Variable `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.Variable `ebpf:"init_pid_ns"`
@@ -308,6 +383,7 @@ type EvictVariables struct {
 //
 // It can be passed to LoadEvictObjects or ebpf.CollectionSpec.LoadAndAssign.
 type EvictPrograms struct {
+	InitBackstop  *ebpf.Program `ebpf:"init_backstop"`
 	Learn         *ebpf.Program `ebpf:"learn"`
 	Look          *ebpf.Program `ebpf:"look"`
 	Newtask       *ebpf.Program `ebpf:"newtask"`
@@ -320,6 +396,7 @@ type EvictPrograms struct {
 
 func (p *EvictPrograms) Close() error {
 	return _EvictClose(
+		p.InitBackstop,
 		p.Learn,
 		p.Look,
 		p.Newtask,

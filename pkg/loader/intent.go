@@ -24,6 +24,9 @@ type Intent struct {
 	PidsMaxBefore int64
 	// Signalled: SIGKILL had been sent. Not set: nobody knows.
 	Signalled bool
+	// ByBackstop: the kernel did it, at SignalledNs.
+	ByBackstop  bool
+	SignalledNs uint64
 	// Slot is where a stale intent stands, for FreeIntent.
 	Slot int
 }
@@ -32,28 +35,43 @@ const (
 	intentFree = iota
 	intentStored
 	intentSignalled
+	intentNominee
 )
 
 // StoreIntent writes an intent before its SIGKILL: stores to memory that the kernel keeps
 // when the process dies. It returns a slot, -1 when all are taken. For the hot thread.
 func (l *Loader) StoreIntent(in *Intent) int {
-	for i := range l.intents.n {
-		k := l.intents.at(i)
-		if atomic.LoadUint32(&k.State) != intentFree {
-			continue
-		}
-		k.Id = in.ID
-		k.Ns, k.WallNs, k.Seq = in.Ns, in.WallNs, in.Seq
-		k.MemoryId, k.PidsId = in.MemoryID, in.PidsID
-		k.Available, k.ThresholdValue, k.Capacity = in.Available, in.ThresholdValue, in.Capacity
-		k.PidsMaxBefore = in.PidsMaxBefore
-		putText(k.Signal[:], in.Signal)
-		putText(k.Uid[:], in.UID)
-		putText(k.Cgroup[:], in.Cgroup)
-		atomic.StoreUint32(&k.State, intentStored)
+	i := l.freeIntent()
+	if i < 0 {
 		return i
 	}
+	k := l.intents.at(i)
+	k.SignalledNs, k.ByBackstop = 0, 0
+	fillIntent(k, in)
+	atomic.StoreUint32(&k.State, intentStored)
+	return i
+}
+
+// freeIntent returns a slot of the agent's own, -1: none is free. Behind them are the
+// nominees'.
+func (l *Loader) freeIntent() int {
+	for i := range maxIntents {
+		if atomic.LoadUint32(&l.intents.at(i).State) == intentFree {
+			return i
+		}
+	}
 	return -1
+}
+
+func fillIntent(k *gen.EvictIntent, in *Intent) {
+	k.Id = in.ID
+	k.Ns, k.WallNs, k.Seq = in.Ns, in.WallNs, in.Seq
+	k.MemoryId, k.PidsId = in.MemoryID, in.PidsID
+	k.Available, k.ThresholdValue, k.Capacity = in.Available, in.ThresholdValue, in.Capacity
+	k.PidsMaxBefore = in.PidsMaxBefore
+	putText(k.Signal[:], in.Signal)
+	putText(k.Uid[:], in.UID)
+	putText(k.Cgroup[:], in.Cgroup)
 }
 
 // IntentSignalled notes that the first SIGKILL was sent.
@@ -80,22 +98,42 @@ func (l *Loader) FreeIntent(slot int) {
 
 func (l *Loader) openIntents() bool {
 	for i := range l.intents.n {
-		if atomic.LoadUint32(&l.intents.at(i).State) != intentFree {
+		if isOpen(atomic.LoadUint32(&l.intents.at(i).State)) {
 			return true
 		}
 	}
 	return false
 }
 
-// adopt takes over what a former agent left, each in its slot, before that agent's map is
-// let go of.
+// isOpen: somebody was, or may have been, killed. A nominee was not.
+func isOpen(state uint32) bool { return state != intentFree && state != intentNominee }
+
+// adopt takes over what a former agent left, before that agent's map is let go of: its own
+// intents each in its slot, and a kill by the kernel in a free one, as the nominees' are to
+// be used again.
 func (l *Loader) adopt(left map[int]gen.EvictIntent) {
 	for slot, value := range left {
-		*l.intents.at(slot) = value
-		in := intentOf(&value)
-		in.Slot = slot
-		l.stale = append(l.stale, in)
+		if slot < maxIntents {
+			l.adoptOne(slot, &value)
+		}
 	}
+	for slot, value := range left {
+		if slot >= maxIntents {
+			if slot-maxIntents < memoryWires {
+				value.Available *= l.page // the kernel's word
+			}
+			l.adoptOne(l.freeIntent(), &value)
+		}
+	}
+}
+
+func (l *Loader) adoptOne(slot int, value *gen.EvictIntent) {
+	if slot >= 0 {
+		*l.intents.at(slot) = *value
+	}
+	in := intentOf(value)
+	in.Slot = slot
+	l.stale = append(l.stale, in)
 }
 
 func intentOf(k *gen.EvictIntent) Intent {
@@ -104,7 +142,7 @@ func intentOf(k *gen.EvictIntent) Intent {
 		Available: k.Available, ThresholdValue: k.ThresholdValue, Capacity: k.Capacity,
 		PidsMaxBefore: k.PidsMaxBefore,
 		Signal:        text(k.Signal[:]), UID: text(k.Uid[:]), Cgroup: text(k.Cgroup[:]),
-		Signalled: k.State == intentSignalled,
+		Signalled: k.State == intentSignalled, ByBackstop: k.ByBackstop != 0, SignalledNs: k.SignalledNs,
 	}
 }
 

@@ -73,7 +73,10 @@ type Loader struct {
 	pids      mapping[gen.EvictCgroupRow]
 	wires     mapping[gen.EvictWire]
 	intents   mapping[gen.EvictIntent]
+	nominees  mapping[gen.EvictNominee]
 	condemned []gen.EvictCondemned
+	backstop  *gen.EvictBackstop
+	reach     Reach
 	unmap     map[*ebpf.Map]func() error
 	counts    wireCounts
 
@@ -167,6 +170,12 @@ func (l *Loader) start(o Options) error {
 	if err != nil {
 		return err
 	}
+	if l.reach, err = reach(); err != nil {
+		return err
+	}
+	if err := runOnce(l.objs.InitBackstop.FD()); err != nil { // before a hook runs
+		return fmt.Errorf("prepare the backstop's timers (bpf_timer, 5.15): %w", err)
+	}
 	if l.crossings, err = ringbuf.NewReader(l.objs.Crossings); err != nil {
 		return fmt.Errorf("open the crossings ring buffer: %w", err)
 	}
@@ -211,6 +220,8 @@ func (l *Loader) mapTables(coll *ebpf.Collection) error {
 	l.pids = overlay[gen.EvictCgroupRow](mapOne(l.objs.PidsCgroups))
 	l.wires = overlay[gen.EvictWire](mapOne(l.objs.Wires))
 	l.intents = overlay[gen.EvictIntent](mapOne(l.objs.Intents))
+	l.nominees = overlay[gen.EvictNominee](mapOne(l.objs.Nominees))
+	l.backstop = mapBackstop(mapOne(coll.Maps[backstopSection]))
 	l.condemned = overlaySlice[gen.EvictCondemned](mapOne(coll.Maps[condemnedSection]), maxCondemned)
 	return errors.Join(errs...)
 }

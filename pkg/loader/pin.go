@@ -115,11 +115,11 @@ func staleIntents(path string) map[int]gen.EvictIntent {
 	defer func() { _ = m.Close() }()
 	found := map[int]gen.EvictIntent{}
 	var value gen.EvictIntent
-	if m.ValueSize() != uint32(unsafe.Sizeof(value)) || m.MaxEntries() > maxIntents {
+	if m.ValueSize() != uint32(unsafe.Sizeof(value)) || m.MaxEntries() != maxIntents+memoryWires+taskWires {
 		return nil // of another version: its layout means nothing to us
 	}
 	for i := range m.MaxEntries() {
-		if err := m.Lookup(i, &value); err == nil && value.State != intentFree {
+		if err := m.Lookup(i, &value); err == nil && isOpen(value.State) {
 			found[int(i)] = value
 		}
 	}

@@ -1,0 +1,216 @@
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/ebpf-evict/ebpf-evict/gen"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+)
+
+// Reach is whom the backstop can kill.
+type Reach uint8
+
+const (
+	// ReachSelf: who allocates or forks, in the hook (before 6.13). While the allocation
+	// hook is off, that is who forks.
+	ReachSelf Reach = iota
+	// ReachAll: any process, from the timer too (bpf_send_signal_task, 6.13).
+	ReachAll
+)
+
+// Reach says whom the backstop can kill on this kernel.
+func (l *Loader) Reach() Reach { return l.reach }
+
+func reach() (Reach, error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return ReachSelf, fmt.Errorf("read the kernel's BTF: %w", err)
+	}
+	for _, name := range []string{"bpf_send_signal_task", "bpf_task_from_pid"} {
+		var f *btf.Func
+		if err := kernel.TypeByName(name, &f); errors.Is(err, btf.ErrNotFound) {
+			return ReachSelf, nil
+		} else if err != nil {
+			return ReachSelf, fmt.Errorf("look for %s: %w", name, err)
+		}
+	}
+	return ReachAll, nil
+}
+
+// MaxLeads and MaxRivals are how many of each a nominee has (bpf/sample.h).
+const (
+	MaxLeads  = 8
+	MaxRivals = 32
+)
+
+// Nominee is whom the kernel may kill for a wire when the agent does not act.
+type Nominee struct {
+	// Intent is what the journal is told should it be killed. Its ids are the unit's.
+	Intent Intent
+	// MemoryID and PidsID name the cgroup that is killed.
+	MemoryID, PidsID uint64
+	// UnitID and UnitCSS are the unit's row in the wire's hierarchy.
+	UnitID  uint64
+	UnitCSS uint32
+	// Use, Least and Others are as in decide.Nominee, Available is the wire's: bytes or tasks.
+	Use, Least, Available, Others int64
+	Leads                         []Lead
+	Rivals                        []Rival
+}
+
+// Lead is a process by its number and its start, field 22 of /proc/PID/stat.
+type Lead struct {
+	StartTicks uint64
+	TGID       uint32
+}
+
+// Rival is as in decide.Nominee, by its row in the wire's hierarchy.
+type Rival struct {
+	CgroupID    uint64
+	CSSID       uint32
+	Use, Growth int64
+	Relative    bool
+}
+
+// enum licence of bpf/sample.h.
+const (
+	licenceNone     = 0
+	licenceHunting  = 1
+	licenceStriking = 2
+	licenceSpent    = 3
+	licenceMarks    = 15
+)
+
+// SetGrace is how long after a crossing the kernel leaves to the agent; 0: none.
+func (l *Loader) SetGrace(d time.Duration) {
+	atomic.StoreUint64(&l.backstop.GraceNs, uint64(max(0, d)))
+}
+
+// Withdraw takes the kernel's licence away, whoever is to act next. False: the kernel is
+// killing or has killed, and nobody else may. For the hot thread, as all that follows.
+func (l *Loader) Withdraw() bool {
+	word := &l.backstop.Licence
+	for {
+		old := atomic.LoadUint64(word)
+		switch {
+		case old == licenceNone:
+			return true
+		case old == licenceStriking || old == licenceSpent:
+			return false
+		case atomic.CompareAndSwapUint64(word, old, licenceNone):
+			return true
+		}
+	}
+}
+
+// License lets the kernel act until then: what was withdrawn, or anew. It is the last step
+// of naming nominees. False: the kernel acts already.
+func (l *Loader) License(untilNs uint64) bool {
+	word := &l.backstop.Licence
+	old := atomic.LoadUint64(word)
+	return (old == licenceNone || old > licenceMarks) && untilNs > licenceMarks &&
+		atomic.CompareAndSwapUint64(word, old, untilNs)
+}
+
+// Licensed reports whether the kernel has a licence that it has not made use of, or is at it.
+func (l *Loader) Licensed() bool {
+	word := atomic.LoadUint64(&l.backstop.Licence)
+	return word != licenceNone && word != licenceSpent
+}
+
+// BackstopActs reports whether the kernel is killing or has killed, and nobody has taken
+// note of it.
+func (l *Loader) BackstopActs() bool {
+	word := atomic.LoadUint64(&l.backstop.Licence)
+	return word == licenceStriking || word == licenceSpent
+}
+
+// Nominate names the kernel's victim for a wire; nil: nobody. Only after Withdraw. False:
+// the last one's kill is not on disk yet.
+func (l *Loader) Nominate(wire int, n *Nominee) bool {
+	k, in := l.nominees.at(wire), l.intents.at(maxIntents+wire)
+	k.Ready = 0
+	state := atomic.LoadUint32(&in.State)
+	if state != intentFree && state != intentNominee {
+		return false
+	}
+	atomic.StoreUint32(&in.State, intentFree)
+	if n == nil || n.MemoryID == rootID || n.PidsID == rootID || n.MemoryID == 0 && n.PidsID == 0 {
+		return n == nil
+	}
+	unit := l.page
+	if wire >= memoryWires {
+		unit = 1
+	}
+	k.MemoryId, k.PidsId, k.UnitId, k.UnitCss = n.MemoryID, n.PidsID, n.UnitID, n.UnitCSS
+	k.Use, k.Least, k.Available, k.Others = n.Use/unit, (n.Least+unit-1)/unit, n.Available/unit, n.Others/unit
+	k.UsedLeads, k.UsedRivals = uint32(min(len(n.Leads), MaxLeads)), uint32(min(len(n.Rivals), MaxRivals))
+	for i := range int(k.UsedLeads) {
+		k.Leads[i].StartTicks, k.Leads[i].Tgid = n.Leads[i].StartTicks, n.Leads[i].TGID
+	}
+	for i := range int(k.UsedRivals) {
+		r, from := &k.Rivals[i], &n.Rivals[i]
+		r.CgroupId, r.CssId, r.Use, r.Growth, r.Relative = from.CgroupID, from.CSSID, from.Use/unit, from.Growth/unit, 0
+		if from.Relative {
+			r.Relative = 1
+		}
+	}
+	in.SignalledNs, in.ByBackstop = 0, 1
+	fillIntent(in, &n.Intent)
+	atomic.StoreUint32(&in.State, intentNominee)
+	atomic.StoreUint32(&k.Ready, 1)
+	return true
+}
+
+// BackstopKill is what the kernel did in the agent's place.
+type BackstopKill struct {
+	Wire                   int
+	Seq                    uint64
+	By                     sample.Observer
+	CrossedNs, SignalledNs uint64
+	// Available was that when it looked last: bytes or tasks.
+	Available int64
+	// Slot is where its intent stands, for FreeIntent.
+	Slot int
+}
+
+// TakeNote takes over what the kernel did: from now on the victim is the agent's, and there
+// is no licence. False: it did nothing, or is at it right now.
+func (l *Loader) TakeNote() (k BackstopKill, ok bool) {
+	if atomic.LoadUint64(&l.backstop.Licence) != licenceSpent {
+		return k, false
+	}
+	b := l.backstop
+	unit := l.page
+	if b.Wire >= memoryWires {
+		unit = 1
+	}
+	k = BackstopKill{
+		Wire: int(b.Wire), Seq: b.Seq, By: sample.Observer(b.By),
+		CrossedNs: b.CrossedNs, SignalledNs: b.SignalledNs, Available: b.Available * unit, Slot: maxIntents + int(b.Wire),
+	}
+	return k, atomic.CompareAndSwapUint64(&l.backstop.Licence, licenceSpent, licenceNone)
+}
+
+// BackstopSignals counts the SIGKILLs of the backstop, and StoodDown how often it was due
+// and spared the nominee.
+func (l *Loader) BackstopSignals() (signals, stoodDown uint64) {
+	n := l.node.at(0)
+	return atomic.LoadUint64(&n.BackstopSignals), atomic.LoadUint64(&n.BackstopStoodDown)
+}
+
+// backstopSection is where bpf/backstop.h keeps the licence.
+const backstopSection = ".data.backstop"
+
+// mapBackstop finds the licence in its section's memory.
+func mapBackstop(mem []byte) *gen.EvictBackstop {
+	if of := overlaySlice[gen.EvictBackstop](mem, 1); of != nil {
+		return &of[0]
+	}
+	return nil
+}
