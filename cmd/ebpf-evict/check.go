@@ -72,12 +72,21 @@ func preflight(log zerolog.Logger) []finding {
 	if err := l.Arm(); err != nil {
 		return append(findings, finding{"memory.available", false, true, err.Error()})
 	}
+	findings = append(findings, backstopOf(l.Reach()))
 	detail := "tier bpf-alloc: kmem:mm_page_alloc, attached while a wire is near"
 	rows, err := l.Walk()
 	findings = append(findings,
 		finding{"memory.available", true, true, detail},
 		finding{"allocatableMemory.available", true, true, detail})
 	return append(findings, finding{"cgroup table", err == nil, true, fmt.Sprintf("%d memory cgroups", rows)})
+}
+
+// backstopOf says what the kernel can do in the place of an agent that stalls.
+func backstopOf(r loader.Reach) finding {
+	if r == loader.ReachAll {
+		return finding{"backstop", true, false, "full: reaches any process, also while the allocation hook is off; off in shadow mode"}
+	}
+	return finding{"backstop", true, false, "self-signal only: reaches who allocates or forks, and who forks while the allocation hook is off; full from Linux 6.13 (bpf_send_signal_task); off in shadow mode"}
 }
 
 func kernelRelease() finding {
@@ -115,7 +124,7 @@ func scheduling() finding {
 		class, err := agent.Raise(1)
 		f := finding{"scheduling", class == agent.ClassFIFO, false, string(class)}
 		if err != nil {
-			f.Detail += ", SCHED_FIFO refused: kills may take milliseconds under load; needs CAP_SYS_NICE, and on v1 a cpu cgroup with cpu.rt_runtime_us"
+			f.Detail += ", SCHED_FIFO refused: kills may take milliseconds under load, and so the backstop acts first (grace 0); needs CAP_SYS_NICE, and on v1 a cpu cgroup with cpu.rt_runtime_us"
 		}
 		found <- f
 	}()

@@ -54,7 +54,10 @@ type Agent struct {
 	entropy   [10]byte
 	crossings crossings     // of this turn
 	canary    sample.Sample // a drill's crossing of this turn
-	leaving   bool          // no new eviction; those under way are closed as they are
+	backstop  backstop
+	slow      bool // the hot thread has no real-time priority
+	late      bool // it was away for a while, and the scout with it
+	leaving   bool // no new eviction; those under way are closed as they are
 
 	blind   [decide.MaxBounds]blindness
 	waiting [decide.MaxBounds]wait
@@ -79,7 +82,8 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	runtime.LockOSThread() // never unlocked: the thread's priority must not leak to others
 	settle(a.log)
 	keepOwnMemory(a.fs, a.log)
-	raise(a.log, hotPriority)
+	a.slow = !raise(a.log, hotPriority)
+	a.setGrace()
 	crew, err := actuator.NewCrew(maxOpen+runtime.NumCPU(), func() { raise(zerolog.Nop(), crewPriority) })
 	if err != nil {
 		return err
@@ -90,6 +94,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	var others sync.WaitGroup
 	others.Go(func() { a.scout.run(ctx) })
 	others.Go(func() { a.scout.listen(ctx) })
+	others.Go(func() { a.listLeads(ctx) })
 	others.Go(func() { a.scout.readFigures(ctx, o.Config.Disk) })
 	others.Go(func() { a.keepUp(ctx, p, o.Reload) })
 	others.Go(func() { a.rehearsals.run(ctx) })
@@ -102,8 +107,12 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 		o.Ready()
 	}
 	for ctx.Err() == nil {
-		a.poller.wait(a.patience())
-		if err := a.turn(now()); err != nil {
+		patience := a.patience()
+		due := now() + uint64(patience)
+		a.poller.wait(patience)
+		woke := now()
+		a.late = woke > due+uint64(mostLate)
+		if err := a.turn(woke); err != nil {
 			return err
 		}
 	}
@@ -122,6 +131,12 @@ const farewell = 400 * time.Millisecond
 // leave closes the evictions that are under way, and starts none.
 func (a *Agent) leave() {
 	a.leaving = true
+	for range 10 { // a kill by the kernel takes microseconds
+		if a.takeNote(); a.withdraw() {
+			break
+		}
+		a.poller.wait(followTick)
+	}
 	for end := time.Now().Add(farewell); a.following() && time.Now().Before(end); {
 		a.poller.wait(followTick)
 		a.observe()
@@ -139,7 +154,8 @@ func (a *Agent) leave() {
 // turn takes what is in the ring buffer and makes one pass; without a crossing the pass is
 // the clock's.
 func (a *Agent) turn(wokeNs uint64) error {
-	if p := a.pending.Swap(nil); p != nil {
+	a.takeNote()
+	if p := a.pending.Load(); p != nil && a.withdraw() && a.pending.CompareAndSwap(p, nil) {
 		if err := a.take(p); err != nil {
 			return err
 		}
@@ -168,8 +184,9 @@ func (a *Agent) turn(wokeNs uint64) error {
 	if len(a.crossings) > 0 {
 		a.at(stageWoke)
 	}
-	a.pass(a.crossings, wokeNs)
+	d := a.pass(a.crossings, wokeNs)
 	a.strikeCanary(&a.canary, wokeNs)
+	a.nominate(&d)
 	a.idle()
 	return nil
 }
@@ -183,9 +200,13 @@ const (
 	farTick  = time.Second
 )
 
+// mostLate is far above what a wake-up takes: who is later than that was stopped, and with it
+// everybody here.
+const mostLate = 100 * time.Millisecond
+
 func (a *Agent) patience() time.Duration {
 	switch {
-	case a.following():
+	case a.following() || a.kernel.BackstopActs():
 		return followTick
 	case a.wires.near.Load():
 		return nearTick

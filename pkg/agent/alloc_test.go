@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
@@ -16,6 +17,7 @@ func TestNothingIsAllocatedBetweenWakeUpAndSIGKILL(t *testing.T) {
 	b := newBed(t)
 	b.limit(b.root, bedMemory, cgroupfs.Unlimited) // no data of a signal costs nothing either
 	b.sleeper("bystander", 8<<20)
+	b.conf.Backstop = config.Backstop{Enabled: true, Grace: config.MaxGrace} // licensed, and no faster than the agent
 	var before, struck map[string]int64
 	a := b.open(map[string]string{
 		"allocatableMemory.available": "470Mi", "allocatablePID.available": "1", "memory.available": "1Mi", "pid.available": "1",

@@ -33,6 +33,7 @@ const (
 type eviction struct {
 	used     bool
 	id       record.ID
+	killer   string // record.ByAgent, record.ByBackstop
 	by       sample.Observer
 	decision decide.Decision
 	bound    decide.Bound
@@ -77,7 +78,7 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 		return nil
 	}
 	*e = eviction{
-		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy),
+		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy), killer: record.ByAgent,
 		decision: *d, bound: a.settings.Bounds[d.Bound],
 		victim: a.scene.workloads[d.Victim], handle: a.scene.handles[d.Victim], targets: a.scene.targets[d.Victim],
 		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(),
@@ -157,7 +158,14 @@ func (a *Agent) opened(e *eviction, struck int) {
 		e.finished.Store(&out)
 		a.wake()
 	})
-	a.explain(e)
+	a.noted(e)
+}
+
+// noted writes the kill line.
+func (a *Agent) noted(e *eviction) {
+	if e.message == "" {
+		a.explain(e)
+	}
 	a.recorder.send(a.line(record.KindKill, e), nil)
 }
 
@@ -180,7 +188,7 @@ func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
 			Priority: e.victim.Priority, RequestBytes: requestBytes(&e.bound, &e.victim),
 			UsageBytes: figure(usageBytes(&a.settings, &e.bound, &e.victim)), Tasks: figure(e.victim.Usage.Tasks),
 		},
-		Ranked: e.ranked, Attempts: 1, Outcome: e.outcome, Reason: e.reason, By: record.ByAgent,
+		Ranked: e.ranked, Attempts: 1, Outcome: e.outcome, Reason: e.reason, By: e.killer,
 		Message: e.message, Annotations: e.annotations,
 	}
 	if e.victim.ID.MemoryID != 0 {

@@ -32,6 +32,9 @@ func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 	}
 	for _, in := range a.kernel.StaleIntents() {
 		a.releaseStale(tree, in)
+		if in.ByBackstop && in.Signalled && !found[record.ID(in.ID)].kill {
+			a.remember(wallOf(in))
+		}
 		for _, l := range a.intentLines(in, isGone(tree, in), found[record.ID(in.ID)]) {
 			a.recorder.send(l, nil)
 		}
@@ -57,11 +60,11 @@ func (a *Agent) intentLines(in loader.Intent, gone bool, w written) (lines []*re
 	line := func(kind record.Kind, outcome record.Outcome, reason string) {
 		lines = append(lines, &record.Line{
 			Kind: kind, ID: record.ID(in.ID), Node: a.node, Mode: a.mode, Signal: in.Signal,
-			Time:     record.Time{Time: time.Unix(0, int64(in.WallNs))},
+			Time:     record.Time{Time: wallOf(in)},
 			Observed: &record.Observed{Available: in.Available, Capacity: in.Capacity},
 			Victim:   &record.Victim{UID: in.UID, Name: filepath.Base(in.Cgroup), Cgroup: in.Cgroup, CgroupID: max(in.MemoryID, in.PidsID)},
-			Timeline: &record.Timeline{Crossed: in.Ns}, Attempts: 1,
-			Outcome: outcome, Reason: reason, By: record.ByAgent,
+			Timeline: &record.Timeline{Crossed: in.Ns, Signalled: in.SignalledNs}, Attempts: 1,
+			Outcome: outcome, Reason: reason, By: killerOf(in),
 		})
 		if in.MemoryID != 0 {
 			lines[len(lines)-1].Victim.CgroupID = in.MemoryID
@@ -85,6 +88,21 @@ func (a *Agent) intentLines(in loader.Intent, gone bool, w written) (lines []*re
 		line(record.KindEviction, record.OutcomeFailed, "the agent died before it signalled")
 	}
 	return lines
+}
+
+func killerOf(in loader.Intent) string {
+	if in.ByBackstop {
+		return record.ByBackstop
+	}
+	return record.ByAgent
+}
+
+// wallOf is when an intent was stored; the kernel has no calendar, but the same boot.
+func wallOf(in loader.Intent) time.Time {
+	if nowNs := now(); in.ByBackstop && in.SignalledNs <= nowNs {
+		return time.Now().Add(-time.Duration(nowNs - in.SignalledNs))
+	}
+	return time.Unix(0, int64(in.WallNs))
 }
 
 // isGone reports whether nothing runs in the intent's cgroup, or its path is another's.

@@ -126,6 +126,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	a.input.Dying = make([]decide.Dying, 0, maxOpen+maxUnreaped)
 	a.crossings = make(crossings, 0, 2*decide.MaxBounds) // two CPUs may report one at once
 	a.nextEntropy()
+	a.backstop.init()
 	p, err := a.plan(ctx, c)
 	if err != nil {
 		return nil, nil, err

@@ -9,16 +9,17 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // pass is one pass: look, decide, look again at the victim, strike, record. Nothing here allocates, reads text or
 // waits until the SIGKILL is sent, but for three doubts: a cgroup that the scout has not
-// seen yet (it scans), a refusal for want of knowledge (likewise, once each), and a fall
+// seen yet, or may not have while everybody was stopped (it scans), a refusal for want of knowledge (likewise, once each), and a fall
 // faster than the machine can fill (the other source is read).
-func (a *Agent) pass(woke crossings, wokeNs uint64) {
+func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 	a.scene = a.scout.current()
-	if a.anyStranger(woke) {
-		a.scene = a.scout.refreshNow() // younger than the last scan: the one doubt worth a wait
+	if a.late || a.anyStranger(woke) {
+		a.scene = a.scout.refreshNow() // somebody is younger than the last scan: the one doubt worth a wait
 	}
 	d := a.consider()
 	if a.isDoubtful(&d) {
@@ -54,6 +55,7 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) {
 	a.follow()
 	a.rearm(&d)
 	a.drills.looked(a.unrest(&d))
+	return d
 }
 
 // seenByHook reports whether a hook saw the crossing that d is about: it has kept the rows
@@ -111,9 +113,9 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 		a.ask(e)
 		return true
 	}
-	if e.wire != noWire && !a.kernel.Claim(e.wire, e.seq) {
+	if !a.withdraw() || e.wire != noWire && !a.kernel.Claim(e.wire, e.seq) {
 		e.used = false
-		return true // somebody has acted on this crossing
+		return true // the kernel acts, or somebody has acted on this crossing
 	}
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	a.at(stageStored)
@@ -151,11 +153,15 @@ func (a *Agent) isCondemnedAlone(e *eviction) bool {
 // condemn names what the strike kills; of a pod with several containers the pod, as there is
 // one word.
 func (a *Agent) condemn(e *eviction) int {
-	id := e.victim.ID
-	if len(e.targets) == 1 {
-		id = e.targets[0].id
-	}
+	id := struckID(e.victim.ID, e.targets)
 	return a.kernel.Condemn(id.MemoryID, id.PidsID)
+}
+
+func struckID(unit workload.Identity, targets []rows) workload.Identity {
+	if len(targets) == 1 {
+		return targets[0].id
+	}
+	return unit
 }
 
 // culprit is the process that crossed a wire, if it did so in a cgroup that the strike kills.

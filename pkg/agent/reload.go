@@ -108,6 +108,8 @@ func (a *Agent) take(p *plan) error {
 	a.shadow = p.config.Mode != config.ModeEnforce
 	mode := a.mode
 	a.drills.mode.Store(&mode)
+	a.backstop.config = p.config.Backstop
+	a.setGrace()
 	a.memory.Release()
 	a.guards, a.fills = [decide.MaxBounds]signal.Guard{}, [decide.MaxBounds]fill{}
 	a.shadowMet, a.refused = [decide.MaxBounds]bool{}, [decide.MaxBounds]decide.Reason{}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -115,6 +116,9 @@ func (w *wires) wire(b *decide.Bound, node sample.Node, s *scene) (loader.Wire, 
 	wire.Limit = b.Value.Of(wire.Capacity)
 	return wire, true
 }
+
+// boundOf returns the bound that a wire belongs to, -1 for none. For the hot thread.
+func (w *wires) boundOf(wire int) int { return slices.Index(w.number, wire) }
 
 // lend places a drill's wire and arms it.
 func (w *wires) lend(wire loader.Wire) (number int, seq uint64, err error) {

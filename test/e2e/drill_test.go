@@ -23,8 +23,8 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
-// far is a threshold that only a test's hog meets.
-var far = map[string]string{"allocatableMemory.available": "400Mi"}
+// hogsOnly is a threshold that only a test's hog meets.
+var hogsOnly = map[string]string{"allocatableMemory.available": "400Mi"}
 
 // drillCmd is the drill command for the agent of this world.
 func (w *world) drillCmd(args ...string) *exec.Cmd {
@@ -101,7 +101,7 @@ func TestDrillByCommand(t *testing.T) {
 			w := newWorld(t)
 			w.mode, w.extra = mode, "drill: {atStart: false, every: 0}\n"
 			bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 64 << 20})
-			w.start(far)
+			w.start(hogsOnly)
 			if out, err := w.drillCmd().Output(); err != nil || !strings.Contains(string(out), "drill passed") {
 				t.Errorf("printed %q, ended with %v", out, err)
 			}
@@ -131,7 +131,7 @@ func TestDrillAtStartAndOnTheTimer(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
 	w.extra = "drill: {every: 1s}\n"
-	w.start(far)
+	w.start(hogsOnly)
 	for n := 1; n <= 2; n++ {
 		w.await("a drill", func() bool { last, ids := w.drilled(); return ids == n && len(last) == 2 || ids > n })
 	}
@@ -145,9 +145,9 @@ func TestDrillAtStartAndOnTheTimer(t *testing.T) {
 func TestDrillNeedsAnAgent(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
-	w.config(far)
+	w.config(hogsOnly)
 	refused(t, w.drillCmd(), 3, "no agent runs")
-	w.start(far)
+	w.start(hogsOnly)
 	must(t, w.agent.Process.Kill())
 	_ = w.agent.Wait()
 	w.agent = nil
@@ -178,7 +178,7 @@ func withReadOnlyCgroups(args []string) int {
 func TestDrillThatFailsAtStartEndsEnforce(t *testing.T) {
 	bin := binary(t)
 	w := newWorld(t)
-	file := w.config(far)
+	file := w.config(hogsOnly)
 	refused(t, exec.Command("/proc/self/exe", "read-only-cgroups", bin, "run", "--config", file, "--log-level", "error"), 3, `failed at the stage "canary"`)
 	w.await("the programs to go", func() bool { return len(ourPrograms(t)) == 0 })
 	if _, err := os.Stat(drill.MailboxOf(filepath.Join(w.dir, "state.json"))); !errors.Is(err, os.ErrNotExist) {
@@ -198,7 +198,7 @@ func TestDrillThatFailsLaterIsAnAlarm(t *testing.T) {
 			w := newWorld(t)
 			w.mode, w.extra = tc.mode, "drill: "+tc.drill+"\n"
 			var errOut strings.Builder
-			w.agent = exec.Command("/proc/self/exe", "read-only-cgroups", bin, "run", "--config", w.config(far), "--log-level", "error")
+			w.agent = exec.Command("/proc/self/exe", "read-only-cgroups", bin, "run", "--config", w.config(hogsOnly), "--log-level", "error")
 			w.agent.Stderr = &errOut
 			must(t, w.agent.Start())
 			t.Cleanup(w.stop)
@@ -224,7 +224,7 @@ func TestDrillRequestsThatAreHostileAreRefused(t *testing.T) {
 	w := newWorld(t)
 	w.extra = "drill: {atStart: false, every: 0}\n"
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
-	w.start(far)
+	w.start(hogsOnly)
 	box := drill.MailboxOf(filepath.Join(w.dir, "state.json"))
 	request := func(cgroup string) []byte {
 		text, err := json.Marshal(drill.Request{Schema: drill.Schema, ID: drill.NewID(), Signal: "allocatableMemory.available", Cgroup: cgroup})
@@ -273,7 +273,7 @@ func TestDrillWhoseClientIsKilledLeavesNothing(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
 	w.extra = "drill: {atStart: false, every: 0}\n"
-	w.start(far)
+	w.start(hogsOnly)
 	for n := range 10 {
 		cmd := w.drillCmd()
 		must(t, cmd.Start())
@@ -294,7 +294,7 @@ func TestDrillWhoseAgentIsKilledLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.extra = "drill: {atStart: true, every: 1s}\n"
 	for n := range 5 {
-		w.start(far)
+		w.start(hogsOnly)
 		cmd := w.drillCmd()
 		must(t, cmd.Start())
 		time.Sleep(time.Duration(10*n) * time.Millisecond)
@@ -304,7 +304,7 @@ func TestDrillWhoseAgentIsKilledLeavesNothing(t *testing.T) {
 		_ = cmd.Wait() // sees that nobody answers
 		w.nothingOfDrills()
 	}
-	w.start(far)
+	w.start(hogsOnly)
 	if _, code, errText := w.drill(); code != 0 {
 		t.Fatalf("the next drill: exit code %d, %q", code, errText)
 	}
@@ -315,7 +315,7 @@ func TestDrillWhoseAgentIsKilledLeavesNothing(t *testing.T) {
 func TestDrillOfTwoClientsAtOnce(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
-	w.start(far)
+	w.start(hogsOnly)
 	var clients sync.WaitGroup
 	for range 3 {
 		clients.Go(func() {
@@ -337,7 +337,7 @@ func TestDrillDoesNotHoldUpAnEviction(t *testing.T) {
 	w := newWorld(t)
 	w.extra = "drill: {atStart: false, every: 0}\n"
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 64 << 20})
-	w.start(far)
+	w.start(hogsOnly)
 	stop, held := make(chan struct{}), 0
 	var drills sync.WaitGroup
 	drills.Go(func() { // one after the other

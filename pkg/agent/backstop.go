@@ -1,0 +1,330 @@
+package agent
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+const (
+	// licenceTime is how long the kernel may act after a healthy pass.
+	licenceTime = config.MaxGrace
+	// nameEvery is between two nominations: 0.2 ms for 1000 units and wire. Passes between them
+	// renew the licence alone; the kernel compares with how things were when the nominee was
+	// named, however long ago.
+	nameEvery = 100 * time.Millisecond
+	// leadsAge is when a nominee's processes are listed again, some text each.
+	leadsAge = time.Second
+)
+
+// backstop is what the hot thread knows of the kernel's part: whom it may kill when nobody
+// here acts.
+type backstop struct {
+	config config.Backstop
+	// nominees are those of each bound; namedNs is when they were named, 0: they are not.
+	nominees [decide.MaxBounds]nominee
+	namedNs  uint64
+	// in and with are the scene and the leads that they were named from.
+	in   *scene
+	with *leads
+
+	found   decide.Nominee
+	sent    loader.Nominee
+	wanted  chan []lodger
+	listed  atomic.Pointer[leads]
+	askedNs uint64
+}
+
+// nominee is whom the kernel may kill for a bound, with all that the record of it needs.
+type nominee struct {
+	named    bool
+	id       record.ID
+	decision decide.Decision
+	victim   workload.Workload
+	targets  []rows
+	handle   *actuator.Handle
+}
+
+// leads are processes of nominees, by unit.
+type leads map[workload.Identity][]loader.Lead
+
+// lodger is a unit whose processes are to be listed.
+type lodger struct {
+	id     workload.Identity
+	handle *actuator.Handle
+}
+
+func (b *backstop) init() {
+	b.found.Rivals = make([]decide.Rival, 0, loader.MaxRivals)
+	b.sent.Rivals = make([]loader.Rival, 0, loader.MaxRivals)
+	b.wanted = make(chan []lodger, 1)
+	b.listed.Store(&leads{})
+}
+
+// withdraw takes the kernel's licence away. False: it is killing or has killed, and the
+// next turn takes note of it.
+func (a *Agent) withdraw() bool {
+	a.backstop.namedNs = 0
+	return a.kernel.Withdraw()
+}
+
+// nominate ends a healthy pass: it names whom the kernel may kill should this agent not come
+// to the next one, and renews the kernel's licence, unless somebody has to act already or
+// there is a doubt.
+func (a *Agent) nominate(d *decide.Decision) {
+	b, nowNs := &a.backstop, now()
+	if !a.mayLicense(d) {
+		a.withdraw()
+		return
+	}
+	listed := b.listed.Load()
+	if b.namedNs != 0 && nowNs-b.namedNs < uint64(nameEvery) && b.with == listed &&
+		a.kernel.License(nowNs+uint64(licenceTime)) {
+		return
+	}
+	if !a.withdraw() {
+		return
+	}
+	named := false
+	for i, wire := range a.wires.number {
+		if wire != noWire && a.nominateFor(i, wire, *listed) {
+			named = true
+		}
+	}
+	if !named {
+		return
+	}
+	b.namedNs, b.in, b.with = nowNs, a.scene, listed
+	a.kernel.License(nowNs + uint64(licenceTime)) // last: it makes all of the above count
+	a.askForLeads(nowNs, *listed)
+}
+
+// mayLicense: with a threshold that is met, a victim that is not dead, a unit that can't be
+// opened or no place for another eviction, whom to kill next is not for the kernel to say.
+func (a *Agent) mayLicense(d *decide.Decision) bool {
+	if !a.backstop.config.Enabled || a.shadow || a.leaving || a.scene.incomplete || a.slot() == nil {
+		return false
+	}
+	for i := range a.wires.number {
+		if (d.Met[i] || d.Due[i]) && a.wires.number[i] != noWire {
+			return false
+		}
+	}
+	for i := range a.open {
+		if e := &a.open[i]; e.underWay() && e.timeline.Dead == 0 && !e.recorded {
+			return false
+		}
+	}
+	return true
+}
+
+// nominateFor names the nominee of one bound, or nobody.
+func (a *Agent) nominateFor(bound, wire int, listed leads) bool {
+	b, n := &a.backstop, &a.backstop.nominees[bound]
+	n.named = false
+	o := a.observed(&a.settings.Bounds[bound])
+	if o == nil || !o.Signal.Memory() && a.anyZombies() {
+		return a.nobody(wire)
+	}
+	decide.Nominate(&a.settings, &a.memory, &a.input, bound, &b.found)
+	if b.found.Victim < 0 || !a.placeRows(bound) {
+		return a.nobody(wire)
+	}
+	i := b.found.Victim
+	*n = nominee{
+		named: true, id: record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()),
+		decision: wouldDecide(&a.settings.Bounds[bound], bound, o, i),
+		victim:   a.scene.workloads[i], targets: a.scene.targets[i], handle: a.scene.handles[i],
+	}
+	kill := struckID(n.victim.ID, n.targets)
+	s := &b.sent
+	s.MemoryID, s.PidsID = kill.MemoryID, kill.PidsID
+	s.Use, s.Least, s.Available = b.found.Use, b.found.Least, o.Available
+	// Readings differ by that much though nothing moves; of a small nominee less is told apart.
+	s.Others = max(b.found.Others, min(a.guards[bound].Slack, s.Use/8))
+	s.Leads = listed[n.victim.ID]
+	s.Intent = loader.Intent{
+		ID: n.id, MemoryID: n.victim.ID.MemoryID, PidsID: n.victim.ID.PidsID,
+		ThresholdValue: n.decision.ThresholdValue, Capacity: o.Capacity,
+		Signal: string(o.Signal), UID: n.victim.UID, Cgroup: n.victim.Cgroup,
+	}
+	n.named = a.kernel.Nominate(wire, s)
+	return n.named
+}
+
+// wouldDecide is what the record of the nominee's eviction says that was decided.
+func wouldDecide(b *decide.Bound, bound int, o *signal.Observation, victim int) decide.Decision {
+	d := decide.Decision{Verdict: decide.Evict, Reason: decide.ReasonMet, Bound: bound, Observed: *o, Victim: victim}
+	d.ThresholdValue = b.Value.Of(o.Capacity)
+	d.TargetAvailable = d.ThresholdValue + max(0, b.MinReclaim.Of(o.Capacity))
+	return d
+}
+
+func (a *Agent) nobody(wire int) bool {
+	a.kernel.Nominate(wire, nil)
+	return false
+}
+
+// anyZombies: what they hold comes back without a victim, so whether one is needed can't be
+// said beforehand.
+func (a *Agent) anyZombies() bool {
+	for i := range a.input.Dying {
+		if a.input.Dying[i].HeldTasks > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// placeRows says where the counters of the nominee and its rivals stand; false when one of
+// them is not known.
+func (a *Agent) placeRows(bound int) bool {
+	b, memory := &a.backstop, a.settings.Bounds[bound].Signal.Memory()
+	row := func(i int) (id uint64, css uint32) {
+		r := &a.scene.rows[i]
+		if memory {
+			return r.id.MemoryID, r.memoryCSS
+		}
+		return r.id.PidsID, r.pidsCSS
+	}
+	s := &b.sent
+	if s.UnitID, s.UnitCSS = row(b.found.Victim); s.UnitID == 0 || s.UnitCSS == 0 {
+		return false
+	}
+	s.Rivals = s.Rivals[:0]
+	for _, r := range b.found.Rivals {
+		id, css := row(r.Index)
+		if id == 0 || css == 0 {
+			return false
+		}
+		s.Rivals = append(s.Rivals, loader.Rival{CgroupID: id, CSSID: css, Use: r.Use, Growth: r.Growth, Relative: r.Relative})
+	}
+	return true
+}
+
+// askForLeads has the nominees' processes listed where that was not done, or long ago.
+func (a *Agent) askForLeads(nowNs uint64, listed leads) {
+	missing := false
+	for i := range a.wires.number {
+		n := &a.backstop.nominees[i]
+		_, ok := listed[n.victim.ID]
+		missing = missing || n.named && !ok
+	}
+	if age := nowNs - a.backstop.askedNs; age < uint64(leadsAge) && !(missing && age > uint64(followTick)) {
+		return
+	}
+	a.backstop.askedNs = nowNs
+	var units []lodger
+	for i := range a.wires.number {
+		if n := &a.backstop.nominees[i]; n.named {
+			units = append(units, lodger{n.victim.ID, n.handle})
+		}
+	}
+	select {
+	case a.backstop.wanted <- units:
+	default: // the last ones are being listed
+	}
+}
+
+// listLeads lists the nominees' processes, and wakes the hot thread when there are new
+// nominees: until it knows their processes, the kernel can hit who allocates or forks only.
+func (a *Agent) listLeads(ctx context.Context) {
+	for {
+		var units []lodger
+		select {
+		case <-ctx.Done():
+			return
+		case units = <-a.backstop.wanted:
+		}
+		former, next, fresh := *a.backstop.listed.Load(), leads{}, false
+		for _, u := range units {
+			if _, ok := next[u.id]; ok {
+				continue // of another wire too
+			}
+			found, err := u.handle.Largest(loader.MaxLeads)
+			if err != nil {
+				a.log.Debug().Err(err).Msg("a nominee's processes can't be listed")
+			}
+			next[u.id] = []loader.Lead{}
+			for _, p := range found {
+				next[u.id] = append(next[u.id], loader.Lead{StartTicks: p.StartTicks, TGID: uint32(p.PID)})
+			}
+			_, known := former[u.id]
+			fresh = fresh || !known
+		}
+		a.backstop.listed.Store(&next)
+		if fresh {
+			a.wake()
+		}
+	}
+}
+
+// takeNote makes the kernel's kill, if there was one, an eviction of ours: it is counted,
+// finished, followed and recorded as any other.
+func (a *Agent) takeNote() {
+	k, ok := a.kernel.TakeNote()
+	if !ok {
+		return
+	}
+	a.backstop.namedNs = 0
+	bound := a.wires.boundOf(k.Wire)
+	e := a.slot()
+	if bound < 0 || !a.backstop.nominees[bound].named || e == nil {
+		// Can't be: nobody is licensed so. The intent is there for the next start.
+		a.log.Error().Int("wire", k.Wire).Msg("the backstop killed a nominee that is not known")
+		return
+	}
+	n, nowNs := &a.backstop.nominees[bound], now()
+	*e = eviction{
+		used: true, id: n.id, killer: record.ByBackstop, by: k.By,
+		decision: n.decision, bound: a.settings.Bounds[bound], wire: k.Wire, seq: k.Seq,
+		victim: n.victim, targets: n.targets, intent: k.Slot, condemned: -1,
+		lowest: k.Available, wall: time.Now().Add(-time.Duration(nowNs - k.SignalledNs)),
+	}
+	e.decision.Observed.Available, e.decision.Observed.Ns = k.Available, k.CrossedNs
+	e.timeline.Crossed, e.timeline.Signalled = k.CrossedNs, k.SignalledNs
+	a.memory.Killed(k.SignalledNs)
+	a.scene = a.backstop.in // its figures led to the nomination
+	a.explain(e)
+	a.scene = a.scout.refreshNow()
+	if i := a.scene.unit(n.victim.ID); i >= 0 && sameRows(a.scene.targets[i], n.targets) {
+		e.handle = a.scene.handles[i]
+		e.handle.Struck()
+		e.condemned = a.condemn(e)
+		a.opened(e, 1)
+		return
+	}
+	// What was struck is gone; what may be in the unit by now is somebody else.
+	e.finished.Store(&actuator.Outcome{DeadNs: nowNs})
+	a.noted(e)
+}
+
+func sameRows(x, y []rows) bool {
+	if len(x) != len(y) {
+		return false
+	}
+	for i := range x {
+		if x[i].id != y[i].id {
+			return false
+		}
+	}
+	return true
+}
+
+// setGrace: the kernel acts first where the hot thread has no real-time priority, and may
+// take tens of milliseconds.
+func (a *Agent) setGrace() {
+	grace := a.backstop.config.Grace
+	if a.slow {
+		grace = 0
+	}
+	a.kernel.SetGrace(grace)
+}
