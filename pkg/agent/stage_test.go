@@ -105,6 +105,7 @@ func (b *bed) startAs(in agentArgs) *exec.Cmd {
 	b.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		_ = os.RemoveAll(b.pinDir()) // what kill -9 leaves
 	})
 	b.await("the agent's start", func() bool { return len(b.lines(record.KindStart)) > before })
 	return cmd
