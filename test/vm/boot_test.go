@@ -126,6 +126,7 @@ func TestWatchClock(t *testing.T) {
 			console := filepath.Join(t.TempDir(), "console")
 			synctest.Test(t, func(t *testing.T) {
 				ctx, kill := context.WithCancelCause(t.Context())
+				defer kill(nil)
 				go watchClock(ctx, console, kill)
 				printed := ""
 				for _, uptime := range tt.clocks {
@@ -135,7 +136,11 @@ func TestWatchClock(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				<-ctx.Done()
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Hour):
+					t.Fatal("still alive")
+				}
 				if got := context.Cause(ctx).Error(); got != tt.want {
 					t.Errorf("killed because %q, want %q", got, tt.want)
 				}
