@@ -299,6 +299,8 @@ __noinline int backstop_hunt(__u32 by)
 		return 0; /* the agent acts, or was healthy meanwhile */
 	if (licence > LICENCE_MARKS && (licence != backstop.alerted || now >= licence))
 		return 0; /* renewed since the crossing was seen, or at its end */
+	if (licence > LICENCE_MARKS && now < backstop.alert_ns + backstop.grace_ns)
+		return 0; /* a timer of an earlier hunt: it is not yet time */
 	if (__sync_val_compare_and_swap(&backstop.licence, licence, LICENCE_STRIKING) != licence)
 		return RETRY_NS;
 
