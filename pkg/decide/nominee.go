@@ -113,19 +113,21 @@ func (p *place) outranks(class int8, q *place) int {
 // never is more than anything grows by.
 const never = math.MaxInt64
 
-// add keeps the rivals that need to grow least; of the others, the least.
+// add keeps the rivals that need to grow least, in that order; of the others, the least.
 func (n *Nominee) add(r Rival) {
 	if r.Growth == never {
 		return
 	}
-	if len(n.Rivals) < cap(n.Rivals) {
-		n.Rivals = append(n.Rivals, r)
-		return
-	}
-	for i := range n.Rivals {
-		if n.Rivals[i].Growth > r.Growth {
-			n.Rivals[i], r = r, n.Rivals[i]
+	if last := len(n.Rivals) - 1; len(n.Rivals) == cap(n.Rivals) {
+		if last < 0 || r.Growth >= n.Rivals[last].Growth {
+			n.Others = min(n.Others, r.Growth)
+			return
 		}
+		n.Others = min(n.Others, n.Rivals[last].Growth)
+		n.Rivals = n.Rivals[:last]
 	}
-	n.Others = min(n.Others, r.Growth)
+	n.Rivals = append(n.Rivals, r)
+	for i := len(n.Rivals) - 1; i > 0 && n.Rivals[i-1].Growth > r.Growth; i-- {
+		n.Rivals[i-1], n.Rivals[i] = r, n.Rivals[i-1]
+	}
 }
