@@ -10,8 +10,10 @@
 #define MS 1000000LL
 
 /* Between an ask for the allocation hook and its first event the timer stands
- * in for it. */
+ * in for it: as an agent that stalls does not answer, closer and closer towards
+ * the wire, for the backstop to come in time. */
 #define BRIDGE_NS (1 * MS)
+#define MIN_BRIDGE_NS (MS / 10)
 /* While the hook is attached: reclaim, mlock and unplug lower what is available
  * without an allocation. */
 #define NEAR_TICK_NS (50 * MS)
@@ -52,13 +54,23 @@ static __always_inline __s64 far_tick_ns(__s64 distance)
 	return fill_ns(distance - margin_pages, fill_ns(margin_pages, BRIDGE_NS, MIN_FAR_TICK_NS), MAX_FAR_TICK_NS);
 }
 
+/* The time in which nothing can come to the wire, within bounds. */
+static __always_inline __s64 bridge_tick_ns(__s64 distance)
+{
+	__s64 ns = (__u64)distance * (1000 * MS) / (__u64)max_fill_pages_per_second;
+
+	if (ns > BRIDGE_NS || distance <= 0)
+		return BRIDGE_NS; /* far enough, or crossed already */
+	return ns > MIN_BRIDGE_NS ? ns : MIN_BRIDGE_NS;
+}
+
 static __always_inline struct far_plan plan_far_tick(__s64 distance, bool hook_seen, __u64 asked_ns_ago)
 {
 	struct far_plan plan = {.next_ns = far_tick_ns(distance)};
 
 	if (distance >= margin_pages)
 		return plan;
-	plan.next_ns = hook_seen ? NEAR_TICK_NS : BRIDGE_NS;
+	plan.next_ns = hook_seen ? NEAR_TICK_NS : bridge_tick_ns(distance);
 	plan.ask = !hook_seen && asked_ns_ago > ASK_AGAIN_NS;
 	return plan;
 }

@@ -99,8 +99,12 @@ func TestForkOnce(t *testing.T) {
 func (x *target) dead(within time.Duration) bool {
 	select {
 	case <-x.gone:
-		return true
 	case <-time.After(within):
+	}
+	select {
+	case <-x.gone:
+		return true
+	default:
 		return false
 	}
 }

@@ -202,22 +202,47 @@ func TestBackstopAndAgentRaceForOneVictim(t *testing.T) {
 // What can act goes with the agent's process, at once, whatever the licence says.
 func TestBackstopDiesWithTheAgent(t *testing.T) {
 	binary(t)
-	w := newWorld(t)
-	w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
-	w.start(wire)
-	hog := w.leak("hog", 300<<20, 500<<20)
-	w.nominated("hog")
-	w.killAgent()
-	must(t, hog.Go())
-	w.filled(hog, 500<<20)
-	time.Sleep(100 * time.Millisecond) // a hundred times the grace
-	if !hog.Alive() {
-		t.Error("somebody killed the hog after the agent's death")
-	}
-	w.start(wire) // takes the pins over, and does what is to be done
-	w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
-	if l := w.lines(record.KindEviction)[0]; l.By != record.ByAgent {
-		t.Errorf("killed by %q", l.By)
+	for _, scene := range []struct {
+		name, extra string
+		crossed     bool // before the agent dies
+	}{
+		{"near", near, false},
+		{"far", far, false},
+		{"near, in the grace", near + "backstop: {grace: 2s}\n", true},
+		{"far, in the grace", far + "backstop: {grace: 2s}\n", true},
+	} {
+		t.Run(scene.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.extra = scene.extra
+			w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
+			w.start(wire)
+			hog := w.leak("hog", 300<<20, 500<<20)
+			w.nominated("hog")
+			if scene.crossed {
+				w.stopAgent()
+				must(t, hog.Go())
+				w.await("the crossing", func() bool {
+					n, err := hog.Progress()
+					must(t, err)
+					return n >= 340<<20
+				})
+				w.killAgent()
+			} else {
+				w.killAgent()
+				must(t, hog.Go())
+			}
+			w.filled(hog, 500<<20)
+			time.Sleep(2500 * time.Millisecond) // beyond the grace
+			if !hog.Alive() {
+				t.Error("somebody killed the hog after the agent's death")
+			}
+			w.extra = ""
+			w.start(wire) // takes the pins over, and does what is to be done
+			w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
+			if l := w.lines(record.KindEviction)[0]; l.By != record.ByAgent || w.count(record.KindKill) != 1 {
+				t.Errorf("killed by %q, %d kill lines", l.By, w.count(record.KindKill))
+			}
+		})
 	}
 }
 
