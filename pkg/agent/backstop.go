@@ -38,7 +38,7 @@ type backstop struct {
 
 	found   decide.Nominee
 	sent    loader.Nominee
-	wanted  chan []lodger
+	wanted  chan []unitHandle
 	listed  atomic.Pointer[leads]
 	askedNs uint64
 }
@@ -56,8 +56,8 @@ type nominee struct {
 // leads are processes of nominees, by unit.
 type leads map[workload.Identity][]loader.Lead
 
-// lodger is a unit whose processes are to be listed.
-type lodger struct {
+// unitHandle is a unit whose processes are to be listed.
+type unitHandle struct {
 	id     workload.Identity
 	handle *actuator.Handle
 }
@@ -65,7 +65,7 @@ type lodger struct {
 func (b *backstop) init() {
 	b.found.Rivals = make([]decide.Rival, 0, loader.MaxRivals)
 	b.sent.Rivals = make([]loader.Rival, 0, loader.MaxRivals)
-	b.wanted = make(chan []lodger, 1)
+	b.wanted = make(chan []unitHandle, 1)
 	b.listed.Store(&leads{})
 }
 
@@ -212,20 +212,21 @@ func (a *Agent) placeRows(bound int) bool {
 
 // askForLeads has the nominees' processes listed where that was not done, or long ago.
 func (a *Agent) askForLeads(nowNs uint64, listed leads) {
-	missing := false
+	patience := leadsAge
 	for i := range a.wires.number {
 		n := &a.backstop.nominees[i]
-		_, ok := listed[n.victim.ID]
-		missing = missing || n.named && !ok
+		if _, ok := listed[n.victim.ID]; n.named && !ok {
+			patience = followTick
+		}
 	}
-	if age := nowNs - a.backstop.askedNs; age < uint64(leadsAge) && !(missing && age > uint64(followTick)) {
+	if nowNs-a.backstop.askedNs < uint64(patience) {
 		return
 	}
 	a.backstop.askedNs = nowNs
-	var units []lodger
+	var units []unitHandle
 	for i := range a.wires.number {
 		if n := &a.backstop.nominees[i]; n.named {
-			units = append(units, lodger{n.victim.ID, n.handle})
+			units = append(units, unitHandle{n.victim.ID, n.handle})
 		}
 	}
 	select {
@@ -238,7 +239,7 @@ func (a *Agent) askForLeads(nowNs uint64, listed leads) {
 // nominees: until it knows their processes, the kernel can hit who allocates or forks only.
 func (a *Agent) listLeads(ctx context.Context) {
 	for {
-		var units []lodger
+		var units []unitHandle
 		select {
 		case <-ctx.Done():
 			return
