@@ -164,7 +164,6 @@ int BPF_PROG(newtask, struct task_struct *child)
 	return 0;
 }
 
-
 struct far_timer {
 	struct bpf_timer timer;
 	__u64 asked_ns;
