@@ -299,17 +299,16 @@ int plan_tick(__u64 *ctx)
 	return plan.next_ns | (plan.ask ? FAR_ASKS : 0);
 }
 
-/* Refreshes all rows of both hierarchies. Needs bpf_loop (5.17). Returns how
- * many of memory. */
+/* Refreshes rows of controller ctx[0] from css id ctx[1] on. Needs bpf_loop
+ * (5.17). Returns what walk_cgroups does. */
 SEC("raw_tp")
-int walk(void *ctx)
+int walk(__u64 *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	__u32 rows;
 
-	rows = walk_cgroups(CONTROLLER_MEMORY, css_of(task, CONTROLLER_MEMORY));
-	walk_cgroups(CONTROLLER_PIDS, css_of(task, CONTROLLER_PIDS));
-	return rows;
+	if (ctx[0] == CONTROLLER_MEMORY)
+		return walk_cgroups(CONTROLLER_MEMORY, css_of(task, CONTROLLER_MEMORY), ctx[1]);
+	return walk_cgroups(CONTROLLER_PIDS, css_of(task, CONTROLLER_PIDS), ctx[1]);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -214,6 +214,7 @@ const (
 	EvictVarNumaIds               = "numa_ids"
 	EvictVarPgdats                = "pgdats"
 	EvictVarPossibleCpus          = "possible_cpus"
+	EvictVarRowsUsed              = "rows_used"
 	EvictVarTaskWires             = "task_wires"
 	EvictVarTasksMax              = "tasks_max"
 )
@@ -305,6 +306,7 @@ type EvictVariableSpecs struct {
 	NumaIds               *ebpf.VariableSpec `ebpf:"numa_ids"`
 	Pgdats                *ebpf.VariableSpec `ebpf:"pgdats"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
+	RowsUsed              *ebpf.VariableSpec `ebpf:"rows_used"`
 	TaskWires             *ebpf.VariableSpec `ebpf:"task_wires"`
 	TasksMax              *ebpf.VariableSpec `ebpf:"tasks_max"`
 }
@@ -375,6 +377,7 @@ type EvictVariables struct {
 	NumaIds               *ebpf.Variable `ebpf:"numa_ids"`
 	Pgdats                *ebpf.Variable `ebpf:"pgdats"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
+	RowsUsed              *ebpf.Variable `ebpf:"rows_used"`
 	TaskWires             *ebpf.Variable `ebpf:"task_wires"`
 	TasksMax              *ebpf.Variable `ebpf:"tasks_max"`
 }

@@ -39,7 +39,7 @@ func (a *Agent) isStranger(s *sample.Sample) bool {
 		controller, known = loader.Pids, a.scene.knownPids
 	}
 	stranger := false
-	a.kernel.Climb(controller, s.CSSID, func(id uint64) bool {
+	a.kernel.Climb(controller, s.CSSID, func(_ uint32, id uint64) bool {
 		if _, ok := known[id]; ok {
 			stranger = a.isDead(controller, id)
 			return false

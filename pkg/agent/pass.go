@@ -29,7 +29,7 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 	if d.Verdict == decide.Evict && !a.seenByHook(&d, woke) {
 		// Without a hook near the wire the tables are as old as the last walk: who filled
 		// since then would look idle, and somebody else would pay.
-		if _, err := a.kernel.Walk(); err == nil {
+		if err := a.kernel.WalkNow(); err == nil {
 			d = a.consider()
 		}
 	}
@@ -179,7 +179,7 @@ func (a *Agent) crossedIn(c *sample.Sample, targets []rows) (inside bool) {
 	if c.By == sample.ObserverTask {
 		controller = loader.Pids
 	}
-	a.kernel.Climb(controller, c.CSSID, func(id uint64) bool {
+	a.kernel.Climb(controller, c.CSSID, func(_ uint32, id uint64) bool {
 		for i := range targets {
 			of := targets[i].id
 			inside = inside || controller == loader.Memory && of.MemoryID == id || controller == loader.Pids && of.PidsID == id

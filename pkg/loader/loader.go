@@ -88,9 +88,10 @@ type Loader struct {
 	// memTotalPages and tasksMax mirror the BPF globals for Look.
 	memTotalPages, tasksMax atomic.Int64
 
-	lookRun, refreshRun testRun
-	walkMu              sync.Mutex
-	walkRun             testRun
+	lookRun, refreshRun, hotWalkRun testRun
+
+	walkMu  sync.Mutex
+	walkRun testRun
 
 	stale []Intent
 	// Malformed counts records that did not have the size and kind of a record.
@@ -165,7 +166,7 @@ func (l *Loader) openAll(coll *ebpf.Collection, o Options) error {
 func (l *Loader) start(o Options) error {
 	l.lookRun = newTestRun(l.objs.Look.FD())
 	l.refreshRun = newTestRun(l.objs.Refresh.FD())
-	l.walkRun = newTestRun(l.objs.Walk.FD())
+	l.walkRun, l.hotWalkRun = newTestRun(l.objs.Walk.FD()), newTestRun(l.objs.Walk.FD())
 	err := l.learn()
 	if err != nil {
 		return err
