@@ -28,6 +28,19 @@ type Cgroup struct {
 // are not followed and ".." is refused. ErrGone when it is in neither the memory nor the
 // pids hierarchy.
 func (f *FS) Open(path string) (*Cgroup, error) {
+	c, err := f.OpenToRead(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.openToKill(f); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open cgroup %s: %w", c.path, err)
+	}
+	return c, nil
+}
+
+// OpenToRead is Open for who neither kills nor thaws: half the system calls.
+func (f *FS) OpenToRead(path string) (*Cgroup, error) {
 	rel, err := relative(path)
 	if err != nil {
 		return nil, err
@@ -44,14 +57,20 @@ func (c *Cgroup) open(f *FS, rel string) (err error) {
 	c.memory, err = openBeneath(f.memory, rel)
 	if f.version == V2 {
 		c.pids = c.memory
-		if err == nil {
-			c.openKill()
-		}
 		return err
 	}
 	var pidsErr error
 	c.pids, pidsErr = openBeneath(f.pids, rel)
-	if err := bothGone(err, pidsErr); err != nil {
+	return bothGone(err, pidsErr)
+}
+
+func (c *Cgroup) openToKill(f *FS) (err error) {
+	if f.version == V2 {
+		c.openKill()
+		return nil
+	}
+	rel, err := relative(c.path)
+	if err != nil {
 		return err
 	}
 	if c.freezer, err = openBeneath(f.freezer, rel); errors.Is(err, ErrGone) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,15 +49,33 @@ func (d dir) openFile(name string, flags int) (int, error) {
 // alive reports whether the directory still is a cgroup: a removed one has no files.
 func (d dir) alive() bool { return unix.Faccessat(d.fd, "cgroup.procs", unix.F_OK, 0) == nil }
 
-// read returns a whole file. It is opened anew each time: v1 keeps what an open
-// cgroup.procs showed for up to a second (kernel/cgroup/cgroup-v1.c).
-func (d dir) read(name string) ([]byte, error) {
+// buffers are for the files that are read and parsed at once: a scan of thousands of cgroups
+// must not leave a buffer of each to the collector.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }}
+
+// parse has a whole file parsed; what parse is given is gone when it returns. The file is
+// opened anew each time: v1 keeps what an open cgroup.procs showed for up to a second
+// (kernel/cgroup/cgroup-v1.c).
+func (d dir) parse(name string, parse func(data []byte) error) error {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	data, err := d.read(name, (*buf)[:0])
+	if err != nil {
+		return err
+	}
+	*buf = data
+	if err := parse(data); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
+}
+
+func (d dir) read(name string, data []byte) ([]byte, error) {
 	fd, err := d.openFile(name, unix.O_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer unix.Close(fd)
-	data := make([]byte, 0, 4096)
 	for {
 		n, err := retry(func() (int, error) { return unix.Read(fd, data[len(data):cap(data)]) })
 		switch {
@@ -86,16 +105,12 @@ func (d dir) write(name, value string) error {
 	return nil
 }
 
-func (d dir) value(name string, parse func([]byte) (int64, error)) (int64, error) {
-	data, err := d.read(name)
-	if err != nil {
-		return 0, err
-	}
-	v, err := parse(data)
-	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", name, err)
-	}
-	return v, nil
+func (d dir) value(name string, parse func([]byte) (int64, error)) (v int64, err error) {
+	err = d.parse(name, func(data []byte) (err error) {
+		v, err = parse(data)
+		return err
+	})
+	return v, err
 }
 
 // children are the names of the child cgroups.
@@ -156,12 +171,12 @@ func (d dir) procs(dst []int) ([]int, error) {
 	if d.fd < 0 {
 		return dst, ErrGone
 	}
-	data, err := d.read("cgroup.procs")
+	err := d.parse("cgroup.procs", func(data []byte) (err error) {
+		dst, err = parsePIDs(dst, data)
+		return err
+	})
 	if err != nil {
 		return dst, err
-	}
-	if dst, err = parsePIDs(dst, data); err != nil {
-		return dst, fmt.Errorf("read cgroup.procs: %w", err)
 	}
 	err = d.eachChild(func(child dir) error {
 		var err error
@@ -176,7 +191,7 @@ func (d dir) procs(dst []int) ([]int, error) {
 
 // thaw writes top down: a v1 cgroup thaws only when those above it are thawed.
 func (d dir) thaw() error {
-	state, err := d.read("freezer.state")
+	state, err := d.read("freezer.state", make([]byte, 0, 64))
 	switch {
 	case errors.Is(err, ErrNoKey): // the hierarchy's root has none
 	case err != nil:

@@ -347,3 +347,43 @@ func TestRealRemoveGivesUpOnTheLiving(t *testing.T) {
 		t.Errorf("got %v, want EBUSY", err)
 	}
 }
+
+// By its id alone a cgroup is found, in either hierarchy, and once removed no more.
+func TestRealCgroupIsFoundByItsID(t *testing.T) {
+	needRoot(t)
+	f, err := New("/sys/fs/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := "/cgroupfs-test-find-" + strconv.Itoa(os.Getpid())
+	path := parent + "/a b/c"
+	if err := f.Create(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Remove(parent); err != nil {
+			t.Error(err)
+		}
+	})
+	c, err := f.OpenToRead(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got, err := f.PathOfMemoryID(c.MemoryID()); got != path || err != nil {
+		t.Errorf("by memory id: %q, %v, want %q", got, err, path)
+	}
+	if got, err := f.PathOfPidsID(c.PidsID()); got != path || err != nil {
+		t.Errorf("by pids id: %q, %v, want %q", got, err, path)
+	}
+	before := f.Links(parent)
+	if err := f.Remove(parent + "/a b"); err != nil {
+		t.Fatal(err)
+	}
+	if after := f.Links(parent); before == 0 || after != 0 {
+		t.Errorf("%d links and %d without the child, want some and none", before, after)
+	}
+	if got, err := f.PathOfMemoryID(c.MemoryID()); !errors.Is(err, ErrGone) {
+		t.Errorf("removed: %q, %v, want ErrGone", got, err)
+	}
+}
