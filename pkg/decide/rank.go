@@ -48,14 +48,18 @@ func Rank(s *Settings, b *Bound, ws []workload.Workload) []Ranked {
 	})
 	ranked := make([]Ranked, len(places))
 	for i := range places {
-		w := &ws[places[i].index]
-		r := Ranked{Index: places[i].index, Reason: s.unfit(b, w)}
-		if r.Evictable = r.Reason == ""; r.Evictable {
-			r.Reason = s.why(b, w)
-		}
-		ranked[i] = r
+		ranked[i] = s.ranked(b, ws, places[i].index)
 	}
 	return ranked
+}
+
+func (s *Settings) ranked(b *Bound, ws []workload.Workload, index int) Ranked {
+	w := &ws[index]
+	r := Ranked{Index: index, Reason: s.unfit(b, w)}
+	if r.Evictable = r.Reason == ""; r.Evictable {
+		r.Reason = s.why(b, w)
+	}
+	return r
 }
 
 // place is where a unit stands in a ranking, field by field.

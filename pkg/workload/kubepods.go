@@ -33,8 +33,8 @@ func uidOf(s string) string {
 	return s
 }
 
-// isLevel reports whether a name is one of the kubelet's levels above its pods.
-func isLevel(name string) bool {
+// isKubeletLevel reports whether a name is one of the kubelet's levels above its pods.
+func isKubeletLevel(name string) bool {
 	switch name {
 	case "kubepods", "kubepods.slice",
 		"besteffort", "burstable",

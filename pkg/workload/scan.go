@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
@@ -18,8 +19,21 @@ import (
 type Unit struct {
 	Workload
 	// Targets are a pod's container cgroups without the sandbox, which is the runtime's to
-	// remove; of any other unit the unit itself.
-	Targets []Target
+	// remove; of any other unit the unit itself. TargetIDs are their identities.
+	Targets   []Target
+	TargetIDs []Identity
+
+	// seen is what the cgroup itself says, whatever table and configuration add.
+	seen struct {
+		requestBytes int64
+		protected    string
+	}
+}
+
+// Same reports whether two readings of a cgroup are of the same unit with the same cgroups
+// to kill.
+func (u *Unit) Same(v *Unit) bool {
+	return u.ID == v.ID && slices.Equal(u.TargetIDs, v.TargetIDs)
 }
 
 // Target is a cgroup to kill, with all below it.
@@ -47,63 +61,58 @@ type Options struct {
 	Procfs string
 }
 
+// Reader reads single units. It belongs to one goroutine.
+type Reader struct {
+	o     *Options
+	rules *atomic.Pointer[rules]
+	pids  []int
+}
+
+// rules are what is known of units without looking at them. They are replaced, never changed.
+type rules struct {
+	version    uint64
+	entries    map[string]*Entry // the table's, by uid
+	protect    []string
+	allowFirst bool
+}
+
 // Scanner lists units. It belongs to one goroutine.
 type Scanner struct {
-	o       Options
-	table   *Table
-	entries map[string]*Entry // table's, by uid
-	loaded  os.FileInfo       // the file that table came from
-	status  TableStatus
-	pids    []int
+	Reader
+	table  *Table
+	loaded os.FileInfo // the file that table came from
+	status TableStatus
+	levels []string
 }
 
 // NewScanner makes a scanner; nothing is read before Scan.
-func NewScanner(o Options) *Scanner { return &Scanner{o: o} }
+func NewScanner(o Options) *Scanner {
+	s := &Scanner{Reader: Reader{o: &o, rules: new(atomic.Pointer[rules])}}
+	s.rules.Store(&rules{protect: o.Protect, allowFirst: o.AllowFirst})
+	return s
+}
 
-// Configure changes Options.Protect and Options.AllowFirst for the scans that follow.
+// NewReader makes a reader for another goroutine. It goes by the scanner's table and
+// configuration as they change.
+func (s *Scanner) NewReader() *Reader { return &Reader{o: s.o, rules: s.rules} }
+
+// Configure changes Options.Protect and Options.AllowFirst for the units that are read from
+// now on.
 func (s *Scanner) Configure(protect []string, allowFirst bool) {
-	s.o.Protect, s.o.AllowFirst = protect, allowFirst
+	former := s.rules.Load()
+	s.rules.Store(&rules{former.version + 1, former.entries, protect, allowFirst})
 }
 
-// Scan lists the units below the roots. One that vanishes meanwhile is absent.
+// Scan reads the units below the roots. One that vanishes meanwhile is absent.
 func (s *Scanner) Scan() ([]Unit, error) {
-	s.loadTable()
-	var units []Unit
-	for _, root := range s.o.Roots {
-		found, err := s.below(root)
-		if err != nil && !errors.Is(err, cgroupfs.ErrGone) {
-			return nil, err
-		}
-		units = append(units, found...)
-	}
-	// A root inside another root names its units twice.
-	slices.SortFunc(units, func(a, b Unit) int { return strings.Compare(a.Cgroup, b.Cgroup) })
-	return slices.CompactFunc(units, func(a, b Unit) bool { return a.Cgroup == b.Cgroup }), nil
-}
-
-func (s *Scanner) below(dir string) ([]Unit, error) {
-	names, err := s.o.FS.Children(dir)
+	s.LoadTable()
+	dirs, err := s.List()
 	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", dir, err)
+		return nil, err
 	}
-	var units []Unit
-	for _, name := range names {
-		child := path.Join(dir, name)
-		if slices.Contains(s.o.Roots, child) {
-			continue // a root is no unit; its own turn comes
-		}
-		if isLevel(name) || s.isAboveRoot(child) {
-			found, err := s.below(child)
-			if err != nil && !errors.Is(err, cgroupfs.ErrGone) {
-				return nil, err
-			}
-			units = append(units, found...)
-			continue
-		}
-		if inKubepods(child) && podUID(name) == "" {
-			continue // neither a pod nor a level of the kubelet's
-		}
-		u, err := s.unit(child)
+	units := make([]Unit, 0, len(dirs))
+	for _, dir := range dirs {
+		u, err := s.Unit(dir)
 		if errors.Is(err, cgroupfs.ErrGone) {
 			continue
 		}
@@ -115,104 +124,225 @@ func (s *Scanner) below(dir string) ([]Unit, error) {
 	return units, nil
 }
 
-// isAboveRoot: a unit that holds a root would take the root's units with it.
-func (s *Scanner) isAboveRoot(dir string) bool {
-	return slices.ContainsFunc(s.o.Roots, func(root string) bool { return strings.HasPrefix(root, dir+"/") })
+// List names the cgroups of the units below the roots, sorted, and reads none of them. A
+// root that is missing has none.
+func (s *Scanner) List() ([]string, error) {
+	s.levels = s.levels[:0]
+	var dirs []string
+	for _, root := range s.o.Roots {
+		found, err := s.below(root)
+		if err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+			return nil, err
+		}
+		dirs = append(dirs, found...)
+	}
+	slices.Sort(dirs)
+	return dirs, nil
 }
 
-func (s *Scanner) unit(dir string) (Unit, error) {
-	c, err := s.o.FS.Open(dir)
+// Levels are the cgroups that List found units in, or none yet: the roots, and what lies
+// between them and their units. What is made in one of them may be a unit.
+func (s *Scanner) Levels() []string { return s.levels }
+
+func (s *Scanner) below(dir string) ([]string, error) {
+	s.levels = append(s.levels, dir)
+	names, err := s.o.FS.Children(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", dir, err)
+	}
+	var dirs []string
+	for _, name := range names {
+		child := path.Join(dir, name)
+		switch s.kindOf(child, name) {
+		case isUnit:
+			dirs = append(dirs, child)
+		case isLevel:
+			found, err := s.below(child)
+			if err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+				return nil, err
+			}
+			dirs = append(dirs, found...)
+		}
+	}
+	return dirs, nil
+}
+
+type kind int
+
+const (
+	isNothing kind = iota // among the kubelet's pods, and none
+	isUnit
+	isLevel
+	isRoot // its own turn comes
+)
+
+// kindOf says what a child of a root or level is, by its name and path alone.
+func (r *Reader) kindOf(child, name string) kind {
+	switch {
+	case slices.Contains(r.o.Roots, child):
+		return isRoot
+	case isKubeletLevel(name), r.isAboveRoot(child):
+		return isLevel
+	case inKubepods(child) && podUID(name) == "":
+		return isNothing
+	}
+	return isUnit
+}
+
+// isAboveRoot: a unit that holds a root would take the root's units with it.
+func (r *Reader) isAboveRoot(dir string) bool {
+	return slices.ContainsFunc(r.o.Roots, func(root string) bool { return isBelow(dir, root) })
+}
+
+func isBelow(dir, path string) bool {
+	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(dir, "/"))
+	return ok && len(rest) > 1 && rest[0] == '/'
+}
+
+// UnitOf returns the cgroup of the unit that a cgroup is or belongs to, by their names; ""
+// when there can be none: it is outside the roots, a root or a level.
+func (r *Reader) UnitOf(cgroup string) string {
+	at := ""
+	for _, root := range r.o.Roots {
+		if isBelow(root, cgroup) && len(root) > len(at) {
+			at = root // the innermost
+		}
+	}
+	if at == "" {
+		return ""
+	}
+	rest := strings.TrimPrefix(strings.TrimPrefix(cgroup, at), "/")
+	for name := range strings.SplitSeq(rest, "/") {
+		at = path.Join(at, name)
+		switch r.kindOf(at, name) {
+		case isUnit:
+			return at
+		case isLevel:
+			continue
+		}
+		return ""
+	}
+	return ""
+}
+
+// Unit reads one unit. ErrGone when it is not there.
+func (r *Reader) Unit(dir string) (Unit, error) {
+	c, err := r.o.FS.OpenToRead(dir)
 	if err != nil {
 		return Unit{}, err
 	}
 	defer func() { _ = c.Close() }()
 	u := Unit{Workload: Workload{
-		UID: dir, Name: path.Base(dir), Cgroup: dir,
-		ID:                            Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()},
-		TerminationGracePeriodSeconds: NoData,
-		Usage:                         NoUsage,
+		UID: dir, Cgroup: dir,
+		ID:    Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()},
+		Usage: NoUsage,
 	}}
-	if s.pids, err = c.Procs(s.pids[:0]); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+	if r.pids, err = c.Procs(r.pids[:0]); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
 		return Unit{}, err
 	} else if err == nil {
-		u.Usage.Processes = int64(len(s.pids))
+		u.Usage.Processes = int64(len(r.pids))
 	}
 	if uid := podUID(path.Base(dir)); uid != "" {
-		u.UID, u.Name = uid, uid
-		u.QOSClass = qosOf(dir)
-		u.MemoryRequestBytes = s.inferRequest(c, u.QOSClass)
-		u.Targets = s.containers(dir)
-		u.Protected = s.holdsSelf()
+		u.UID, u.QOSClass = uid, qosOf(dir)
+		u.seen.requestBytes = r.inferRequest(c, u.QOSClass)
+		u.seen.protected = r.holdsSelf()
+		if err := r.containers(&u); err != nil {
+			return Unit{}, err
+		}
 	} else {
-		u.Targets = []Target{{dir}}
-		u.Protected = cmp.Or(s.holdsSelf(), s.holdsVital())
+		u.Targets, u.TargetIDs = []Target{{dir}}, []Identity{u.ID}
+		u.seen.protected = cmp.Or(r.holdsSelf(), r.holdsVital())
 	}
-	s.applyTable(&u)
-	s.protect(&u)
+	r.Judge(&u)
 	return u, nil
 }
 
-// containers are the pod's child cgroups, without the sandbox when there are others.
-func (s *Scanner) containers(pod string) []Target {
-	names, _ := s.o.FS.Children(pod)
-	var all, rest []Target
+// Judge makes anew what follows from the table and the configuration, of a unit as it was
+// read.
+func (r *Reader) Judge(u *Unit) {
+	u.Namespace, u.Name = "", path.Base(u.Cgroup)
+	if u.UID != u.Cgroup {
+		u.Name = u.UID
+	}
+	u.Priority, u.Static, u.Mirror, u.Evict = 0, false, false, ""
+	u.MemoryRequestBytes, u.Protected = u.seen.requestBytes, u.seen.protected
+	u.TerminationGracePeriodSeconds = NoData
+	rules := r.rules.Load()
+	rules.apply(u)
+	rules.protectUnit(u)
+}
+
+// Version moves when table or configuration change: units that were read before are to be
+// judged anew.
+func (r *Reader) Version() uint64 { return r.rules.Load().version }
+
+// containers finds the pod's child cgroups, without the sandbox when there are others.
+func (r *Reader) containers(pod *Unit) error {
+	names, _ := r.o.FS.Children(pod.Cgroup)
+	sandbox := Unit{}
 	for _, name := range names {
-		t := Target{path.Join(pod, name)}
-		all = append(all, t)
-		if !s.isSandbox(t.Cgroup) {
-			rest = append(rest, t)
+		dir := path.Join(pod.Cgroup, name)
+		c, err := r.o.FS.OpenToRead(dir)
+		if errors.Is(err, cgroupfs.ErrGone) {
+			continue
 		}
+		if err != nil {
+			return err
+		}
+		to := pod
+		if r.isSandbox(c) {
+			to = &sandbox
+		}
+		to.Targets = append(to.Targets, Target{dir})
+		to.TargetIDs = append(to.TargetIDs, Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()})
+		_ = c.Close()
 	}
 	switch {
-	case len(rest) > 0:
-		return rest
-	case len(all) > 0:
-		return all
+	case len(pod.Targets) > 0:
+	case len(sandbox.Targets) > 0:
+		pod.Targets, pod.TargetIDs = sandbox.Targets, sandbox.TargetIDs
+	default:
+		pod.Targets, pod.TargetIDs = []Target{{pod.Cgroup}}, []Identity{pod.ID}
 	}
-	return []Target{{pod}}
+	return nil
 }
 
 // isSandbox reports whether all processes of a cgroup are the pause container's.
-func (s *Scanner) isSandbox(dir string) bool {
-	c, err := s.o.FS.Open(dir)
-	if err != nil {
+func (r *Reader) isSandbox(c *cgroupfs.Cgroup) bool {
+	var err error
+	if r.pids, err = c.Procs(r.pids[:0]); err != nil || len(r.pids) == 0 {
 		return false
 	}
-	defer func() { _ = c.Close() }()
-	pids, err := c.Procs(nil)
-	if err != nil || len(pids) == 0 {
-		return false
-	}
-	for _, pid := range pids {
-		if s.comm(pid) != "pause" {
+	for _, pid := range r.pids {
+		if r.comm(pid) != "pause" {
 			return false
 		}
 	}
 	return true
 }
 
-func (s *Scanner) comm(pid int) string {
-	b, _ := os.ReadFile(filepath.Join(s.o.Procfs, strconv.Itoa(pid), "comm"))
+func (r *Reader) comm(pid int) string {
+	b, _ := os.ReadFile(filepath.Join(r.o.Procfs, strconv.Itoa(pid), "comm"))
 	return strings.TrimSpace(string(b))
 }
 
 // vital are processes without which the node's pods can't be run at all.
 var vital = []string{"kubelet", "containerd", "crio", "dockerd", "conmon", "systemd"}
 
-// holdsSelf says that the agent runs in the unit of s.pids: it is never its own victim.
-func (s *Scanner) holdsSelf() string {
-	for _, pid := range s.pids {
-		if slices.Contains(s.o.SelfPIDs, pid) {
+// holdsSelf says that the agent runs in the unit of r.pids: it is never its own victim.
+func (r *Reader) holdsSelf() string {
+	for _, pid := range r.pids {
+		if slices.Contains(r.o.SelfPIDs, pid) {
 			return "the agent itself"
 		}
 	}
 	return ""
 }
 
-// holdsVital says why a unit that is no pod is never a victim, judged by s.pids.
-func (s *Scanner) holdsVital() string {
-	for _, pid := range s.pids {
-		comm := s.comm(pid)
+// holdsVital says why a unit that is no pod is never a victim, judged by r.pids.
+func (r *Reader) holdsVital() string {
+	for _, pid := range r.pids {
+		comm := r.comm(pid)
 		switch {
 		case pid == 1:
 			return "holds PID 1"
@@ -223,11 +353,11 @@ func (s *Scanner) holdsVital() string {
 	return ""
 }
 
-func (s *Scanner) protect(u *Unit) {
+func (k *rules) protectUnit(u *Unit) {
 	if u.Protected != "" {
 		return
 	}
-	for _, glob := range s.o.Protect {
+	for _, glob := range k.protect {
 		names := []string{u.Cgroup, u.UID}
 		if u.Namespace != "" { // else it would look like a cgroup's path
 			names = append(names, u.Namespace+"/"+u.Name)
@@ -250,21 +380,21 @@ func (s *Scanner) protect(u *Unit) {
 // inferRequest guesses a pod's memory request without the table: the kubelet writes it
 // into oom_score_adj (1000 - 1000 x request / capacity, within 3 and 999) of Burstable
 // containers; a Guaranteed pod's request is its limit.
-func (s *Scanner) inferRequest(c *cgroupfs.Cgroup, qos QOSClass) int64 {
+func (r *Reader) inferRequest(c *cgroupfs.Cgroup, qos QOSClass) int64 {
 	switch qos {
 	case QOSGuaranteed:
 		if limit, err := c.MemoryMaxBytes(); err == nil && limit < cgroupfs.Unlimited {
 			return limit
 		}
 	case QOSBurstable:
-		for _, pid := range s.pids {
-			b, err := os.ReadFile(filepath.Join(s.o.Procfs, strconv.Itoa(pid), "oom_score_adj"))
+		for _, pid := range r.pids {
+			b, err := os.ReadFile(filepath.Join(r.o.Procfs, strconv.Itoa(pid), "oom_score_adj"))
 			if err != nil {
 				continue
 			}
 			adj, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 			if err == nil && adj >= 3 && adj <= 999 {
-				return s.o.NodeMemoryBytes / 1000 * (1000 - adj)
+				return r.o.NodeMemoryBytes / 1000 * (1000 - adj)
 			}
 		}
 	}

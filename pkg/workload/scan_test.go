@@ -5,6 +5,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -149,7 +150,69 @@ func TestScanFindsUnits(t *testing.T) {
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
+			n.eachBelongsToWhatTheScanFound(tc.cgroups, tc.roots, got)
 		})
+	}
+}
+
+// eachBelongsToWhatTheScanFound checks UnitOf for each cgroup and all above it.
+func (n *node) eachBelongsToWhatTheScanFound(cgroups, roots []string, units map[string]string) {
+	n.t.Helper()
+	r := NewScanner(Options{Roots: roots}).NewReader()
+	for _, dir := range cgroups {
+		for at := dir + "/deep/below"; at != "/"; at = path.Dir(at) {
+			want := ""
+			for unit := range units {
+				if at == unit || strings.HasPrefix(at, unit+"/") {
+					want = unit
+				}
+			}
+			// The name of a level below a level that has none yet is a unit's.
+			if got := r.UnitOf(at); got != want && (want != "" || units[got] != "" || len(at) <= len(dir)) {
+				n.t.Errorf("%s belongs to %q, want %q", at, got, want)
+			}
+		}
+	}
+}
+
+// What the table says of a unit that was read before needs no second reading, and what it
+// no longer says is gone.
+func TestUnitsAreJudgedAnewByANewTable(t *testing.T) {
+	const job = "/jobs/a"
+	n := newNode(t)
+	n.cgroup(job, 1)
+	n.process(1, "init", 0)
+	n.cgroup("/jobs/b")
+	fs, err := cgroupfs.New(n.cgroups)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{FS: fs, Procfs: n.procs, Roots: []string{"/jobs"}}
+	n.table(&o, `{"uid":"/jobs/b","name":"web","priority":7,"evict":"never","terminationGracePeriodSeconds":9}`)
+	s := NewScanner(o)
+	units, err := s.Scan()
+	if err != nil || len(units) != 2 || units[1].Protected != "table: never" || units[1].Priority != 7 {
+		t.Fatalf("units %+v, %v", units, err)
+	}
+	n.file(o.TablePath, `{"schema":"ebpf-evict/workloads/v1","workloads":[]}`)
+	before := s.Version()
+	s.LoadTable()
+	if s.Version() == before {
+		t.Error("the new table makes no difference")
+	}
+	s.Configure([]string{"/jobs/*"}, false)
+	fresh, err := s.Scan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range units {
+		s.Judge(&units[i])
+		if diff := cmp.Diff(fresh[i].Workload, units[i].Workload); diff != "" {
+			t.Errorf("judged anew (-read anew +judged)\n%s", diff)
+		}
+	}
+	if units[0].Protected != "holds PID 1" || units[1].Protected != "protect: /jobs/*" {
+		t.Errorf("protected: %q and %q", units[0].Protected, units[1].Protected)
 	}
 }
 

@@ -98,8 +98,9 @@ func (e *Entry) check(seen map[string]bool) error {
 // TableStatus reports the table in use and what was refused.
 func (s *Scanner) TableStatus() TableStatus { return s.status }
 
-// loadTable takes a newer table over and keeps the last good one otherwise.
-func (s *Scanner) loadTable() {
+// LoadTable takes a newer table over and keeps the last good one otherwise. Units that were
+// read before are to be judged anew.
+func (s *Scanner) LoadTable() {
 	if s.o.TablePath == "" {
 		return
 	}
@@ -133,15 +134,18 @@ func (s *Scanner) isLoaded(fi os.FileInfo) bool {
 
 // take makes t the table in use.
 func (s *Scanner) take(t *Table) {
-	s.table, s.entries = t, make(map[string]*Entry, len(t.Workloads))
+	entries := make(map[string]*Entry, len(t.Workloads))
 	for i := range t.Workloads {
-		s.entries[t.Workloads[i].UID] = &t.Workloads[i]
+		entries[t.Workloads[i].UID] = &t.Workloads[i]
 	}
+	former := s.rules.Load()
+	s.table = t
+	s.rules.Store(&rules{former.version + 1, entries, former.protect, former.allowFirst})
 }
 
-// applyTable adds what the table knows of a unit that the cgroups show.
-func (s *Scanner) applyTable(u *Unit) {
-	e := s.entries[u.UID]
+// apply adds what the table knows of a unit that the cgroups show.
+func (k *rules) apply(u *Unit) {
+	e := k.entries[u.UID]
 	if e == nil {
 		return
 	}
@@ -153,7 +157,7 @@ func (s *Scanner) applyTable(u *Unit) {
 	if e.TerminationGracePeriodSeconds != nil {
 		u.TerminationGracePeriodSeconds = *e.TerminationGracePeriodSeconds
 	}
-	if e.Evict != "first" || s.o.AllowFirst {
+	if e.Evict != "first" || k.allowFirst {
 		u.Evict = e.Evict
 	}
 }

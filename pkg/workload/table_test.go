@@ -75,20 +75,19 @@ func TestHostileTablesAreRefused(t *testing.T) {
 func TestLastGoodTableStays(t *testing.T) {
 	path := write(t, goodTable)
 	s := NewScanner(Options{TablePath: path, TableUID: uint32(os.Getuid())})
-	s.loadTable()
+	s.LoadTable()
 	for _, bad := range []string{"{", strings.Replace(goodTable, `:7`, `:6`, 1)} {
 		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		s.loadTable()
+		s.LoadTable()
 	}
 	st := s.TableStatus()
 	if st.Generation != 7 || st.Refused != 2 || st.LastError == nil {
 		t.Errorf("status %+v, want generation 7 and two refusals", st)
 	}
 	u := Unit{Workload: Workload{UID: "u1", QOSClass: QOSBurstable}}
-	s.applyTable(&u)
-	s.protect(&u)
+	s.Judge(&u)
 	if u.Name != "web" || u.Priority != 5 || u.MemoryRequestBytes != 100 || u.Protected != "table: never" || u.QOSClass != QOSBurstable {
 		t.Errorf("unit %+v: not what the last good table says", u.Workload)
 	}
@@ -99,7 +98,7 @@ func TestMarkFirstCountsOnlyWhereAllowed(t *testing.T) {
 		s := NewScanner(Options{AllowFirst: allowed})
 		s.take(&Table{Workloads: []Entry{{UID: "u", Evict: "first"}}})
 		u := Unit{Workload: Workload{UID: "u"}}
-		s.applyTable(&u)
+		s.Judge(&u)
 		if (u.Evict == "first") != allowed {
 			t.Errorf("allowed %v: mark %q", allowed, u.Evict)
 		}
