@@ -116,7 +116,7 @@ func (f *FS) Own() (*Cgroup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find own cgroup: %w", err)
 	}
-	path, ok := pathOf(data, f.version)
+	path, ok := ownPath(data, f.version)
 	if !ok {
 		return nil, ErrGone
 	}

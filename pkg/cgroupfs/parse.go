@@ -84,8 +84,8 @@ func parsePIDs(dst []int, data []byte) ([]int, error) {
 //	cpu memory pids\n
 func parseControllers(data []byte) []string { return strings.Fields(string(data)) }
 
-// pathOf is where a file /proc/PID/cgroup puts the process in the memory hierarchy.
-func pathOf(data []byte, v Version) (string, bool) {
+// ownPath is where a file /proc/PID/cgroup puts the process in the memory hierarchy.
+func ownPath(data []byte, v Version) (string, bool) {
 	for line := range bytes.Lines(data) {
 		fields := strings.SplitN(strings.TrimSuffix(string(line), "\n"), ":", 3)
 		if len(fields) != 3 {
