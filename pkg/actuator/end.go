@@ -17,6 +17,7 @@ const endTick = 20 * time.Millisecond
 // ErrGone in the outcome means that nobody was there to be asked.
 func (h *Handle) End(crew *Crew, now func() uint64, grace, deadline time.Duration, killed func()) (out Outcome) {
 	h.busy.Add(1)
+	h.struck.Store(true)
 	defer h.busy.Add(-1)
 	if err := h.thaw(); err != nil {
 		out.Err = err

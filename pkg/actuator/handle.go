@@ -33,6 +33,8 @@ type Handle struct {
 	// empty: a strike hit nobody, and no process has been seen since. dead: Finish left
 	// nothing but zombies.
 	empty, dead atomic.Bool
+	// struck: there was a Strike or End.
+	struck atomic.Bool
 
 	brakeMu  sync.Mutex // held while pids.max is read and written
 	hasBrake bool
@@ -48,8 +50,21 @@ type lead struct {
 	pid, fd int
 }
 
-// Open opens the unit's cgroups. ErrGone when it vanished meanwhile.
+// Open opens the unit's cgroups and holds its first processes. ErrGone when it vanished
+// meanwhile.
 func Open(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
+	h, err := OpenCold(fs, u)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.Prepare(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// OpenCold is Open for who has no time: Strike finds the processes then.
+func OpenCold(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
 	unit, err := openSame(fs, u.Cgroup, u.ID)
 	if err != nil {
 		return nil, err
@@ -58,14 +73,14 @@ func Open(fs *cgroupfs.FS, u *workload.Unit) (*Handle, error) {
 	if err := h.openTargets(fs, u); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	if err := errors.Join(h.holdBrake(), h.Prepare()); err != nil {
+	if err := h.holdBrake(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
 }
 
 func (h *Handle) openTargets(fs *cgroupfs.FS, u *workload.Unit) error {
-	for _, t := range u.Targets {
+	for i, t := range u.Targets {
 		if t.Cgroup == u.Cgroup {
 			h.targets = append(h.targets, h.unit)
 			continue
@@ -76,6 +91,10 @@ func (h *Handle) openTargets(fs *cgroupfs.FS, u *workload.Unit) error {
 		}
 		if err != nil {
 			return err
+		}
+		if i < len(u.TargetIDs) && idOf(c) != u.TargetIDs[i] { // made anew since it was read
+			_ = c.Close()
+			continue
 		}
 		h.targets = append(h.targets, c)
 	}
@@ -105,7 +124,7 @@ func (h *Handle) Fits(u *workload.Unit) bool {
 // Targets are the identities of the cgroups that a strike kills.
 func (h *Handle) Targets() (ids []workload.Identity) {
 	for _, t := range h.targets {
-		ids = append(ids, workload.Identity{MemoryID: t.MemoryID(), PidsID: t.PidsID()})
+		ids = append(ids, idOf(t))
 	}
 	return ids
 }
@@ -130,6 +149,10 @@ func (h *Handle) Alive() bool {
 	return err != nil || populated
 }
 
+func idOf(c *cgroupfs.Cgroup) workload.Identity {
+	return workload.Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()}
+}
+
 func openSame(fs *cgroupfs.FS, path string, id workload.Identity) (*cgroupfs.Cgroup, error) {
 	c, err := fs.Open(path)
 	if errors.Is(err, cgroupfs.ErrGone) {
@@ -138,7 +161,7 @@ func openSame(fs *cgroupfs.FS, path string, id workload.Identity) (*cgroupfs.Cgr
 	if err != nil {
 		return nil, err
 	}
-	if (workload.Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()}) != id {
+	if idOf(c) != id {
 		return nil, errors.Join(fmt.Errorf("open %s: another cgroup of that name: %w", path, ErrGone), c.Close())
 	}
 	return c, nil
@@ -164,6 +187,20 @@ func (h *Handle) Prepare() error {
 	closeLeads(old)
 	return nil
 }
+
+// LetGo closes the pidfds that Prepare opened: held for long they may be of processes that
+// went elsewhere.
+func (h *Handle) LetGo() {
+	h.mu.Lock()
+	old := h.leads
+	h.leads = nil
+	h.mu.Unlock()
+	closeLeads(old)
+}
+
+// WasStruck reports whether somebody tried to kill the unit: the handle knows what became of
+// that.
+func (h *Handle) WasStruck() bool { return h.struck.Load() }
 
 func (h *Handle) kernelKills() bool {
 	for _, t := range h.targets {

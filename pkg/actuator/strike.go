@@ -31,6 +31,7 @@ const certainAge = time.Millisecond
 // removed or, without cgroup.kill, empty.
 func (h *Handle) Strike(c Culprit) (int, error) {
 	h.busy.Add(1)
+	h.struck.Store(true)
 	h.dead.Store(false)
 	n, err := h.strike(c)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // Agent is one running agent. All fields belong to the hot thread unless they say else.
@@ -47,6 +48,7 @@ type Agent struct {
 	guards     [decide.MaxBounds]signal.Guard
 	fills      [decide.MaxBounds]fill // of what is used of each signal, a second apart
 	scene      *scene
+	reader     *workload.Reader // of single units that can't wait for the scout
 
 	open      [maxOpen]eviction
 	shadowMet [decide.MaxBounds]bool
@@ -93,7 +95,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var others sync.WaitGroup
 	others.Go(func() { a.scout.run(ctx) })
-	others.Go(func() { a.scout.listen(ctx) })
+	others.Go(func() { a.scout.changes.listen(ctx, a.scout.kick) })
 	others.Go(func() { a.listLeads(ctx) })
 	others.Go(func() { a.scout.readFigures(ctx, o.Config.Disk) })
 	others.Go(func() { a.keepUp(ctx, p, o.Reload) })

@@ -174,7 +174,7 @@ func TestStrikeThatHitsNobodyGivesEverythingBack(t *testing.T) {
 	b := newBed(t)
 	unit := b.sleeper("unit", 64<<20)
 	a := b.open(met, nil)
-	a.scene = a.scout.current()
+	a.scene.take(a.scout.current())
 	must(t, unit.Stop())
 	must(t, b.fs.Remove(path.Join(b.root, "unit")))
 	if a.evict(&decide.Decision{Verdict: decide.Evict, Bound: 0, Victim: 0}, nil, now()) {
@@ -241,7 +241,7 @@ func TestStrangerIsFoundAndIsTheVictim(t *testing.T) {
 	idle := b.sleeper("idle", 8<<20)
 	a := b.open(met, nil)
 	young := b.sleeper("young", 64<<20)
-	if a.scene = a.scout.current(); a.scene.unit(identity(b, "young")) >= 0 {
+	if a.scene.take(a.scout.current()); a.scene.unit(identity(b, "young")) >= 0 {
 		t.Fatal("the scout knows the young unit: this test sees nothing")
 	}
 	a.pass(crossings{b.crossing(a, "young", young.PID())}, now())

@@ -32,13 +32,12 @@ type backstop struct {
 	// nominees are those of each bound; namedNs is when they were named, 0: they are not.
 	nominees [decide.MaxBounds]nominee
 	namedNs  uint64
-	// in and with are the scene and the leads that they were named from.
-	in   *scene
+	// with are the leads that they were named with.
 	with *leads
 
 	found   decide.Nominee
 	sent    loader.Nominee
-	wanted  chan []unitHandle
+	wanted  chan []*unit
 	listed  atomic.Pointer[leads]
 	askedNs uint64
 }
@@ -49,23 +48,16 @@ type nominee struct {
 	id       record.ID
 	decision decide.Decision
 	victim   workload.Workload
-	targets  []rows
-	handle   *actuator.Handle
+	unit     *unit
 }
 
 // leads are processes of nominees, by unit.
 type leads map[workload.Identity][]loader.Lead
 
-// unitHandle is a unit whose processes are to be listed.
-type unitHandle struct {
-	id     workload.Identity
-	handle *actuator.Handle
-}
-
 func (b *backstop) init() {
 	b.found.Rivals = make([]decide.Rival, 0, loader.MaxRivals)
 	b.sent.Rivals = make([]loader.Rival, 0, loader.MaxRivals)
-	b.wanted = make(chan []unitHandle, 1)
+	b.wanted = make(chan []*unit, 1)
 	b.listed.Store(&leads{})
 }
 
@@ -102,7 +94,7 @@ func (a *Agent) nominate(d *decide.Decision) {
 	if !named {
 		return
 	}
-	b.namedNs, b.in, b.with = nowNs, a.scene, listed
+	b.namedNs, b.with = nowNs, listed
 	a.kernel.License(nowNs + uint64(licenceTime)) // last: it makes all of the above count
 	a.askForLeads(nowNs, *listed)
 }
@@ -110,7 +102,7 @@ func (a *Agent) nominate(d *decide.Decision) {
 // mayLicense: with a threshold that is met, a victim that is not dead, a unit that can't be
 // opened or no place for another eviction, whom to kill next is not for the kernel to say.
 func (a *Agent) mayLicense(d *decide.Decision) bool {
-	if !a.backstop.config.Enabled || a.shadow || a.leaving || a.scene.incomplete || a.slot() == nil {
+	if !a.backstop.config.Enabled || a.shadow || a.leaving || a.scene.from.incomplete || a.slot() == nil {
 		return false
 	}
 	for i := range a.wires.number {
@@ -142,9 +134,9 @@ func (a *Agent) nominateFor(bound, wire int, listed leads) bool {
 	*n = nominee{
 		named: true, id: record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()),
 		decision: wouldDecide(&a.settings.Bounds[bound], bound, o, i),
-		victim:   a.scene.workloads[i], targets: a.scene.targets[i], handle: a.scene.handles[i],
+		victim:   a.scene.workloads[i], unit: a.scene.units[i],
 	}
-	kill := struckID(n.victim.ID, n.targets)
+	kill := struckID(n.victim.ID, n.unit.targets)
 	s := &b.sent
 	s.MemoryID, s.PidsID = kill.MemoryID, kill.PidsID
 	s.Use, s.Least, s.Available = b.found.Use, b.found.Least, o.Available
@@ -223,10 +215,10 @@ func (a *Agent) askForLeads(nowNs uint64, listed leads) {
 		return
 	}
 	a.backstop.askedNs = nowNs
-	var units []unitHandle
+	var units []*unit
 	for i := range a.wires.number {
 		if n := &a.backstop.nominees[i]; n.named {
-			units = append(units, unitHandle{n.victim.ID, n.handle})
+			units = append(units, n.unit)
 		}
 	}
 	select {
@@ -239,7 +231,7 @@ func (a *Agent) askForLeads(nowNs uint64, listed leads) {
 // nominees: until it knows their processes, the kernel can hit who allocates or forks only.
 func (a *Agent) listLeads(ctx context.Context) {
 	for {
-		var units []unitHandle
+		var units []*unit
 		select {
 		case <-ctx.Done():
 			return
@@ -247,18 +239,18 @@ func (a *Agent) listLeads(ctx context.Context) {
 		}
 		former, next, fresh := *a.backstop.listed.Load(), leads{}, false
 		for _, u := range units {
-			if _, ok := next[u.id]; ok {
+			if _, ok := next[u.ID]; ok {
 				continue // of another wire too
 			}
-			found, err := u.handle.Largest(loader.MaxLeads)
+			found, err := a.largest(u)
 			if err != nil {
 				a.log.Debug().Err(err).Msg("a nominee's processes can't be listed")
 			}
-			next[u.id] = []loader.Lead{}
+			next[u.ID] = []loader.Lead{}
 			for _, p := range found {
-				next[u.id] = append(next[u.id], loader.Lead{StartTicks: p.StartTicks, TGID: uint32(p.PID)})
+				next[u.ID] = append(next[u.ID], loader.Lead{StartTicks: p.StartTicks, TGID: uint32(p.PID)})
 			}
-			_, known := former[u.id]
+			_, known := former[u.ID]
 			fresh = fresh || !known
 		}
 		a.backstop.listed.Store(&next)
@@ -287,17 +279,15 @@ func (a *Agent) takeNote() {
 	*e = eviction{
 		used: true, id: n.id, killer: record.ByBackstop, by: k.By,
 		decision: n.decision, bound: a.settings.Bounds[bound], wire: k.Wire, seq: k.Seq,
-		victim: n.victim, targets: n.targets, intent: k.Slot, condemned: -1,
+		victim: n.victim, targets: n.unit.targets, intent: k.Slot, condemned: -1,
 		lowest: k.Available, wall: time.Now().Add(-time.Duration(nowNs - k.SignalledNs)),
 	}
 	e.decision.Observed.Available, e.decision.Observed.Ns = k.Available, k.CrossedNs
 	e.timeline.Crossed, e.timeline.Signalled = k.CrossedNs, k.SignalledNs
 	a.memory.Killed(k.SignalledNs)
-	a.scene = a.backstop.in // its figures led to the nomination
-	a.explain(e)
-	a.scene = a.scout.refreshNow()
-	if i := a.scene.unit(n.victim.ID); i >= 0 && sameRows(a.scene.targets[i], n.targets) {
-		e.handle = a.scene.handles[i]
+	a.explain(e) // by the last pass's figures, like the nomination
+	a.refresh()
+	if i := a.scene.unit(n.victim.ID); i >= 0 && sameRows(a.scene.units[i].targets, n.unit.targets) && a.takeHandle(e, a.scene.units[i]) {
 		e.handle.Struck()
 		e.condemned = a.condemn(e)
 		a.opened(e, 1)
@@ -306,6 +296,30 @@ func (a *Agent) takeNote() {
 	// What was struck is gone; what may be in the unit by now is somebody else.
 	e.finished.Store(&actuator.Outcome{DeadNs: nowNs})
 	a.noted(e)
+}
+
+func (a *Agent) takeHandle(e *eviction, u *unit) bool {
+	h, err := a.hold(u)
+	e.handle = h
+	return err == nil
+}
+
+func (a *Agent) largest(u *unit) ([]actuator.Process, error) {
+	h, err := a.hold(u)
+	if err != nil {
+		return nil, err
+	}
+	return h.Largest(loader.MaxLeads)
+}
+
+// hold opens a unit's handle where the scout has not, and lets it know. From any goroutine.
+func (a *Agent) hold(u *unit) (*actuator.Handle, error) {
+	if h := u.handle.Load(); h != nil {
+		return h, nil
+	}
+	h, err := u.open(a.fs)
+	a.scout.tell(u)
+	return h, err
 }
 
 func sameRows(x, y []rows) bool {

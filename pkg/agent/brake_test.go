@@ -85,9 +85,12 @@ func TestEndOfTheAgentTakesTheBrakeOff(t *testing.T) {
 	a := b.open(bombed, nil)
 	must(t, a.scout.round(true))
 	// One that does not die in the time that the agent has left.
-	i := a.scene.unit(a.scene.rows[0].id)
+	must(t, a.turn(now())) // takes the roster over
+	one := a.scene.units[0]
+	handle, err := one.open(b.fs)
+	must(t, err)
 	e := &a.open[0]
-	e.used, e.handle, e.victim, e.condemned = true, a.scene.handles[i], a.scene.workloads[i], -1
+	e.used, e.handle, e.victim, e.condemned = true, handle, one.Workload, -1
 	e.bound, e.wire = a.settings.Bounds[0], noWire
 	e.timeline.Signalled = now()
 	e.intent = a.kernel.StoreIntent(&e.intended)

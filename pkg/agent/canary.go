@@ -120,12 +120,12 @@ func isCanary(pid int, cgroup string) error {
 
 // stage gives the canary what a pass has of everybody else: rows, a root with limits, a
 // bound. The bound is as far away as a canary can go.
-func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, unit *workload.Unit, s signal.Signal) error {
+func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, of *workload.Unit, s signal.Signal) error {
 	if _, err := a.kernel.Walk(); err != nil {
 		return err
 	}
-	at := rows{unit.ID, a.cssID(loader.Memory, unit.ID.MemoryID), a.cssID(loader.Pids, unit.ID.PidsID)}
-	r := root{path: drill.Parent, id: unit.ID, memoryCSS: at.memoryCSS, pidsCSS: at.pidsCSS}
+	at := rows{of.ID, a.kernel.Find(loader.Memory, of.ID.MemoryID), a.kernel.Find(loader.Pids, of.ID.PidsID)}
+	r := root{path: drill.Parent, id: of.ID, memoryCSS: at.memoryCSS, pidsCSS: at.pidsCSS}
 	var errs [3]error
 	r.memoryMax, errs[0] = cg.MemoryMaxBytes()
 	r.pidsMax, errs[1] = cg.PidsMax()
@@ -133,16 +133,17 @@ func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, unit *workload.Unit, s sig
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
-	c.scene = &scene{
-		workloads: []workload.Workload{unit.Workload}, rows: []rows{at}, targets: [][]rows{{at}},
-		handles: []*actuator.Handle{c.handle}, revived: []bool{false}, empty: []bool{false}, roots: []root{r},
-	}
-	u := at.usage(a.kernel)
+	one := &unit{Unit: *of, rows: at, targets: []rows{at}, grip: &grip{}}
+	one.handle.Store(c.handle)
+	c.scene = newScene(0)
+	c.scene.take(&roster{units: []*unit{one}, roots: []root{r}, room: newRoom(1)})
+	u := workload.NoUsage
+	at.usage(a.kernel, &u)
 	threshold := signal.Threshold{Signal: s, Value: signal.Quantity{Value: r.pidsMax - u.Tasks - drill.TaskDistance}}
 	if s.Memory() {
 		threshold.Value.Value = r.memoryMax - u.WorkingSetBytes - drill.MemoryDistanceBytes
 		// What the kernel compares is its own estimate: the wire must not be below that.
-		c.scene.roots[0].inactiveFile = u.MemoryBytes - u.WorkingSetBytes
+		c.scene.from.roots[0].inactiveFile = u.MemoryBytes - u.WorkingSetBytes
 	}
 	if u.Tasks < 0 || u.WorkingSetBytes < 0 {
 		return errors.New("its counters are not known")
@@ -159,17 +160,6 @@ func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, unit *workload.Unit, s sig
 	return nil
 }
 
-// cssID is where a cgroup's row stands; 0: in none.
-func (a *Agent) cssID(c loader.Controller, id uint64) (cssID uint32) {
-	var newest uint64
-	for _, row := range a.kernel.Index(c, nil) {
-		if row.CgroupID == id && row.Ns >= newest {
-			cssID, newest = row.CSSID, row.Ns
-		}
-	}
-	return cssID
-}
-
 // armCanary places the wire. The hook is attached as for a victim that is being killed, and
 // goes as it does then.
 func (a *Agent) armCanary(c *canary) error {
@@ -177,7 +167,7 @@ func (a *Agent) armCanary(c *canary) error {
 	if err := a.kernel.Arm(); err != nil {
 		return err
 	}
-	wire, ok := a.wires.wire(&c.settings.Bounds[0], a.kernel.Node(), c.scene)
+	wire, ok := a.wires.wire(&c.settings.Bounds[0], a.kernel.Node(), c.scene.from)
 	if !ok {
 		return errors.New("the kernel can't watch its cgroup")
 	}

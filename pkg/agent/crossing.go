@@ -18,13 +18,14 @@ func (c crossings) of(wire int, seq uint64) *sample.Sample {
 	return nil
 }
 
-func (a *Agent) anyStranger(c crossings) bool {
-	for i := range c {
-		if a.isStranger(&c[i]) {
-			return true
+// meetStrangers looks at the cgroups that crossed and that no strike of ours would kill.
+func (a *Agent) meetStrangers(woke crossings) {
+	for i := range woke {
+		if a.isStranger(&woke[i]) && !a.meet(&woke[i]) {
+			a.refresh()
+			return
 		}
 	}
-	return false
 }
 
 // isStranger reports whether a crossing comes from a cgroup below a root that no handle of
@@ -34,13 +35,10 @@ func (a *Agent) isStranger(s *sample.Sample) bool {
 	if s.CSSID == 0 || s.By == sample.ObserverTimer {
 		return false
 	}
-	controller, known := loader.Memory, a.scene.knownMemory
-	if s.By == sample.ObserverTask {
-		controller, known = loader.Pids, a.scene.knownPids
-	}
+	controller := controllerOf(s)
 	stranger := false
-	a.kernel.Climb(controller, s.CSSID, func(_ uint32, id uint64) bool {
-		if _, ok := known[id]; ok {
+	a.kernel.Climb(controller, s.CSSID, func(css uint32, id uint64) bool {
+		if a.scene.owner(controller, css, id) >= 0 {
 			stranger = a.isDead(controller, id)
 			return false
 		}
@@ -48,6 +46,13 @@ func (a *Agent) isStranger(s *sample.Sample) bool {
 		return !stranger
 	})
 	return stranger && s.CgroupID != 0 && !a.isRoot(s.CgroupID)
+}
+
+func controllerOf(s *sample.Sample) loader.Controller {
+	if s.By == sample.ObserverTask {
+		return loader.Pids
+	}
+	return loader.Memory
 }
 
 func (a *Agent) isDead(c loader.Controller, id uint64) bool {
@@ -64,10 +69,65 @@ func (a *Agent) isDead(c loader.Controller, id uint64) bool {
 }
 
 func (a *Agent) isRoot(id uint64) bool {
-	for i := range a.scene.roots {
-		if r := &a.scene.roots[i]; id == r.id.MemoryID || id == r.id.PidsID {
+	for i := range a.scene.from.roots {
+		if r := &a.scene.from.roots[i]; id == r.id.MemoryID || id == r.id.PidsID {
 			return true
 		}
 	}
 	return false
 }
+
+// meet reads the one unit that a crossing came from, and whoever else there may be not at
+// all: some 50 µs, and no wait for a scan of thousands. False where that can't be told.
+func (a *Agent) meet(s *sample.Sample) bool {
+	path, err := a.fs.PathOfMemoryID(s.CgroupID)
+	if s.By == sample.ObserverTask {
+		path, err = a.fs.PathOfPidsID(s.CgroupID)
+	}
+	if err != nil {
+		return vanished(err)
+	}
+	dir := a.reader.UnitOf(path)
+	return dir == "" || a.read(dir, func(u *unit) { a.placeBy(s, u) })
+}
+
+// read makes the scene know a unit as it is now.
+func (a *Agent) read(dir string, place func(*unit)) bool {
+	read, err := a.reader.Unit(dir)
+	if err != nil {
+		return vanished(err)
+	}
+	if i := a.scene.unit(read.ID); i >= 0 && a.scene.units[i].Same(&read) {
+		a.scene.units[i].look()
+		return true
+	}
+	u := newUnit(read)
+	place(u)
+	return a.scene.welcome(u, now()) && a.scout.tell(u)
+}
+
+// placeBy finds the unit's rows: those of the crossing's controller on the way up from
+// where it came, the other's by a search.
+func (a *Agent) placeBy(s *sample.Sample, u *unit) {
+	a.kernel.Climb(controllerOf(s), s.CSSID, func(css uint32, id uint64) bool {
+		u.eachRows(func(r *rows) {
+			switch {
+			case s.By == sample.ObserverTask && id == r.id.PidsID:
+				r.pidsCSS = css
+			case s.By != sample.ObserverTask && id == r.id.MemoryID:
+				r.memoryCSS = css
+			}
+		})
+		return !a.isRoot(id)
+	})
+	a.search(u)
+}
+
+// search finds the rows that are missing among all that were ever filled.
+func (a *Agent) search(u *unit) {
+	find := findRows(a.kernel.Find)
+	u.eachRows(func(r *rows) { find(r) })
+}
+
+// refresh has the scout look at everything, and waits for it.
+func (a *Agent) refresh() { a.scene.take(a.scout.refreshNow()) }

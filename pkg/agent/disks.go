@@ -101,13 +101,3 @@ func errorText(err error) string {
 	}
 	return err.Error()
 }
-
-// addFigures adds what is known of a unit's disk usage.
-func (s *scout) addFigures(w *workload.Workload) {
-	w.Usage.Disk = nil
-	if table := s.figures.Load(); table != nil {
-		if e := table.Entry(w.UID); e != nil {
-			w.Usage.Disk = e.Usage(now(), figuresAge)
-		}
-	}
-}

@@ -122,7 +122,7 @@ func (c *canary) fail(err error) {
 
 func (a *Agent) considerCanary(c *canary) decide.Decision {
 	c.input.Observations = c.input.Observations[:0]
-	if o, err := a.observeRoot(c.scene, &c.settings.Bounds[0]); err == nil {
+	if o, err := a.observeRoot(c.scene.from, &c.settings.Bounds[0]); err == nil {
 		c.input.Observations = append(c.input.Observations, o)
 	}
 	c.scene.look(a.kernel, 0)

@@ -40,8 +40,9 @@ type eviction struct {
 	wire     int
 	seq      uint64
 	victim   workload.Workload
-	handle   *actuator.Handle
-	targets  []rows // what the strike kills, of a pod the containers
+	unit     *unit
+	handle   *actuator.Handle // nil until it is needed
+	targets  []rows           // what the strike kills, of a pod the containers
 	intended loader.Intent
 	intent   int
 	// condemned is the slot of the condemned word, -1: none.
@@ -80,7 +81,7 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 	*e = eviction{
 		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy), killer: record.ByAgent,
 		decision: *d, bound: a.settings.Bounds[d.Bound],
-		victim: a.scene.workloads[d.Victim], handle: a.scene.handles[d.Victim], targets: a.scene.targets[d.Victim],
+		victim: a.scene.workloads[d.Victim], unit: a.scene.units[d.Victim], targets: a.scene.units[d.Victim].targets,
 		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(),
 	}
 	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
@@ -266,10 +267,7 @@ func (a *Agent) ranked(d *decide.Decision) []record.Ranked {
 
 // ranking is the top of a ranking as it is recorded.
 func ranking(s *decide.Settings, b *decide.Bound, ws []workload.Workload) (out []record.Ranked) {
-	for _, r := range decide.Rank(s, b, ws) {
-		if len(out) == record.MaxRanked {
-			break
-		}
+	for _, r := range decide.RankTop(s, b, ws, record.MaxRanked) {
 		w := &ws[r.Index]
 		out = append(out, record.Ranked{
 			UID: w.UID, Name: w.Name,
@@ -455,7 +453,11 @@ func (a *Agent) runsAgain(e *eviction) bool {
 		return false
 	}
 	i := a.scene.unit(e.victim.ID)
-	return i >= 0 && (a.scene.revived[i] || a.scene.handles[i] != e.handle)
+	if i < 0 {
+		return false
+	}
+	u := a.scene.units[i]
+	return u.revived.Load() || u.grip != e.unit.grip
 }
 
 // holds reports whether something is left to credit: zombies of a dead victim, anything

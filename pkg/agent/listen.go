@@ -2,60 +2,130 @@ package agent
 
 import (
 	"context"
+	"encoding/binary"
+	"os"
 	"path"
-	"time"
+	"strings"
+	"sync"
+	"sync/atomic"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
 
-// listen kicks the scout when a cgroup is made or removed below a root, so that a young
-// unit is known within a millisecond. Where inotify is not to be had, the scan once a
-// second and the look at strangers remain.
-func (s *scout) listen(ctx context.Context) {
+// changes are the cgroups that were made or removed below the roots, as inotify tells. Where
+// that is not to be had, the number of children of each level tells it once a second, and
+// crossings tell of strangers.
+type changes struct {
+	// deaf: there is no inotify.
+	deaf   atomic.Bool
+	events *os.File
+
+	mu      sync.Mutex
+	watched map[int]string // the cgroup of each watch
+	known   map[string]bool
+	// names are since the last take, spare is the map of that one; lost: some may be missing.
+	names, spare map[string]bool
+	lost         bool
+}
+
+func (c *changes) open(log zerolog.Logger) {
+	c.watched, c.known, c.names, c.spare = map[int]string{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		s.log.Warn().Err(err).Msg("degraded: no inotify; new units are found by a scan once a second")
+		c.deaf.Store(true)
+		log.Warn().Err(err).Msg("degraded: no inotify; new units are found by the number of children, once a second")
 		return
 	}
-	defer func() { _ = unix.Close(fd) }()
-	buf := make([]byte, 4096)
-	var watchedAt time.Time
-	for ctx.Err() == nil {
-		if time.Since(watchedAt) > scanEvery {
-			s.watch(fd)
-			watchedAt = time.Now()
-		}
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 200)
-		if n <= 0 {
-			continue
-		}
-		for {
-			if n, err := unix.Read(fd, buf); n <= 0 || err != nil {
-				break
-			}
-		}
-		s.kick()
+	c.events = os.NewFile(uintptr(fd), "inotify")
+}
+
+func (c *changes) close() {
+	if c.events != nil {
+		_ = c.events.Close()
 	}
 }
 
-// watch adds the roots, the levels below them that hold units, and pods; adding twice is
-// harmless.
-func (s *scout) watch(fd int) {
-	dirs := map[string]bool{}
-	for _, root := range s.wires.roots {
-		dirs[root] = true
+// watch has what is made and removed in a cgroup told; twice is harmless.
+func (c *changes) watch(fs *cgroupfs.FS, cgroup string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.events == nil || c.known[cgroup] {
+		return
 	}
-	s.mu.Lock()
-	for i := range s.units {
-		dirs[path.Dir(s.units[i].Cgroup)] = true
-		if s.units[i].QOSClass != "" {
-			dirs[s.units[i].Cgroup] = true // a pod's containers come and go
+	raw, err := c.events.SyscallConn()
+	if err != nil {
+		return // closed
+	}
+	_ = raw.Control(func(fd uintptr) {
+		for _, dir := range []string{fs.MemoryDir(cgroup), fs.PidsDir(cgroup)} {
+			wd, err := unix.InotifyAddWatch(int(fd), dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVE|unix.IN_ONLYDIR|unix.IN_DONT_FOLLOW)
+			if err == nil {
+				c.watched[wd], c.known[cgroup] = cgroup, true
+			}
 		}
+	})
+}
+
+// take returns the cgroups that were made or removed since the last take, until the next
+// one; with lost there may be more.
+func (c *changes) take() (names map[string]bool, lost bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names, lost = c.names, c.lost
+	clear(c.spare)
+	c.names, c.spare, c.lost = c.spare, names, false
+	return names, lost
+}
+
+// miss has the directories listed soon.
+func (c *changes) miss() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = true
+}
+
+// listen keeps account of what is made and removed until ctx is done, and has kick called.
+func (c *changes) listen(ctx context.Context, kick func()) {
+	if c.events == nil {
+		return
 	}
-	s.mu.Unlock()
-	for cgroup := range dirs {
-		for _, dir := range []string{s.fs.MemoryDir(cgroup), s.fs.PidsDir(cgroup)} {
-			_, _ = unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_ONLYDIR|unix.IN_DONT_FOLLOW)
+	stop := context.AfterFunc(ctx, c.close)
+	defer stop()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := c.events.Read(buf)
+		if err != nil {
+			return // closed
+		}
+		c.note(buf[:n])
+		kick()
+	}
+}
+
+// note reads events (struct inotify_event, include/uapi/linux/inotify.h).
+func (c *changes) note(events []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(events) >= unix.SizeofInotifyEvent {
+		wd := int(int32(binary.NativeEndian.Uint32(events)))
+		mask := binary.NativeEndian.Uint32(events[4:])
+		end := min(unix.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(events[12:])), len(events))
+		name := strings.TrimRight(string(events[unix.SizeofInotifyEvent:end]), "\x00")
+		events = events[end:]
+		cgroup := c.watched[wd]
+		switch {
+		case mask&unix.IN_Q_OVERFLOW != 0:
+			c.lost = true
+		case cgroup == "":
+		case mask&unix.IN_IGNORED != 0: // it is gone, or was made anew
+			delete(c.watched, wd)
+			delete(c.known, cgroup)
+			c.names[cgroup] = true
+		case mask&unix.IN_ISDIR != 0:
+			c.names[path.Join(cgroup, name)] = true
 		}
 	}
 }

@@ -52,7 +52,7 @@ func (a *Agent) observeOne(b *decide.Bound, node sample.Node, nodeErr error, now
 	case b.Signal.Disk():
 		return a.disks.Observe(b.Signal, nowNs)
 	case b.Signal.Allocatable():
-		return a.observeRoot(a.scene, b)
+		return a.observeRoot(a.scene.from, b)
 	case nodeErr != nil:
 		return signal.Observation{}, nodeErr
 	case b.Signal == signal.PIDAvailable:
@@ -67,7 +67,7 @@ var (
 	errNoRow   = fmt.Errorf("the root's counters are not known: %w", signal.ErrNoData)
 )
 
-func (a *Agent) observeRoot(s *scene, b *decide.Bound) (signal.Observation, error) {
+func (a *Agent) observeRoot(s *roster, b *decide.Bound) (signal.Observation, error) {
 	r := s.root(b.Root)
 	if r == nil {
 		return signal.Observation{}, errNoRoot
@@ -169,7 +169,7 @@ func (a *Agent) otherRoot(o *signal.Observation) (signal.Observation, error) {
 		return signal.Observation{}, err
 	}
 	defer func() { _ = c.Close() }()
-	if r := a.scene.root(o.Root); r == nil || r.id.MemoryID != c.MemoryID() || r.id.PidsID != c.PidsID() {
+	if r := a.scene.from.root(o.Root); r == nil || r.id.MemoryID != c.MemoryID() || r.id.PidsID != c.PidsID() {
 		return signal.Observation{}, signal.ErrNoData // another root of that name
 	}
 	if o.Signal == signal.AllocatablePIDAvailable {

@@ -13,7 +13,6 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
-	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
@@ -170,9 +169,11 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
 			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 		}),
-		alarms: make(chan string, 16),
-		kicks:  make(chan struct{}, 1), handles: map[workload.Identity]*actuator.Handle{}, fills: map[uint64]*fill{},
+		alarms: make(chan string, 16), kicks: make(chan struct{}, 1), met: make(chan *unit, 4*maxGuests),
+		known: newKnown(), fills: map[uint64]*fill{},
 	}
+	a.scout.changes.open(o.Log)
+	a.scene, a.reader = newScene(a.kernel.Rows()), a.scout.scanner.NewReader()
 	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
 		return err
 	}

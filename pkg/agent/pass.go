@@ -14,16 +14,18 @@ import (
 
 // pass is one pass: look, decide, look again at the victim, strike, record. Nothing here allocates, reads text or
 // waits until the SIGKILL is sent, but for three doubts: a cgroup that the scout has not
-// seen yet, or may not have while everybody was stopped (it scans), a refusal for want of knowledge (likewise, once each), and a fall
-// faster than the machine can fill (the other source is read).
+// seen yet (it alone is read), or may not have while everybody was stopped (all are looked
+// at), a refusal for want of knowledge (likewise, once each), and a fall faster than the
+// machine can fill (the other source is read).
 func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
-	a.scene = a.scout.current()
-	if a.late || a.anyStranger(woke) {
-		a.scene = a.scout.refreshNow() // somebody is younger than the last scan: the one doubt worth a wait
+	a.scene.take(a.scout.current())
+	if a.late {
+		a.refresh()
 	}
+	a.meetStrangers(woke)
 	d := a.consider()
 	if a.isDoubtful(&d) {
-		a.scene = a.scout.refreshNow()
+		a.refresh()
 		d = a.consider()
 	}
 	if d.Verdict == decide.Evict && !a.seenByHook(&d, woke) {
@@ -39,13 +41,13 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 		}
 		victim := d.Victim
 		a.scene.look(a.kernel, victim) // what it holds now, not what it held at the last walk
-		if d = a.consider(); d.Verdict != decide.Evict || d.Victim != victim {
+		if d = a.decide(); d.Verdict != decide.Evict || d.Victim != victim {
 			continue
 		}
 		if a.evict(&d, woke, wokeNs) {
 			break
 		}
-		a.scene = a.scout.refreshNow() // the victim was none: nobody else pays for what we don't know
+		a.refresh() // the victim was none: nobody else pays for what we don't know
 		d = a.consider()
 	}
 	a.memory.Next(&a.settings, &a.input, &d)
@@ -78,10 +80,15 @@ func (a *Agent) isDoubtful(d *decide.Decision) bool {
 // nothing but page cache there may be some. Each takes 30 µs.
 const lookAgain = 16
 
-// consider reads everything that a decision needs and decides.
+// consider reads every unit's usage and decides.
 func (a *Agent) consider() decide.Decision {
-	a.observe()
 	a.scene.fill(a.kernel)
+	return a.decide()
+}
+
+// decide reads the signals and decides by the usages as they are in the scene.
+func (a *Agent) decide() decide.Decision {
+	a.observe()
 	a.input.NowNs = now()
 	a.input.Workloads = a.scene.workloads
 	a.input.Dying = a.scene.unreaped(a.dying(a.input.Dying[:0]))
@@ -93,7 +100,7 @@ func (a *Agent) consider() decide.Decision {
 // evict strikes the victim, or asks it to end where the threshold is soft, or in shadow mode
 // only says that it would have. False: the victim is gone, and another may be found.
 func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
-	if a.scene.incomplete {
+	if a.scene.from.incomplete {
 		d.Verdict, d.Victim, d.Reason = decide.Refuse, -1, reasonIncomplete
 		return true
 	}
@@ -110,8 +117,7 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 		return true
 	}
 	if !e.bound.Hard() {
-		a.ask(e)
-		return true
+		return a.asked(e)
 	}
 	if !a.withdraw() || e.wire != noWire && !a.kernel.Claim(e.wire, e.seq) {
 		e.used = false
@@ -121,9 +127,10 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	a.at(stageStored)
 	sent := a.kernel.SignalsSent()
 	e.condemned = a.condemn(e)
-	struck, err := e.handle.Strike(a.culprit(e, woke))
+	struck, err := a.strike(e, woke)
 	e.timeline.Signalled = now()
-	if errors.Is(err, actuator.ErrGone) && a.kernel.SignalsSent() > sent && a.isCondemnedAlone(e) {
+	a.scout.tell(e.unit)
+	if errors.Is(err, actuator.ErrGone) && e.handle != nil && a.kernel.SignalsSent() > sent && a.isCondemnedAlone(e) {
 		struck, err = 0, nil // the condemned word was faster, and hit all of them
 		e.handle.Struck()
 	}
@@ -138,6 +145,15 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	a.brake(e)
 	a.opened(e, max(struck, e.handle.StrikeOthers()))
 	return true
+}
+
+// strike sends the first SIGKILL. The handle of a unit that came from far behind is opened
+// first, 30 µs.
+func (a *Agent) strike(e *eviction, woke crossings) (struck int, err error) {
+	if e.handle, err = e.unit.open(a.fs); err != nil {
+		return 0, err
+	}
+	return e.handle.Strike(a.culprit(e, woke))
 }
 
 // isCondemnedAlone: no other victim is condemned, so what the hooks killed was e's.
@@ -187,6 +203,16 @@ func (a *Agent) crossedIn(c *sample.Sample, targets []rows) (inside bool) {
 		return !inside
 	})
 	return inside
+}
+
+// asked has the unit of a soft eviction end; false as of evict.
+func (a *Agent) asked(e *eviction) bool {
+	err := a.ask(e)
+	a.scout.tell(e.unit)
+	if err != nil {
+		a.standDown(e, err)
+	}
+	return !errors.Is(err, actuator.ErrGone)
 }
 
 // standDown takes back what a strike that hit nobody had prepared.

@@ -119,6 +119,7 @@ func (a *Agent) take(p *plan) error {
 		return fmt.Errorf("place the wires: %w", err)
 	}
 	a.scout.adopt(p)
-	a.scene = a.scout.refreshNow()
+	a.scene.disk = p.disks != nil
+	a.refresh()
 	return nil
 }

@@ -3,16 +3,16 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 
-	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -20,22 +20,20 @@ import (
 )
 
 const (
-	// scoutFar and scoutNear are between two rounds of the scout: the rows and the
-	// inactive file of the roots are that fresh, apart from what the hooks refresh.
+	// scoutFar and scoutNear are between two rounds of the scout: the inactive file of the
+	// roots and the leading units are that fresh.
 	scoutFar  = time.Second
 	scoutNear = 50 * time.Millisecond
-	// scanEvery is between two scans of the directories when no inotify event asks for one.
-	scanEvery = time.Second
+	// limitsEvery is between two looks at how large the node is.
+	limitsEvery = time.Second
 	// disarmAfter is how long every memory wire must have been far before the hook goes:
 	// attaching it again within an RCU grace period would take 20 ms.
 	disarmAfter = time.Second
-	// graveTime is how long a handle that nobody needs any more is kept open: far longer
-	// than a pass.
-	graveTime = 5 * time.Second
 )
 
 // scout prepares, off the hot thread, what a pass needs: who could be evicted, where
-// their rows are, open handles, limits, and whether the hook is attached.
+// their rows are, open handles, limits, and whether the hook is attached. What it does in a
+// round does not grow with the number of units, but for loads from memory.
 type scout struct {
 	fs      *cgroupfs.FS
 	kernel  *loader.Loader
@@ -47,31 +45,32 @@ type scout struct {
 	// alarms are for the journal; what finds no room is in the log alone.
 	alarms    chan string
 	tableErr  string
-	published atomic.Pointer[scene]
+	published atomic.Pointer[roster]
 	kicks     chan struct{}
+	changes   changes
+	// met are the units that the hot thread met or struck.
+	met chan *unit
 	// figures are the disk process's, nil without; wantsFigures: a threshold is about a disk.
 	figures      atomic.Pointer[workload.DiskTable]
 	wantsFigures atomic.Bool
+	settings     atomic.Pointer[decide.Settings]
 
-	nearness nearness // of the scout's own goroutine
+	nearness nearness  // of the scout's own goroutine
+	limitsAt time.Time // likewise
 
-	mu        sync.Mutex // one scan at a time; guards what follows
-	units     []workload.Unit
-	scannedAt time.Time
-	handles   map[workload.Identity]*actuator.Handle
-	grave     []buried
-	index     []sample.Cgroup
-	fills     map[uint64]*fill // of the roots, by memory cgroup id
+	mu    sync.Mutex // one look at a time; guards what follows
+	known known
+	walks walks
+	lead  leaders
+	grave []buried
+	index []sample.Cgroup
+	roots []root
+	fills map[uint64]*fill // of the roots, by memory cgroup id
 }
 
-type buried struct {
-	at time.Time
-	h  *actuator.Handle
-}
+func (s *scout) current() *roster { return s.published.Load() }
 
-func (s *scout) current() *scene { return s.published.Load() }
-
-// kick asks for a scan soon; never blocks.
+// kick asks for a round soon; never blocks.
 func (s *scout) kick() {
 	select {
 	case s.kicks <- struct{}{}:
@@ -79,37 +78,58 @@ func (s *scout) kick() {
 	}
 }
 
-// refreshNow scans at once and returns what it found. For the hot thread, where a doubt is
-// worth the wait: for a scan under way and one of its own, never for the hook to be attached.
-func (s *scout) refreshNow() *scene {
+// tell has the scout look at a unit that the hot thread met or struck; never blocks. False:
+// there is no room.
+func (s *scout) tell(u *unit) bool {
+	select {
+	case s.met <- u:
+		s.kick()
+		return true
+	default:
+		return false
+	}
+}
+
+// refreshNow looks at once and returns what it found. For the hot thread, where a doubt is
+// worth the wait: for a round under way and a look of its own, never for the hook to be
+// attached.
+func (s *scout) refreshNow() *roster {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.publish(true, false); err != nil {
-		s.log.Warn().Err(err).Msg("scan failed")
+	if err := s.publish(doubted); err != nil {
+		s.log.Warn().Err(err).Msg("look at the cgroups failed")
 	}
 	return s.current()
 }
 
 func (s *scout) run(ctx context.Context) {
+	var (
+		ended     time.Time
+		collector collector
+	)
 	for {
 		pause := scoutFar
-		if s.wires.near.Load() {
+		if s.wires.near.Load() || s.walks.isDue.Load() {
 			pause = scoutNear
 		}
-		scan := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.kicks:
-			scan = true
+			time.Sleep(betweenRounds - time.Since(ended)) // a burst of changes is one
 		case <-time.After(pause):
 		}
 		s.drain()
-		if err := s.round(scan); err != nil {
+		if err := s.round(false); err != nil {
 			s.log.Warn().Err(err).Msg("scout round failed")
 		}
+		collector.tidy(s.wires.near.Load() || s.wires.killing.Load() > 0)
+		ended = time.Now()
 	}
 }
+
+// betweenRounds bounds what a storm of cgroups that come and go can cost.
+const betweenRounds = 10 * time.Millisecond
 
 // watchTable says when a workload table is refused, and when one is good again.
 func (s *scout) watchTable() {
@@ -138,15 +158,22 @@ func (s *scout) adopt(p *plan) {
 	defer s.mu.Unlock()
 	s.scanner.Configure(p.config.Protect, p.config.AllowEvictFirst)
 	s.wantsFigures.Store(p.disks != nil)
+	settings := p.settings
+	s.settings.Store(&settings)
 }
 
-// round makes a new scene and publishes it, and does what follows from it.
+// round looks at what may have changed, all with scan, publishes it, and does what follows
+// from it.
 func (s *scout) round(scan bool) error {
 	if err := s.limits(); err != nil {
 		return err
 	}
+	depth := changed
+	if scan {
+		depth = scanned
+	}
 	s.mu.Lock()
-	err := s.publish(scan, true)
+	err := s.publish(depth)
 	s.bury()
 	s.mu.Unlock()
 	if err != nil {
@@ -155,107 +182,80 @@ func (s *scout) round(scan bool) error {
 	return s.arm() // may take 20 ms, and a hot thread in doubt waits for the lock
 }
 
-// publish makes a scene, and places the wires by it. Without prepare, known handles stay as
-// they are: what makes them ready reads two lists a unit. The caller holds the lock.
-func (s *scout) publish(scan, prepare bool) error {
-	if scan || time.Since(s.scannedAt) > scanEvery {
-		units, err := s.scanner.Scan()
-		if err != nil {
-			return fmt.Errorf("scan the roots: %w", err)
-		}
-		s.units, s.scannedAt = units, time.Now()
-		s.watchTable()
-	}
-	if _, err := s.kernel.Walk(); err != nil {
+// depth is how much is looked at.
+type depth int
+
+const (
+	// changed: what events told of, the leading units, and a share of the others.
+	changed depth = iota
+	// doubted: events that have not come yet are not waited for, and every row is fresh.
+	doubted
+	// scanned: every unit is read.
+	scanned
+)
+
+// publish makes a roster, and places the wires by it. The caller holds the lock.
+func (s *scout) publish(d depth) error {
+	s.scanner.LoadTable()
+	s.watchTable()
+	if err := s.look(d); err != nil {
 		return err
 	}
-	next, err := s.compose(prepare)
-	if err != nil {
+	if err := s.walk(d > changed); err != nil {
 		return err
 	}
+	if err := s.openRoots(); err != nil {
+		return err
+	}
+	if d != doubted {
+		s.prepareLeaders()
+	}
+	s.addFigures()
+	next := s.known.roster(s.roots, s.published.Load())
 	s.published.Store(next)
-	if err := s.wires.place(next); err != nil {
-		return err
-	}
-	return nil
+	return s.wires.place(next)
 }
 
 func (s *scout) limits() error {
+	if time.Since(s.limitsAt) < limitsEvery {
+		return nil
+	}
 	n, err := s.proc.Node()
 	if err != nil {
 		return err
 	}
+	s.limitsAt = time.Now()
 	return s.kernel.SetLimits(signal.MemoryCapacityOf(n), n.TasksMax)
 }
 
-func (s *scout) compose(prepare bool) (*scene, error) {
-	memory, pids := s.cssIDs(loader.Memory), s.cssIDs(loader.Pids)
-	next := &scene{knownMemory: map[uint64]struct{}{}, knownPids: map[uint64]struct{}{}}
+func (s *scout) openRoots() error {
+	former := s.roots
+	s.roots = make([]root, 0, len(s.wires.roots))
 	for _, path := range s.wires.roots {
-		r, err := s.openRoot(path, memory, pids)
+		r, err := s.openRoot(path, former)
 		if errors.Is(err, cgroupfs.ErrGone) {
 			continue // its bounds have no data until it is there again
 		}
 		if err != nil {
-			return nil, err
+			s.roots = former
+			return err
 		}
-		next.roots = append(next.roots, r)
-	}
-	for i := range s.units {
-		u := &s.units[i]
-		h, err := s.handle(u, prepare)
-		if errors.Is(err, actuator.ErrGone) {
-			continue
-		}
-		if err != nil {
-			s.log.Error().Err(err).Str("cgroup", u.Cgroup).Msg("degraded: unit can't be opened; nobody is evicted in its place")
-			next.incomplete = true
-			continue
-		}
-		next.workloads = append(next.workloads, u.Workload)
-		s.addFigures(&next.workloads[len(next.workloads)-1])
-		next.handles = append(next.handles, h)
-		next.rows = append(next.rows, rows{u.ID, memory[u.ID.MemoryID], pids[u.ID.PidsID]})
-		next.targets = append(next.targets, rowsOf(h, memory, pids))
-		next.revived = append(next.revived, h.Revived())
-		next.empty = append(next.empty, false)
-		for _, id := range h.Targets() {
-			next.knownMemory[id.MemoryID] = struct{}{}
-			next.knownPids[id.PidsID] = struct{}{}
+		s.roots = append(s.roots, r)
+		if former != nil && !slices.ContainsFunc(former, func(f root) bool { return f.id == r.id }) {
+			s.changes.miss() // it is back: nobody told what was made in it
 		}
 	}
-	return next, nil
+	return nil
 }
 
-func rowsOf(h *actuator.Handle, memory, pids map[uint64]uint32) (of []rows) {
-	for _, id := range h.Targets() {
-		of = append(of, rows{id, memory[id.MemoryID], pids[id.PidsID]})
-	}
-	return of
-}
-
-// cssIDs maps cgroup ids to rows. Where an id stands in two rows, the cgroup was removed
-// and the younger row counts.
-func (s *scout) cssIDs(c loader.Controller) map[uint64]uint32 {
-	s.index = s.kernel.Index(c, s.index[:0])
-	ids := make(map[uint64]uint32, len(s.index))
-	newest := make(map[uint64]uint64, len(s.index))
-	for _, row := range s.index {
-		if row.Ns >= newest[row.CgroupID] {
-			ids[row.CgroupID], newest[row.CgroupID] = row.CSSID, row.Ns
-		}
-	}
-	return ids
-}
-
-func (s *scout) openRoot(path string, memory, pids map[uint64]uint32) (root, error) {
-	c, err := s.fs.Open(path)
+func (s *scout) openRoot(path string, former []root) (root, error) {
+	c, err := s.fs.OpenToRead(path)
 	if err != nil {
 		return root{}, err
 	}
 	defer func() { _ = c.Close() }()
 	r := root{path: path, id: workload.Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()}}
-	r.memoryCSS, r.pidsCSS = memory[r.id.MemoryID], pids[r.id.PidsID]
+	s.placeRoot(&r, former)
 	r.fill = s.fillOf(r.id.MemoryID)
 	for _, f := range []struct {
 		into *int64
@@ -279,42 +279,17 @@ func (s *scout) openRoot(path string, memory, pids map[uint64]uint32) (root, err
 	return r, nil
 }
 
-// handle returns the unit's open handle, from the last round where it is the same unit of
-// the same containers.
-func (s *scout) handle(u *workload.Unit, prepare bool) (*actuator.Handle, error) {
-	if h := s.handles[u.ID]; h != nil {
-		switch {
-		case h.Fits(u) && prepare:
-			return h, h.Prepare()
-		case h.Fits(u):
-			return h, nil
-		}
-		s.grave = append(s.grave, buried{time.Now(), h})
-		delete(s.handles, u.ID)
+// placeRoot finds the root's rows, as a rule where they were, and reads them: how far a wire
+// is depends on them.
+func (s *scout) placeRoot(r *root, former []root) {
+	if i := slices.IndexFunc(former, func(f root) bool { return f.path == r.path && f.id == r.id }); i >= 0 {
+		r.memoryCSS, r.pidsCSS = former[i].memoryCSS, former[i].pidsCSS
 	}
-	h, err := actuator.Open(s.fs, u)
-	if err != nil {
-		return nil, err
+	if !s.kernel.RefreshRow(loader.Memory, r.memoryCSS, r.id.MemoryID) {
+		r.memoryCSS = s.kernel.Find(loader.Memory, r.id.MemoryID)
 	}
-	s.handles[u.ID] = h
-	return h, nil
-}
-
-// bury closes the handles of units that are gone, once no pass can still hold them.
-func (s *scout) bury() {
-	alive := make(map[workload.Identity]bool, len(s.units))
-	for i := range s.units {
-		alive[s.units[i].ID] = true
-	}
-	for id, h := range s.handles {
-		if !alive[id] {
-			s.grave = append(s.grave, buried{time.Now(), h})
-			delete(s.handles, id)
-		}
-	}
-	for len(s.grave) > 0 && time.Since(s.grave[0].at) > graveTime && !s.grave[0].h.Busy() {
-		_ = s.grave[0].h.Close()
-		s.grave = s.grave[1:]
+	if !s.kernel.RefreshRow(loader.Pids, r.pidsCSS, r.id.PidsID) {
+		r.pidsCSS = s.kernel.Find(loader.Pids, r.id.PidsID)
 	}
 }
 
@@ -330,27 +305,17 @@ func (s *scout) arm() error {
 	any = any && (s.wires.near.Load() || distance < s.nearness.margin)
 	switch near, far := s.nearness.judge(distance, any, time.Now()); {
 	case near:
-		s.wires.near.Store(true)
-		return s.kernel.Arm()
+		was := s.wires.near.Swap(true)
+		if err := s.kernel.Arm(); err != nil || was {
+			return err
+		}
+		_, err := s.kernel.Walk() // what was allocated without the hook
+		return err
 	case far:
 		s.wires.near.Store(false)
 		return s.kernel.Disarm()
 	}
 	return nil
-}
-
-// shut closes everything that is open, but what a finisher still works with.
-func (s *scout) shut() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, h := range s.handles {
-		s.grave = append(s.grave, buried{h: h})
-	}
-	for _, g := range s.grave {
-		if !g.h.Busy() {
-			_ = g.h.Close()
-		}
-	}
 }
 
 // selfPIDs are processes that must never be hit: the agent.

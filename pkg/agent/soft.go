@@ -16,11 +16,14 @@ const minGrace = time.Second
 
 // ask starts a soft eviction: SIGTERM, the grace, SIGKILL, on a track of its own. The line
 // is the kill line: whoever starts containers again must know from now on.
-func (a *Agent) ask(e *eviction) {
-	e.timeline.Asked = now()
+func (a *Agent) ask(e *eviction) error {
+	h, err := e.unit.open(a.fs)
+	if err != nil {
+		return err
+	}
+	e.handle, e.timeline.Asked = h, now()
 	a.viewed = time.Time{}
 	a.memory.Killed(e.timeline.Asked)
-	h := e.handle
 	grace := max(minGrace, time.Duration(a.settings.GracePeriodSeconds(&e.bound, e.victim.TerminationGracePeriodSeconds))*time.Second)
 	go func() {
 		out := h.End(a.crew, now, grace, finishDeadline, func() { e.killedNs.Store(now()) })
@@ -29,6 +32,7 @@ func (a *Agent) ask(e *eviction) {
 	}()
 	a.explain(e)
 	a.recorder.send(a.line(record.KindKill, e), nil)
+	return nil
 }
 
 // softIsFull reports whether a soft eviction has to wait for another.

@@ -2,15 +2,11 @@ package agent
 
 import (
 	"os"
-	"runtime"
-	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
-	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // view is the state file's content as of the last pass, but for the ranking, which takes
@@ -70,7 +66,7 @@ func (a *Agent) viewSignal(o *signal.Observation) record.SignalState {
 func (a *Agent) viewFill(v *record.SignalState, o *signal.Observation, f *fill) {
 	f.add(o.Ns, o.Capacity-o.Available)
 	perSecond, ok := f.rate(o.Ns)
-	if r := a.scene.root(o.Root); r != nil && o.Signal == signal.AllocatableMemoryAvailable {
+	if r := a.scene.from.root(o.Root); r != nil && o.Signal == signal.AllocatableMemoryAvailable {
 		if finer, fresh := r.fill.rate(o.Ns); fresh {
 			perSecond, ok = finer, true
 		}
@@ -96,32 +92,23 @@ func nearer(old *int64, distance int64) *int64 {
 	return &distance
 }
 
-// idle does what has time: the state file once a second, and a collection while every wire
-// is far.
+// idle does what has time: the state file once a second.
 func (a *Agent) idle() {
 	if time.Since(a.viewed) < time.Second {
 		return
 	}
 	a.viewed = time.Now()
 	a.confess()
-	state, units := a.view(), slices.Clone(a.scene.workloads)
-	go a.writeState(state, a.settings, units)
-	if !a.wires.near.Load() && !a.following() {
-		var m runtime.MemStats
-		if runtime.ReadMemStats(&m); m.HeapAlloc > collectAbove {
-			go debug.FreeOSMemory()
-		}
-	}
+	state := a.view()
+	go a.writeState(state, a.settings)
 }
 
-func (a *Agent) writeState(s *record.State, settings decide.Settings, units []workload.Workload) {
+func (a *Agent) writeState(s *record.State, settings decide.Settings) {
 	if !a.stateMu.TryLock() {
 		return // the disk is slow; the next one will do
 	}
 	defer a.stateMu.Unlock()
-	if len(settings.Bounds) > 0 {
-		s.Ranking = ranking(&settings, &settings.Bounds[0], units)
-	}
+	s.Ranking = a.scout.ranking(&settings)
 	if err := record.WriteState(a.state, s); err != nil {
 		a.log.Warn().Err(err).Msg("state file not written")
 	}

@@ -71,7 +71,7 @@ func scopeOf(s signal.Signal) sample.Scope {
 // place puts every wire where its threshold is now, and arms those that are off: new ones,
 // and those whose root came back. The kernel looks at once: its timer sleeps by where they
 // were.
-func (w *wires) place(s *scene) error {
+func (w *wires) place(s *roster) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	node := w.kernel.Node()
@@ -92,7 +92,7 @@ func (w *wires) place(s *scene) error {
 	return w.kernel.Tick()
 }
 
-func (w *wires) wire(b *decide.Bound, node sample.Node, s *scene) (loader.Wire, bool) {
+func (w *wires) wire(b *decide.Bound, node sample.Node, s *roster) (loader.Wire, bool) {
 	wire := loader.Wire{Scope: scopeOf(b.Signal)}
 	switch b.Signal {
 	case signal.MemoryAvailable:
@@ -135,7 +135,7 @@ func (w *wires) giveBack() error {
 }
 
 // memoryDistance is how many bytes the nearest memory wire is away; false when there is none.
-func (w *wires) memoryDistance(node sample.Node, s *scene) (int64, bool) {
+func (w *wires) memoryDistance(node sample.Node, s *roster) (int64, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	nearest, any := int64(math.MaxInt64), false

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileIDKernfs is FILEID_KERNFS (include/linux/exportfs.h, 5.5): a file handle that is the
+// fileIDKernfs is FILEID_KERNFS (linux 5.5): a file handle that is the
 // 64-bit id of a kernfs node, which is the cgroup's.
 const fileIDKernfs = 0xfe
 

@@ -8,13 +8,22 @@ const MaxTop = 64
 // Top appends the indices of the first places of Rank's order, at most as many as most, in one
 // scan: sorting thousands for twenty of them would take milliseconds and their memory.
 func Top(s *Settings, b *Bound, ws []workload.Workload, most int, dst []int) []int {
+	return s.top(b, ws, most, dst, func(*workload.Workload) bool { return true })
+}
+
+// Candidates is Top of those that are not spared, whatever they use.
+func Candidates(s *Settings, b *Bound, ws []workload.Workload, most int, dst []int) []int {
+	return s.top(b, ws, most, dst, func(w *workload.Workload) bool { return spared(w) == "" })
+}
+
+func (s *Settings) top(b *Bound, ws []workload.Workload, most int, dst []int, counts func(*workload.Workload) bool) []int {
 	var (
 		places [MaxTop]place
 		top    = dst[len(dst):]
 	)
 	most = min(most, MaxTop)
 	for i := range ws {
-		if !b.covers(ws[i].Cgroup) {
+		if !b.covers(ws[i].Cgroup) || !counts(&ws[i]) {
 			continue
 		}
 		p, at := s.place(b, &ws[i]), len(top) // equal places stay in the order of the input

@@ -27,5 +27,15 @@ func TestTopIsTheBeginningOfRank(t *testing.T) {
 				t.Errorf("place %d: %v, want %d", i, got, r.Index)
 			}
 		}
+		var candidates []int
+		for _, r := range decide.Rank(s, b, ws) {
+			w := &ws[r.Index]
+			if len(candidates) < most && w.Protected == "" && !w.Critical() && w.Evict != "never" {
+				candidates = append(candidates, r.Index)
+			}
+		}
+		if diff := cmp.Diff(candidates, decide.Candidates(s, b, ws, most, nil), cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("candidates (-rank +top)\n%s", diff)
+		}
 	})
 }

@@ -90,8 +90,8 @@ type Loader struct {
 
 	lookRun, refreshRun, hotWalkRun testRun
 
-	walkMu  sync.Mutex
-	walkRun testRun
+	walkMu           sync.Mutex
+	walkRun, helpRun testRun
 
 	stale []Intent
 	// Malformed counts records that did not have the size and kind of a record.
@@ -166,6 +166,7 @@ func (l *Loader) openAll(coll *ebpf.Collection, o Options) error {
 func (l *Loader) start(o Options) error {
 	l.lookRun = newTestRun(l.objs.Look.FD())
 	l.refreshRun = newTestRun(l.objs.Refresh.FD())
+	l.helpRun = newTestRun(l.objs.Refresh.FD())
 	l.walkRun, l.hotWalkRun = newTestRun(l.objs.Walk.FD()), newTestRun(l.objs.Walk.FD())
 	err := l.learn()
 	if err != nil {

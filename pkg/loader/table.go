@@ -32,6 +32,26 @@ func (l *Loader) Row(c Controller, cssID uint32, cgroupID uint64) (sample.Cgroup
 	return row, ok && row.CgroupID == cgroupID
 }
 
+// Usage is what Row says of usage and inactive file, for who asks of thousands.
+func (l *Loader) Usage(c Controller, cssID uint32, cgroupID uint64) (usage, inactiveFile int64, ok bool) {
+	table, unit := &l.memory, l.page
+	if c == Pids {
+		table, unit = &l.pids, 1
+	}
+	if int(cssID) >= table.n || cgroupID == 0 {
+		return 0, 0, false
+	}
+	r := table.at(int(cssID))
+	before := atomic.LoadUint64(&r.Seq)
+	id := atomic.LoadUint64(&r.CgroupId)
+	usage, inactiveFile = atomic.LoadInt64(&r.Usage)*unit, atomic.LoadInt64(&r.InactiveFile)*unit
+	if before&1 != 0 || before != atomic.LoadUint64(&r.Seq) { // a CPU writes it
+		row, ok := l.Row(c, cssID, cgroupID)
+		return row.Usage, row.InactiveFileBytes, ok
+	}
+	return usage, inactiveFile, id == cgroupID
+}
+
 // Climb visits a cgroup and its ancestors, as far as their rows are known, until visit
 // returns false.
 func (l *Loader) Climb(c Controller, cssID uint32, visit func(cssID uint32, cgroupID uint64) bool) {
@@ -55,6 +75,16 @@ const maxDepth = 32
 func (l *Loader) Refresh(c Controller, cssID uint32, cgroupID uint64) bool {
 	l.refreshRun.args[0], l.refreshRun.args[1], l.refreshRun.args[2] = uint64(c), uint64(cssID), cgroupID
 	ret, err := l.refreshRun.run()
+	return err == nil && ret == 1
+}
+
+// RefreshRow is Refresh for helper goroutines.
+func (l *Loader) RefreshRow(c Controller, cssID uint32, cgroupID uint64) bool {
+	l.walkMu.Lock()
+	defer l.walkMu.Unlock()
+	r := l.helpRun
+	r.args[0], r.args[1], r.args[2] = uint64(c), uint64(cssID), cgroupID
+	ret, err := r.run()
 	return err == nil && ret == 1
 }
 

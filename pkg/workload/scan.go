@@ -30,6 +30,20 @@ type Unit struct {
 	}
 }
 
+// Equal reports whether two readings of a unit found the same. Both were judged by the same
+// table and configuration.
+func (u *Unit) Equal(v *Unit) bool {
+	return u.Same(v) && u.seen == v.seen && u.Usage.Processes == v.Usage.Processes && u.Cgroup == v.Cgroup
+}
+
+// JudgedLike reports whether table and configuration said the same of two readings.
+func (w *Workload) JudgedLike(v *Workload) bool {
+	return w.Namespace == v.Namespace && w.Name == v.Name && w.Evict == v.Evict && w.Protected == v.Protected &&
+		w.Priority == v.Priority && w.Static == v.Static && w.Mirror == v.Mirror &&
+		w.MemoryRequestBytes == v.MemoryRequestBytes &&
+		w.TerminationGracePeriodSeconds == v.TerminationGracePeriodSeconds
+}
+
 // Same reports whether two readings of a cgroup are of the same unit with the same cgroups
 // to kill.
 func (u *Unit) Same(v *Unit) bool {

@@ -1,0 +1,40 @@
+package agent
+
+import (
+	"runtime"
+	"runtime/metrics"
+)
+
+const (
+	// slackFar and slackNear are how much garbage may pile up before it is collected. Near a
+	// wire a collection is a risk: it stops the hot thread twice for some 50 µs, and longer
+	// where the thread that collects is kept from its CPU. Rounds leave some 10 KiB, so it
+	// comes every few minutes. Memory is locked: what the heap has grown to once it keeps.
+	slackFar  = 2 << 20
+	slackNear = 4 << 20
+)
+
+// collector runs the garbage collector in the scout's goroutine; it does not run by itself.
+type collector struct {
+	live   uint64
+	sample [1]metrics.Sample
+}
+
+func (c *collector) heap() uint64 {
+	c.sample[0].Name = "/memory/classes/heap/objects:bytes"
+	metrics.Read(c.sample[:]) // stops nobody, other than runtime.ReadMemStats
+	return c.sample[0].Value.Uint64()
+}
+
+// tidy collects when there is enough garbage for it.
+func (c *collector) tidy(near bool) {
+	slack := uint64(slackFar)
+	if near {
+		slack = slackNear
+	}
+	if c.heap() < c.live+slack {
+		return
+	}
+	runtime.GC()
+	c.live = c.heap()
+}
