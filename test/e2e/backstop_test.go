@@ -22,8 +22,9 @@ import (
 var wire = map[string]string{"allocatableMemory.available": "400Mi"}
 
 const (
-	near = ""                    // the default margin is half the root
-	far  = "marginBytes: 16Mi\n" // the allocation hook stays off
+	// near: the default margin is half the root. A drill would be stopped with the agent.
+	near = "drill: {atStart: false, every: 0}\n"
+	far  = near + "marginBytes: 16Mi\n" // the allocation hook stays off
 )
 
 // reachesAll reports whether the backstop reaches any process on this kernel.
@@ -236,7 +237,7 @@ func TestBackstopDiesWithTheAgent(t *testing.T) {
 			if !hog.Alive() {
 				t.Error("somebody killed the hog after the agent's death")
 			}
-			w.extra = ""
+			w.extra = near
 			w.start(wire) // takes the pins over, and does what is to be done
 			w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
 			if l := w.lines(record.KindEviction)[0]; l.By != record.ByAgent || w.count(record.KindKill) != 1 {
@@ -249,6 +250,7 @@ func TestBackstopDiesWithTheAgent(t *testing.T) {
 func TestBackstopKillIsRecordedAfterACrash(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
+	w.extra = near
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
 	w.start(wire)
 	hog := w.leak("hog", 300<<20, 500<<20)
@@ -287,6 +289,7 @@ func TestBackstopSparesWhoIsNotTheLargestAnyMore(t *testing.T) {
 	for _, young := range []bool{false, true} {
 		t.Run(fmt.Sprintf("made meanwhile %v", young), func(t *testing.T) {
 			w := newWorld(t)
+			w.extra = near
 			nominee := w.load("nominee", load.Spec{Kind: load.Sleeper, Hold: 100 << 20})
 			var hog *load.Load
 			if !young {
@@ -318,7 +321,7 @@ func TestBackstopSparesWhoIsNotTheLargestAnyMore(t *testing.T) {
 func TestBackstopNeverKillsInShadowMode(t *testing.T) {
 	bin := binary(t)
 	w := newWorld(t)
-	w.extra = "backstop: {enabled: true, grace: 0}\n"
+	w.extra = near + "backstop: {enabled: true, grace: 0}\n"
 	hog := w.leak("hog", 300<<20, 500<<20)
 	w.agent = exec.Command(bin, "run", "--config", w.config(wire), "--mode", "shadow", "--log-level", "error")
 	w.agent.Stderr = os.Stderr
