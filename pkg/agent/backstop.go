@@ -279,7 +279,7 @@ func (a *Agent) takeNote() {
 	*e = eviction{
 		used: true, id: n.id, killer: record.ByBackstop, by: k.By,
 		decision: n.decision, bound: a.settings.Bounds[bound], wire: k.Wire, seq: k.Seq,
-		victim: n.victim, targets: n.unit.targets, intent: k.Slot, condemned: -1,
+		victim: n.victim, unit: n.unit, targets: n.unit.targets, intent: k.Slot, condemned: -1,
 		lowest: k.Available, wall: time.Now().Add(-time.Duration(nowNs - k.SignalledNs)),
 	}
 	e.decision.Observed.Available, e.decision.Observed.Ns = k.Available, k.CrossedNs
@@ -288,6 +288,7 @@ func (a *Agent) takeNote() {
 	a.explain(e) // by the last pass's figures, like the nomination
 	a.refresh()
 	if i := a.scene.unit(n.victim.ID); i >= 0 && sameRows(a.scene.units[i].targets, n.unit.targets) && a.takeHandle(e, a.scene.units[i]) {
+		e.unit = a.scene.units[i]
 		e.handle.Struck()
 		e.condemned = a.condemn(e)
 		a.opened(e, 1)
