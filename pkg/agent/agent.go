@@ -59,6 +59,7 @@ type Agent struct {
 	backstop  backstop
 	slow      bool // the hot thread has no real-time priority
 	late      bool // it was away for a while, and the scout with it
+	clocked   bool // it wakes by itself; else a test makes its turns, whenever it likes
 	leaving   bool // no new eviction; those under way are closed as they are
 
 	blind   [decide.MaxBounds]blindness
@@ -113,7 +114,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 		due := now() + uint64(patience)
 		a.poller.wait(patience)
 		woke := now()
-		a.late = woke > due+uint64(mostLate)
+		a.clocked, a.late = true, woke > due+uint64(mostLate)
 		if err := a.turn(woke); err != nil {
 			return err
 		}
@@ -181,6 +182,7 @@ func (a *Agent) turn(wokeNs uint64) error {
 			}
 		case s.Kind == sample.KindCrossing && len(a.crossings) < cap(a.crossings):
 			a.crossings = append(a.crossings, s)
+			a.late = a.late || a.clocked && wokeNs > s.Ns+uint64(mostLate) // stopped for less than a patience
 		}
 	}
 	if len(a.crossings) > 0 {
@@ -204,7 +206,7 @@ const (
 
 // mostLate is far above what a wake-up takes: who is later than that was stopped, and with it
 // everybody here.
-const mostLate = 100 * time.Millisecond
+const mostLate = 50 * time.Millisecond
 
 func (a *Agent) patience() time.Duration {
 	switch {
