@@ -27,6 +27,15 @@ func init() {
 	case "sleep":
 		time.Sleep(time.Minute)
 		os.Exit(0)
+	case "grow": // once moved, it holds 8 MiB
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		held := make([]byte, 8<<20)
+		for i := 0; i < len(held); i += 4096 {
+			held[i] = 1
+		}
+		time.Sleep(time.Minute)
+		runtime.KeepAlive(held)
+		os.Exit(0)
 	case "leaderless": // once moved, the first thread ends and another lives on
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		go func() { time.Sleep(time.Minute); os.Exit(0) }()
