@@ -8,7 +8,7 @@ KERNEL        ?= 6.1
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Packages with tests that need root: run one at a time, natively and, but for test/bench, in the VM.
-ROOT_PKGS := ./pkg/cgroupfs ./pkg/signal ./pkg/loader ./pkg/actuator ./pkg/agent ./test/e2e ./test/bench
+ROOT_PKGS := ./pkg/cgroupfs ./pkg/signal ./pkg/loader ./pkg/fallback ./pkg/actuator ./pkg/agent ./test/e2e ./test/bench
 
 BIN := bin/ebpf-evict
 

@@ -35,14 +35,14 @@ const (
 // Sample is one record of a ring buffer.
 type Sample struct {
 	Kind Kind
-	// By is the program that saw it, for the journal's tier.
+	// By is what saw it, for the journal's tier.
 	By Observer
-	// Ns is CLOCK_MONOTONIC when the BPF program saw it.
+	// Ns is CLOCK_MONOTONIC when it was seen.
 	Ns uint64
 	// Wire is the number of the crossed wire, Seq the sequence it was armed with.
 	Wire int
 	Seq  uint64
-	// Available is what the program computed: bytes (memory scopes) or tasks.
+	// Available is what was computed then: bytes (memory scopes) or tasks.
 	Available int64
 	// LimitValue is the wire's value at that moment, in the unit of Available.
 	LimitValue int64
@@ -60,13 +60,19 @@ type Sample struct {
 	Atomic bool
 }
 
-// Observer is the program that saw a crossing.
+// Observer is what saw a crossing.
 type Observer uint8
 
 const (
 	ObserverAlloc Observer = iota + 1 // kmem:mm_page_alloc
 	ObserverTask                      // task:task_newtask
 	ObserverTimer                     // the bpf_timer's tick
+)
+
+// Those without BPF, in pkg/fallback.
+const (
+	ObserverEvent Observer = iota + 16 // a memory threshold of cgroup v1, or the proc connector
+	ObserverPoll                       // a reading that was due
 )
 
 // Node is the node's counters as BPF read them, in bytes and tasks.
