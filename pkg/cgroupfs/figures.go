@@ -16,11 +16,11 @@ type Figures struct {
 
 	usage, stat, tasks int // -1 where the cgroup has no such file
 	inactive           string
-	buf                [figureBytes]byte
+	buf                [32]byte
 }
 
-// figureBytes holds the longest file read: memory.stat of v1 has 2 KiB.
-const figureBytes = 8192
+// Scratch is where memory.stat is read to (2 KiB on v1): one for all that a goroutine reads.
+type Scratch [8192]byte
 
 // Figures opens what the cgroup has of memory.current, memory.stat and pids.current (v1:
 // memory.usage_in_bytes). They outlive the Cgroup and are closed on their own.
@@ -67,8 +67,8 @@ func (f *Figures) PidsCurrent() (int64, error) { return f.value(f.tasks) }
 
 // InactiveFileBytes is Cgroup.InactiveFileBytes. It makes the kernel add up what its CPUs
 // hold back, and costs some ten times a reading of the others.
-func (f *Figures) InactiveFileBytes() (int64, error) {
-	data, err := f.read(f.stat)
+func (f *Figures) InactiveFileBytes(s *Scratch) (int64, error) {
+	data, err := pread(f.stat, s[:])
 	if err != nil {
 		return 0, err
 	}
@@ -76,22 +76,22 @@ func (f *Figures) InactiveFileBytes() (int64, error) {
 }
 
 func (f *Figures) value(fd int) (int64, error) {
-	data, err := f.read(fd)
+	data, err := pread(fd, f.buf[:])
 	if err != nil {
 		return 0, err
 	}
 	return scanValue(data)
 }
 
-func (f *Figures) read(fd int) ([]byte, error) {
+func pread(fd int, buf []byte) ([]byte, error) {
 	if fd < 0 {
 		return nil, ErrNoKey
 	}
-	n, err := retry(func() (int, error) { return unix.Pread(fd, f.buf[:], 0) })
+	n, err := retry(func() (int, error) { return unix.Pread(fd, buf, 0) })
 	if err != nil {
 		return nil, gone(err)
 	}
-	return f.buf[:n], nil
+	return buf[:n], nil
 }
 
 // scanValue is parseValue without an allocation.

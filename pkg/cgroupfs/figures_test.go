@@ -45,7 +45,7 @@ func TestFiguresFollowTheFiles(t *testing.T) {
 				want := [3]int64{rand.Int64N(1 << 58), rand.Int64N(1 << 58), rand.Int64N(1 << 22)}
 				set(want[0], want[1], want[2])
 				usage, err1 := figures.MemoryCurrentBytes()
-				inactive, err2 := figures.InactiveFileBytes()
+				inactive, err2 := figures.InactiveFileBytes(new(Scratch))
 				tasks, err3 := figures.PidsCurrent()
 				if got := [3]int64{usage, inactive, tasks}; got != want || errors.Join(err1, err2, err3) != nil {
 					t.Fatalf("got %v (%v), want %v", got, errors.Join(err1, err2, err3), want)
@@ -69,7 +69,7 @@ func TestFiguresThatAreNoneAreRefused(t *testing.T) {
 			if v, err := figures.MemoryCurrentBytes(); !errors.Is(err, ErrNoKey) {
 				t.Errorf("memory.current: got %d, %v", v, err)
 			}
-			if v, err := figures.InactiveFileBytes(); !errors.Is(err, ErrNoKey) {
+			if v, err := figures.InactiveFileBytes(new(Scratch)); !errors.Is(err, ErrNoKey) {
 				t.Errorf("memory.stat: got %d, %v", v, err)
 			}
 			if v, err := figures.PidsCurrent(); !errors.Is(err, ErrNoKey) {
@@ -91,8 +91,11 @@ func TestFiguresOfALiveCgroup(t *testing.T) {
 		}
 		return tasks > 0
 	})
+	scratch := new(Scratch)
 	for name, read := range map[string]func() (int64, error){
-		"memory.current": figures.MemoryCurrentBytes, "memory.stat": figures.InactiveFileBytes, "pids.current": figures.PidsCurrent,
+		"memory.current": figures.MemoryCurrentBytes,
+		"memory.stat":    func() (int64, error) { return figures.InactiveFileBytes(scratch) },
+		"pids.current":   figures.PidsCurrent,
 	} {
 		if n := testing.AllocsPerRun(100, func() { _, _ = read() }); n != 0 {
 			t.Errorf("%s: %.0f allocations a reading", name, n)
@@ -106,7 +109,7 @@ func TestFiguresOfARemovedCgroupAreGone(t *testing.T) {
 	if err := f.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	for _, read := range []func() (int64, error){figures.MemoryCurrentBytes, figures.InactiveFileBytes, figures.PidsCurrent} {
+	for _, read := range []func() (int64, error){figures.MemoryCurrentBytes, figures.PidsCurrent, func() (int64, error) { return figures.InactiveFileBytes(new(Scratch)) }} {
 		if v, err := read(); !errors.Is(err, ErrGone) {
 			t.Errorf("got %d, %v, want ErrGone", v, err)
 		}

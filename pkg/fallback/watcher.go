@@ -55,6 +55,7 @@ type Watcher struct {
 	alarm              uint64 // what the timer is set to, 0 when it went off
 	events             [maxWires]unix.EpollEvent
 	word               [8]byte
+	scratch            cgroupfs.Scratch
 	found              []sample.Sample
 	next               int // of found
 	nodeNs             uint64
@@ -407,7 +408,7 @@ func (w *Watcher) available(r *wire, ns uint64) (available, usage int64, ok bool
 			return 0, 0, false
 		}
 		if r.inactiveNs == 0 || ns-r.inactiveNs >= uint64(inactiveFresh) || capacity-usage+r.inactive < r.limit.Load() {
-			r.readInactive(ns)
+			r.readInactive(&w.scratch, ns)
 		}
 		return capacity - max(0, usage-r.inactive), usage, true
 	case sample.ScopeNodeTasks:
@@ -422,8 +423,8 @@ func (w *Watcher) available(r *wire, ns uint64) (available, usage int64, ok bool
 
 // readInactive takes a cgroup that does not tell its inactive file for one that has none:
 // less is available then, never more.
-func (r *wire) readInactive(ns uint64) {
-	v, err := r.at.figures.InactiveFileBytes()
+func (r *wire) readInactive(s *cgroupfs.Scratch, ns uint64) {
+	v, err := r.at.figures.InactiveFileBytes(s)
 	if err != nil {
 		v = 0
 	}
