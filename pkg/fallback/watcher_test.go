@@ -198,8 +198,10 @@ func TestACgroupThatIsGoneOrAnother(t *testing.T) {
 	if seq, _ := b.WireSeq(wire); seq != 0 {
 		t.Errorf("armed with %d, and nobody knows where", seq)
 	}
-	must(t, b.SetWire(wire, b.tasks))
 	b.tasks.Limit = pidsMax + 1
+	b.ArmWire(wire)
+	b.settle() // whoever arms it all the same
+	must(t, b.SetWire(wire, b.tasks))
 	must(t, b.fs.Remove(b.path))
 	must(t, b.SetWire(wire, b.tasks)) // removed, and the caller does not know yet
 	b.ArmWire(wire)

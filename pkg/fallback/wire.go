@@ -103,15 +103,14 @@ func (w *Watcher) SetWire(index int, set Wire) error {
 	r := &w.wires[index]
 	if old := r.place.Load(); old == nil || old.id != set.CgroupID || old.path != set.Cgroup {
 		next, err := w.openPlace(&set)
-		if err != nil {
-			w.DisarmWire(index)
-			return fmt.Errorf("watch %s: %w", set.Cgroup, err)
-		}
-		if old != nil {
+		if old != nil || err != nil {
 			w.DisarmWire(index) // while its identity changes
 		}
-		r.place.Store(next)
+		r.place.Store(next) // nil watches nothing, armed or not
 		w.retire(old)
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", orRoot(set.Cgroup), err)
+		}
 	}
 	r.limit.Store(set.Limit)
 	r.capacity.Store(set.Capacity)
