@@ -90,7 +90,7 @@ func (a *Agent) strikeCanary(woke *sample.Sample, wokeNs uint64) {
 	}
 	a.at(stageCanaryDecided)
 	var culprit actuator.Culprit
-	if woke.CSSID != 0 && !woke.Atomic {
+	if woke.CSSID != 0 && !woke.Atomic && a.crossedIn(woke, c.scene.units[0].targets) {
 		culprit = actuator.Culprit{PID: int(woke.TGID), Age: time.Duration(now() - woke.Ns)}
 	}
 	struck, err := c.handle.Strike(culprit)

@@ -145,6 +145,28 @@ func TestARealCrossingDuringADrillWins(t *testing.T) {
 	}
 }
 
+// The task whose allocation shows that a wire is crossed may be anybody's.
+func TestWhoeverSeesACanaryCrossIsSpared(t *testing.T) {
+	b := newBed(t)
+	bystander := b.sleeper("bystander", 8<<20)
+	a := b.open(far, nil)
+	must(t, a.turn(now()))
+	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
+	c := b.arm(a, q)
+	must(t, canary.Go())
+	b.await("the canary's fill", func() bool { n, _ := canary.Progress(); return n >= 2*drill.MemoryDistanceBytes })
+	seen := b.crossing(a, "bystander", bystander.PID())
+	seen.Wire, seen.Seq = c.wire, c.seq
+	a.strikeCanary(&seen, now())
+	if !isDone(c) || c.timeline.Signalled == 0 {
+		t.Fatalf("the canary was not struck: %s %s", c.outcome, c.reason)
+	}
+	c.handle.Finish(nil, now, time.Minute)
+	if canary.Alive() || !bystander.Alive() {
+		t.Errorf("the canary lives: %v, the bystander: %v", canary.Alive(), bystander.Alive())
+	}
+}
+
 func TestAReloadDoesNotDisturbADrill(t *testing.T) {
 	b := newBed(t)
 	a := b.open(far, nil)
