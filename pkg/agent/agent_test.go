@@ -250,6 +250,35 @@ func TestStrangerIsFoundAndIsTheVictim(t *testing.T) {
 	}
 }
 
+// A unit that was listed, and that no walk has come to yet, has no usage: it may be the
+// largest, whoever sees the crossing.
+func TestUnitWithoutRowsYetIsTheVictim(t *testing.T) {
+	for name, byHook := range map[string]bool{"its crossing woke us": true, "the clock did": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			idle := b.sleeper("idle", 8<<20)
+			a := b.open(met, nil)
+			young := b.sleeper("young", 64<<20)
+			a.scout.mu.Lock()
+			must(t, a.scout.look(scanned))
+			a.scout.published.Store(a.scout.known.roster(a.scout.roots, a.scout.current()))
+			a.scout.mu.Unlock()
+			a.scene.take(a.scout.current())
+			if i := a.scene.unit(identity(b, "young")); i < 0 || a.scene.units[i].isPlaced() {
+				t.Fatalf("the young unit is number %d and has rows: this test sees nothing", i)
+			}
+			var woke crossings
+			if byHook {
+				woke = crossings{b.crossing(a, "young", young.PID())}
+			}
+			a.pass(woke, now())
+			if !young.Wait(time.Minute) || !idle.Alive() {
+				t.Errorf("alive: the young unit %v, the idle one %v", young.Alive(), idle.Alive())
+			}
+		})
+	}
+}
+
 func identity(b *bed, unit string) workload.Identity {
 	b.t.Helper()
 	c, err := b.fs.Open(path.Join(b.root, unit))

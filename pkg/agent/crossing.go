@@ -77,9 +77,27 @@ func (a *Agent) isRoot(id uint64) bool {
 	return false
 }
 
+// placeKnown finds the rows of a unit that the scout has read and not walked to yet. False:
+// the crossing comes from none of these.
+func (a *Agent) placeKnown(s *sample.Sample) bool {
+	for i, u := range a.scene.units {
+		if u.isPlaced() || !a.crossedIn(s, u.targets) {
+			continue
+		}
+		placed := u.copied()
+		a.placeBy(s, placed)
+		a.scene.set(i, placed)
+		return true
+	}
+	return false
+}
+
 // meet reads the one unit that a crossing came from, and whoever else there may be not at
 // all: some 50 µs, and no wait for a scan of thousands. False where that can't be told.
 func (a *Agent) meet(s *sample.Sample) bool {
+	if a.placeKnown(s) {
+		return true // no text: a bomb has hundreds of processes to read of
+	}
 	path, err := a.fs.PathOfMemoryID(s.CgroupID)
 	if s.By == sample.ObserverTask {
 		path, err = a.fs.PathOfPidsID(s.CgroupID)

@@ -68,9 +68,13 @@ func (a *Agent) seenByHook(d *decide.Decision, woke crossings) bool {
 	return c != nil && c.By != sample.ObserverTimer
 }
 
-// isDoubtful reports whether a refusal may come from what we don't know yet: nobody is
-// spared, or killed, for that before a fresh read. Asked once for each refusal.
+// isDoubtful reports whether a refusal, or the choice of a victim, may come from what we
+// don't know yet: nobody is spared, or killed, for that before a fresh read. Asked once for
+// each refusal.
 func (a *Agent) isDoubtful(d *decide.Decision) bool {
+	if d.Verdict == decide.Evict {
+		return a.scene.hasNewcomer(a.settings.Bounds[d.Bound].Signal)
+	}
 	return d.Verdict == decide.Refuse && a.refused[d.Bound] != d.Reason &&
 		(d.Reason == decide.ReasonNoCandidate || d.Reason == decide.ReasonNoUsage)
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"slices"
+	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
@@ -176,6 +177,29 @@ func (s *scene) unit(id workload.Identity) int {
 		}
 	}
 	return -1
+}
+
+// newcomerAge is how long after it was read first a unit may be without rows: the scout
+// walks for it within 50 ms.
+const newcomerAge = time.Second
+
+// hasNewcomer reports whether a unit has no row yet, and so no usage of what a signal is
+// about, whatever it holds.
+func (s *scene) hasNewcomer(of signal.Signal) bool {
+	if of.Disk() {
+		return false
+	}
+	for i := range s.rows {
+		r := &s.rows[i]
+		isPlaced := r.pidsCSS != 0 || r.id.PidsID == 0
+		if of.Memory() {
+			isPlaced = r.memoryCSS != 0 || r.id.MemoryID == 0
+		}
+		if !isPlaced && time.Since(s.units[i].bornAt) < newcomerAge {
+			return true
+		}
+	}
+	return false
 }
 
 // fill reads every unit's usage from the tables: loads from memory, no system call but for

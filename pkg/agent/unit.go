@@ -84,13 +84,17 @@ func (u *unit) again(read workload.Unit) *unit {
 
 // placed is the unit with its rows found anew, itself where none is found.
 func (u *unit) placed(find func(*rows) bool) *unit {
-	n := &unit{Unit: u.Unit, rows: u.rows, grip: u.grip, targets: slices.Clone(u.targets)}
-	found := false
+	n, found := u.copied(), false
 	n.eachRows(func(r *rows) { found = find(r) || found })
 	if !found {
 		return u
 	}
 	return n
+}
+
+// copied is the unit with rows of its own, to be placed.
+func (u *unit) copied() *unit {
+	return &unit{Unit: u.Unit, rows: u.rows, grip: u.grip, targets: slices.Clone(u.targets)}
 }
 
 // eachRows visits the unit's rows and its targets', of a unit that nobody else has yet.
