@@ -29,11 +29,11 @@ import (
 const guestBin = "/bin/ebpf-evict"
 
 type options struct {
-	kernel, bin, run string
-	timeout          time.Duration
-	env              []string
-	packages         []string
-	numa             string
+	kernel, bin, run, skip string
+	timeout                time.Duration
+	env                    []string
+	packages               []string
+	numa                   string
 }
 
 func main() {
@@ -47,6 +47,7 @@ func runMain() int {
 	flag.StringVar(&opts.kernel, "kernel", "6.1", "Debian kernel: "+kernelNames())
 	flag.StringVar(&opts.bin, "bin", "", "the program under test, built for this machine; in the guest "+guestBin)
 	flag.StringVar(&opts.run, "run", "", "run only tests that match, as in go test -run")
+	flag.StringVar(&opts.skip, "skip", "", "leave out tests that match, as in go test -skip")
 	flag.Func("env", "KEY=value for the tests, may be given again; outranks what the runner sets", func(s string) error {
 		if !strings.Contains(s, "=") {
 			return errors.New("want KEY=value")
@@ -55,7 +56,7 @@ func runMain() int {
 		return nil
 	})
 	flag.StringVar(&opts.numa, "numa", "", "MiB of memory of each NUMA node, as 1024,0,1024; without, 2 GiB and one node")
-	flag.DurationVar(&opts.timeout, "timeout", 25*time.Minute, "for all tests, boots after a death included")
+	flag.DurationVar(&opts.timeout, "timeout", 45*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
 
@@ -175,6 +176,9 @@ func testJob(pkg string, opts options) guest.Job {
 	}
 	if opts.run != "" {
 		job.Args = append(job.Args, "-test.run="+opts.run)
+	}
+	if opts.skip != "" {
+		job.Args = append(job.Args, "-test.skip="+opts.skip)
 	}
 	return job
 }
