@@ -103,10 +103,16 @@ func (a *Agent) strikeCanary(woke *sample.Sample, wokeNs uint64) {
 	a.at(stageCanaryStruck)
 }
 
-// spared says why nobody is struck.
+// spared says why nobody is struck. A crossing can be over when it is looked at again: what
+// the kernel had charged ahead (mm/memcontrol.c) it gives back when somebody else allocates.
+// For a victim that is no kill and a wire that is armed again, for a canary another drill.
 func (c *canary) spared() {
-	if c.scene.empty[0] {
+	switch {
+	case c.scene.empty[0]:
 		c.end(record.OutcomeGone, "it ended before it was signalled")
+		return
+	case c.decision.Verdict == decide.Nothing && len(c.input.Observations) > 0:
+		c.skipped, c.reason = true, "its crossing was over when the agent looked again"
 		return
 	}
 	c.end(record.OutcomeFailed, "it is not to be evicted: "+string(c.decision.Reason))

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -55,12 +56,21 @@ func keepOwnMemory(fs *cgroupfs.FS, log zerolog.Logger) {
 		return
 	}
 	defer func() { _ = c.Close() }()
-	if procs, err := c.Procs(nil); err != nil || c.Path() == "/" || !slices.Equal(procs, []int{os.Getpid()}) {
+	if procs, err := c.Procs(nil); err != nil || c.Path() == "/" || slices.ContainsFunc(procs, isForeign) {
 		return // shared with others, or the root, which has no such file
 	}
 	if err := c.SetMemoryMin(ownMemory); err != nil && !errors.Is(err, cgroupfs.ErrUnsupported) {
 		log.Info().Err(err).Msg("memory.min not set")
 	}
+}
+
+// isForeign: neither this process nor the keeper of its drills.
+func isForeign(pid int) bool {
+	if pid == os.Getpid() {
+		return false
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err != nil || !strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", os.Getpid()))
 }
 
 // raise gives the calling, locked thread a class of its own, and says so if it is not the
