@@ -31,7 +31,7 @@ type bed struct {
 func newBed(t *testing.T) *bed {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes cgroups")
+		t.Fatal("needs root: makes cgroups; `make test` has it")
 	}
 	fs, err := cgroupfs.New("/sys/fs/cgroup")
 	must(t, err)

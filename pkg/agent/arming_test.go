@@ -19,7 +19,7 @@ import (
 // fill are simulated; the timer's plan is the BPF program's, the scout's is nearness.
 func TestNoFillPassesAWireUnseen(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: loads BPF programs")
+		t.Fatal("needs root: loads BPF programs; `make test` has it")
 	}
 	for _, tc := range []struct {
 		name                  string

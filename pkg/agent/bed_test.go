@@ -60,7 +60,7 @@ const (
 func newBed(t *testing.T) *bed {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: loads BPF programs and makes cgroups")
+		t.Fatal("needs root: loads BPF programs and makes cgroups; `make test` has it")
 	}
 	fs, err := cgroupfs.New("/sys/fs/cgroup")
 	must(t, err)

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 
 func TestDeadBystandersAreReplaced(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: makes cgroups")
+		t.Fatal("needs root: makes cgroups; `make test` has it")
 	}
 	f, err := newField("bench-test", fieldMemory)
 	t.Cleanup(func() {

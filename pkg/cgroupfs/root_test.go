@@ -47,7 +47,7 @@ func init() {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Fatal("needs root; `make test` has it")
 	}
 }
 

@@ -53,7 +53,7 @@ type bed struct {
 func newBed(t testing.TB, tier Tier) *bed {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Fatal("needs root; `make test` has it")
 	}
 	fs, err := cgroupfs.New("/sys/fs/cgroup")
 	must(t, err)

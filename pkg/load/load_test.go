@@ -63,7 +63,7 @@ type group struct{ memory, pids string }
 func newGroup(t testing.TB, memoryMax int64, pidsMax int) group {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Fatal("needs root; `make test` has it")
 	}
 	const root = "/sys/fs/cgroup"
 	name := fmt.Sprintf("load-test-%d-%d", os.Getpid(), time.Now().UnixNano())

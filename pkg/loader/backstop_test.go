@@ -28,8 +28,8 @@ func newTarget(t *testing.T, name string) *target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.process, err = os.StartProcess("/proc/self/exe", []string{"hold", "-test.run=^TestForkOnce$"}, &os.ProcAttr{
-		Env:   append(os.Environ(), "EBPF_EVICT_HOLD=1"),
+	x.process, err = os.StartProcess("/proc/self/exe", []string{"fork"}, &os.ProcAttr{
+		Env:   os.Environ(),
 		Files: []*os.File{r, os.Stderr, os.Stderr},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
@@ -78,12 +78,9 @@ func (x *target) join(pid int) {
 	}
 }
 
-// TestForkOnce is the process of a target: it starts threads all the time, so that the fork
-// hook sees it on kernels without bpf_send_signal_task.
-func TestForkOnce(t *testing.T) {
-	if os.Getenv("EBPF_EVICT_HOLD") == "" {
-		t.SkipNow()
-	}
+// keepForking is the process of a target: the fork hook sees it all the time, on kernels
+// without bpf_send_signal_task too.
+func keepForking() {
 	go func() {
 		for ; ; time.Sleep(5 * time.Millisecond) {
 			p, err := os.StartProcess("/bin/true", []string{"true"}, &os.ProcAttr{})

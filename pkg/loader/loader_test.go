@@ -22,7 +22,7 @@ import (
 func open(t *testing.T, o Options) *Loader {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: loads BPF programs")
+		t.Fatal("needs root: loads BPF programs; `make test` has it")
 	}
 	o.Log = zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 	l, err := Open(o)
@@ -58,18 +58,39 @@ func meminfo(t *testing.T) map[string]int64 {
 	return m
 }
 
+// TestMain also is the processes that tests start.
+func TestMain(m *testing.M) {
+	switch os.Args[0] {
+	case "hold":
+		hold()
+	case "fork":
+		keepForking()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
 // touch maps and touches anonymous memory, a page at a time.
 func touch(t *testing.T, bytes int) (release func()) {
 	t.Helper()
-	mem, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	release, err := use(bytes)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return release
+}
+
+// use takes so much memory.
+func use(bytes int) (release func(), err error) {
+	mem, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, err
 	}
 	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
 	for i := 0; i < len(mem); i += os.Getpagesize() {
 		mem[i] = 1
 	}
-	return func() { _ = unix.Munmap(mem) }
+	return func() { _ = unix.Munmap(mem) }, nil
 }
 
 func TestNodeMemoryLiesBetweenTwoReadsOfProc(t *testing.T) {
@@ -475,15 +496,15 @@ func newCgroup(t *testing.T) cgroupDirs {
 	return d
 }
 
-// startIn runs a shell that holds still in the cgroup until the test ends.
+// startIn runs a process that holds still in the cgroup until the test ends.
 func startIn(t *testing.T, d cgroupDirs) *os.Process {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := os.StartProcess("/proc/self/exe", []string{"hold", "-test.run=^TestHold$"}, &os.ProcAttr{
-		Env:   append(os.Environ(), "EBPF_EVICT_HOLD=1"),
+	p, err := os.StartProcess("/proc/self/exe", []string{"hold"}, &os.ProcAttr{
+		Env:   os.Environ(),
 		Files: []*os.File{r, os.Stderr, os.Stderr},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
@@ -515,13 +536,13 @@ func startIn(t *testing.T, d cgroupDirs) *os.Process {
 	return p
 }
 
-func TestHold(t *testing.T) {
-	if os.Getenv("EBPF_EVICT_HOLD") == "" {
-		t.SkipNow() // only as a process that startIn starts
-	}
+// hold is the process of startIn.
+func hold() {
 	one := make([]byte, 1)
 	_, _ = os.Stdin.Read(one)
-	defer touch(t, 8<<20)()
+	if _, err := use(8 << 20); err != nil {
+		return // the test waits for its usage in vain
+	}
 	_, _ = os.Stdin.Read(one) // until the other end is closed
 }
 

@@ -232,7 +232,7 @@ func TestAppendAndSyncTogether(t *testing.T) {
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root to mount a small filesystem")
+		t.Fatal("needs root to mount a small filesystem; `make test` has it")
 	}
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {

@@ -50,7 +50,7 @@ func withMounts(t *testing.T, test func(*testing.T)) {
 		return
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Fatal("needs root; `make test` has it")
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
 	// Its files go when this test does.

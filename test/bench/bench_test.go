@@ -21,7 +21,7 @@ import (
 func binary(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: loads BPF programs and makes cgroups")
+		t.Fatal("needs root: loads BPF programs and makes cgroups; `make test` has it")
 	}
 	bin := os.Getenv("EBPF_EVICT_BIN")
 	if bin == "" {

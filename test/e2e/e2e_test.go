@@ -54,7 +54,7 @@ func rounds(t *testing.T, usual int) int {
 func binary(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: loads BPF programs and makes cgroups")
+		t.Fatal("needs root: loads BPF programs and makes cgroups; `make test` has it")
 	}
 	bin := os.Getenv("EBPF_EVICT_BIN")
 	if bin == "" {
