@@ -7,7 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/ebpf-evict/ebpf-evict/pkg/bench"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
@@ -85,7 +84,7 @@ func rehearse(ctx context.Context, mailbox string, r *drill.Result) (err error) 
 			if err != nil {
 				return err
 			}
-			if line.Tier != tierPoll || try == canaryTries {
+			if line.Tier != record.TierPoll || try == canaryTries {
 				r.Drills = append(r.Drills, *line)
 				if err := verdict(line); err != nil {
 					return err
@@ -97,14 +96,11 @@ func rehearse(ctx context.Context, mailbox string, r *drill.Result) (err error) 
 	return nil
 }
 
-// tierPoll is the journal's name of what only a clock saw.
-const tierPoll = "poll"
-
 func verdict(l *record.Line) error {
 	if stage := drill.MissedStage(l); stage != "" || l.Outcome != record.OutcomeKilled {
 		return stageError{stage, fmt.Errorf("%s: %s: %s", l.Signal, l.Outcome, l.Reason)}
 	}
-	if l.Tier == tierPoll {
+	if l.Tier == record.TierPoll {
 		return stageError{drill.StageCrossed, fmt.Errorf("%s: the hook has not seen it, only the clock", l.Signal)}
 	}
 	return nil
@@ -122,7 +118,7 @@ func send(ctx context.Context, box *drill.Mailbox, fs *cgroupfs.FS, id record.ID
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
 	spec.Held, spec.Deadline, spec.ProcsFiles = true, drillTimeout, fs.ProcsFiles(cgroup)
-	canary, err := load.Start(self, []string{bench.LoadCommand}, spec)
+	canary, err := load.Start(self, []string{load.Command}, spec)
 	if err != nil {
 		return nil, err
 	}

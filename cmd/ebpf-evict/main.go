@@ -36,7 +36,7 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == bench.LoadCommand {
+	if len(os.Args) > 1 && os.Args[1] == load.Command {
 		os.Exit(load.Main(os.Args[2:]))
 	}
 	if len(os.Args) > 1 && os.Args[1] == bench.WorkCommand {

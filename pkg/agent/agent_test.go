@@ -230,8 +230,8 @@ func TestLineTellsOfTheCrossingActedOn(t *testing.T) {
 	a.pass(crossings{late, other, acted}, now())
 	b.written(a)
 	kills := b.lines(record.KindKill)
-	if len(kills) != 1 || kills[0].Timeline.Crossed != acted.Ns || kills[0].Tier != tierAlloc {
-		t.Errorf("want one kill, crossed at %d and seen by %s:\n%s%+v", acted.Ns, tierAlloc, b.journal(), kills)
+	if len(kills) != 1 || kills[0].Timeline.Crossed != acted.Ns || kills[0].Tier != record.TierAlloc {
+		t.Errorf("want one kill, crossed at %d and seen by %s:\n%s%+v", acted.Ns, record.TierAlloc, b.journal(), kills)
 	}
 }
 

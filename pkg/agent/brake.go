@@ -6,7 +6,6 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
-	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
 // brakeAbove is how many tasks make a victim of a memory threshold one that may outrun its
@@ -17,7 +16,7 @@ const brakeAbove = 16
 // two system calls would delay it, and what forks in that time gets SIGKILL from the
 // condemned word.
 func (a *Agent) brake(e *eviction) {
-	tasks := e.bound.Signal == signal.PIDAvailable || e.bound.Signal == signal.AllocatablePIDAvailable
+	tasks := !e.bound.Signal.Memory() && !e.bound.Signal.Disk()
 	if e.intent < 0 || !tasks && e.victim.Usage.Tasks <= brakeAbove {
 		return // without an intent a crash would leave the limit at 0
 	}

@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"sync/atomic"
-	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
@@ -89,11 +88,7 @@ func (a *Agent) strikeCanary(woke *sample.Sample, wokeNs uint64) {
 		return
 	}
 	a.at(stageCanaryDecided)
-	var culprit actuator.Culprit
-	if woke.CSSID != 0 && !woke.Atomic && a.crossedIn(woke, c.scene.units[0].targets) {
-		culprit = actuator.Culprit{PID: int(woke.TGID), Age: time.Duration(now() - woke.Ns)}
-	}
-	struck, err := c.handle.Strike(culprit)
+	struck, err := c.handle.Strike(a.culpritOf(woke, c.scene.units[0].targets))
 	c.timeline.Signalled, c.struck = now(), struck
 	if err != nil {
 		c.timeline.Signalled = 0

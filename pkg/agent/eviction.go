@@ -236,30 +236,23 @@ func thresholdLine(b *decide.Bound, d *decide.Decision) *record.Threshold {
 func tierOf(by sample.Observer) string {
 	switch {
 	case by == sample.ObserverAlloc:
-		return tierAlloc
+		return record.TierAlloc
 	case by == sample.ObserverTask:
-		return tierTask
+		return record.TierTask
 	}
-	return tierPoll // the timer, or a look of the agent's own
+	return record.TierPoll // the timer, or a look of the agent's own
 }
 
 // tierFor names the back-end that watches a signal.
 func tierFor(s signal.Signal) string {
 	switch {
 	case s.Disk():
-		return tierPoll
+		return record.TierPoll
 	case s.Memory():
-		return tierAlloc
+		return record.TierAlloc
 	}
-	return tierTask
+	return record.TierTask
 }
-
-// The tiers that this agent can have, as the journal names them.
-const (
-	tierAlloc = "bpf-alloc"
-	tierTask  = "bpf-task"
-	tierPoll  = "poll"
-)
 
 func (a *Agent) ranked(d *decide.Decision) []record.Ranked {
 	return ranking(&a.settings, &a.settings.Bounds[d.Bound], a.scene.workloads)

@@ -12,11 +12,11 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
-// pass is one pass: look, decide, look again at the victim, strike, record. Nothing here allocates, reads text or
-// waits until the SIGKILL is sent, but for three doubts: a cgroup that the scout has not
-// seen yet (it alone is read), or may not have while everybody was stopped (all are looked
-// at), a refusal for want of knowledge (likewise, once each), and a fall faster than the
-// machine can fill (the other source is read).
+// pass is one pass: look, decide, look again at the victim, strike, record. Nothing here
+// allocates, reads text or waits until the SIGKILL is sent, but in doubt: a cgroup that the
+// scout has not seen yet (it alone is read), or may not have while everybody was stopped (all
+// are looked at); a refusal, or a victim, that may come from what is not known (likewise);
+// and a fall faster than the machine can fill (the other source is read).
 func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 	a.scene.take(a.scout.current())
 	if a.late {
@@ -187,11 +187,20 @@ func struckID(unit workload.Identity, targets []rows) workload.Identity {
 // culprit is the process that crossed a wire, if it did so in a cgroup that the strike kills.
 func (a *Agent) culprit(e *eviction, woke crossings) actuator.Culprit {
 	for i := range woke {
-		if c := &woke[i]; c.CSSID != 0 && !c.Atomic && a.crossedIn(c, e.targets) {
-			return actuator.Culprit{PID: int(c.TGID), Age: time.Duration(now() - c.Ns)}
+		if c := a.culpritOf(&woke[i], e.targets); c.PID != 0 {
+			return c
 		}
 	}
 	return actuator.Culprit{}
+}
+
+// culpritOf is nobody where the record is an interrupt's, or of a task that is elsewhere:
+// whoever allocates when a wire is compared shows that it is crossed.
+func (a *Agent) culpritOf(c *sample.Sample, targets []rows) actuator.Culprit {
+	if c.CSSID == 0 || c.Atomic || !a.crossedIn(c, targets) {
+		return actuator.Culprit{}
+	}
+	return actuator.Culprit{PID: int(c.TGID), Age: time.Duration(now() - c.Ns)}
 }
 
 func (a *Agent) crossedIn(c *sample.Sample, targets []rows) (inside bool) {

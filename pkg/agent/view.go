@@ -28,9 +28,9 @@ func (a *Agent) viewSignal(o *signal.Observation) record.SignalState {
 	v := record.SignalState{Signal: string(o.Signal)}
 	available, capacity := o.Available, o.Capacity
 	switch v.Tier = tierFor(o.Signal); v.Tier {
-	case tierAlloc:
+	case record.TierAlloc:
 		v.Armed = a.kernel.Armed()
-	case tierTask:
+	case record.TierTask:
 		v.Armed = true
 	}
 	if o.Signal.Bytes() {

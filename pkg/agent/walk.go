@@ -57,7 +57,8 @@ func (s *scout) walk(must bool) error {
 }
 
 // compare has those read again whose number of tasks is not what it was, or who got their
-// first page, and whose rows were left out by a walk since beganNs: their cgroups are gone, or have got other rows.
+// first page, and whose rows were left out by a walk since beganNs: their cgroups are gone,
+// or have got other rows.
 func (s *scout) compare(beganNs uint64) {
 	k := &s.known
 	stale := k.turn[:0]

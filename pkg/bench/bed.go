@@ -11,9 +11,6 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 )
 
-// LoadCommand is the hidden name under which the loads run this binary.
-const LoadCommand = "load"
-
 // Bed is a cgroup root of its own with limits, whose direct children are units, and a
 // directory for files. Whatever a load does stays within the limits.
 type Bed struct {
@@ -67,7 +64,7 @@ func (b *Bed) Start(unit string, s load.Spec) (*load.Load, error) {
 		return nil, err
 	}
 	s.ProcsFiles = b.FS.ProcsFiles(b.Unit(unit))
-	return load.Start(b.Self, []string{LoadCommand}, s)
+	return load.Start(b.Self, []string{load.Command}, s)
 }
 
 // Remove ends what is in the unit and removes it. One that is gone is fine.

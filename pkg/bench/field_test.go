@@ -9,7 +9,7 @@ import (
 
 // TestMain also is the loads that tests start.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == LoadCommand {
+	if len(os.Args) > 1 && os.Args[1] == load.Command {
 		os.Exit(load.Main(os.Args[2:]))
 	}
 	os.Exit(m.Run())

@@ -275,13 +275,13 @@ func (o *cageOrder) run() error {
 	}
 	var sleepers []*load.Load
 	for _, s := range o.Sleepers {
-		l, err := load.Start(self, []string{LoadCommand}, s)
+		l, err := load.Start(self, []string{load.Command}, s)
 		if err != nil {
 			return err
 		}
 		sleepers = append(sleepers, l)
 	}
-	hog, err := load.Start(self, []string{LoadCommand}, o.Victim)
+	hog, err := load.Start(self, []string{load.Command}, o.Victim)
 	if err != nil {
 		return err
 	}

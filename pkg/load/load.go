@@ -23,6 +23,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Command is the hidden name under which a program that starts loads is one itself.
+const Command = "load"
+
 const (
 	// readyTimeout is for a machine whose CPUs are all busy; idle, a load is ready in 30 ms.
 	readyTimeout = 30 * time.Second

@@ -143,10 +143,7 @@ func (l *Loader) Nominate(wire int, n *Nominee) bool {
 	if n == nil || n.MemoryID == rootID || n.PidsID == rootID || n.MemoryID == 0 && n.PidsID == 0 {
 		return n == nil
 	}
-	unit := l.page
-	if wire >= memoryWires {
-		unit = 1
-	}
+	unit := l.unitOf(wire)
 	k.MemoryId, k.PidsId, k.UnitId, k.UnitCss = n.MemoryID, n.PidsID, n.UnitID, n.UnitCSS
 	k.Use, k.Least, k.Available, k.Others = n.Use/unit, (n.Least+unit-1)/unit, n.Available/unit, n.Others/unit
 	k.UsedLeads, k.UsedRivals = uint32(min(len(n.Leads), MaxLeads)), uint32(min(len(n.Rivals), MaxRivals))
@@ -186,13 +183,9 @@ func (l *Loader) TakeNote() (k BackstopKill, ok bool) {
 		return k, false
 	}
 	b := l.backstop
-	unit := l.page
-	if b.Wire >= memoryWires {
-		unit = 1
-	}
 	k = BackstopKill{
 		Wire: int(b.Wire), Seq: b.Seq, By: sample.Observer(b.By),
-		CrossedNs: b.CrossedNs, SignalledNs: b.SignalledNs, Available: b.Available * unit, Slot: maxIntents + int(b.Wire),
+		CrossedNs: b.CrossedNs, SignalledNs: b.SignalledNs, Available: b.Available * l.unitOf(int(b.Wire)), Slot: maxIntents + int(b.Wire),
 	}
 	return k, atomic.CompareAndSwapUint64(&l.backstop.Licence, licenceSpent, licenceNone)
 }

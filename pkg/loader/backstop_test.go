@@ -23,31 +23,9 @@ type target struct {
 
 func newTarget(t *testing.T, name string) *target {
 	t.Helper()
-	x := &target{t: t, dirs: newNamedCgroup(t, name), gone: make(chan struct{})}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.process, err = os.StartProcess("/proc/self/exe", []string{"fork"}, &os.ProcAttr{
-		Env:   os.Environ(),
-		Files: []*os.File{r, os.Stderr, os.Stderr},
-		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = r.Close()
+	x := &target{t: t, dirs: newNamedCgroup(t, name)}
+	x.process, _, x.gone = child(t, "fork")
 	x.join(x.process.Pid)
-	go func() {
-		_, _ = x.process.Wait()
-		close(x.gone)
-	}()
-	t.Cleanup(func() {
-		_ = w.Close()
-		_ = x.process.Kill()
-		<-x.gone
-		time.Sleep(50 * time.Millisecond) // the directory is busy until the kernel let go
-	})
 	return x
 }
 

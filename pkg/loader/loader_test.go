@@ -496,14 +496,15 @@ func newCgroup(t *testing.T) cgroupDirs {
 	return d
 }
 
-// startIn runs a process that holds still in the cgroup until the test ends.
-func startIn(t *testing.T, d cgroupDirs) *os.Process {
+// child starts a process of TestMain's that reads from stdin and ends with the test. gone is
+// closed when it is reaped.
+func child(t *testing.T, role string) (p *os.Process, stdin *os.File, gone chan struct{}) {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := os.StartProcess("/proc/self/exe", []string{"hold"}, &os.ProcAttr{
+	p, err = os.StartProcess("/proc/self/exe", []string{role}, &os.ProcAttr{
 		Env:   os.Environ(),
 		Files: []*os.File{r, os.Stderr, os.Stderr},
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
@@ -512,12 +513,24 @@ func startIn(t *testing.T, d cgroupDirs) *os.Process {
 		t.Fatal(err)
 	}
 	_ = r.Close()
+	gone = make(chan struct{})
+	go func() {
+		_, _ = p.Wait()
+		close(gone)
+	}()
 	t.Cleanup(func() {
 		_ = w.Close()
 		_ = p.Kill()
-		_, _ = p.Wait()
+		<-gone
 		time.Sleep(50 * time.Millisecond) // the directory is busy until the kernel let go
 	})
+	return p, w, gone
+}
+
+// startIn runs a process that holds still in the cgroup until the test ends.
+func startIn(t *testing.T, d cgroupDirs) *os.Process {
+	t.Helper()
+	p, w, _ := child(t, "hold")
 	for _, dir := range []string{d.memory, d.pids} {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(p.Pid)), 0); err != nil {
 			t.Fatal(err)

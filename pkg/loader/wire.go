@@ -54,6 +54,14 @@ func isMemory(s sample.Scope) bool {
 	return s == sample.ScopeNodeMemory || s == sample.ScopeCgroupMemory
 }
 
+// unitOf is what the kernel counts for a wire: pages in bytes, or tasks.
+func (l *Loader) unitOf(wire int) int64 {
+	if wire < memoryWires {
+		return l.page
+	}
+	return 1
+}
+
 // tellCounts has the hooks scan what is in use, and no more.
 func (l *Loader) tellCounts() error {
 	c := &l.counts
@@ -142,10 +150,7 @@ func (l *Loader) forgetCredit() error {
 
 // SetWire moves a wire without arming it again: a sequence that has fired stays fired.
 func (l *Loader) SetWire(index int, w Wire) {
-	unit := int64(1)
-	if isMemory(w.Scope) {
-		unit = l.page
-	}
+	unit := l.unitOf(index)
 	k := l.wires.at(index)
 	if k.CgroupId != w.CgroupID || k.CssId != w.CSSID {
 		atomic.StoreUint64(&k.Seq, 0) // off while its identity changes

@@ -51,6 +51,13 @@ const (
 	ByBackstop = "backstop"
 )
 
+// The tiers: which back-end saw a crossing.
+const (
+	TierAlloc = "bpf-alloc"
+	TierTask  = "bpf-task"
+	TierPoll  = "poll" // a clock
+)
+
 // Line is one line of the journal. Parts that a kind does not have are absent; a nil
 // pointer is "no data", never zero.
 type Line struct {

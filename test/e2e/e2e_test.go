@@ -132,6 +132,7 @@ func (w *world) start(thresholds map[string]string) {
 	before := w.count(record.KindStart)
 	w.agent = exec.Command(binary(w.t), "run", "--config", file, "--log-level", "error")
 	w.agent.Stderr = os.Stderr
+	w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nor does it outlive a test that is killed
 	must(w.t, w.agent.Start())
 	w.t.Cleanup(w.stop)
 	w.await("the agent's start", func() bool { return w.count(record.KindStart) > before })
