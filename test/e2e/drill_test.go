@@ -28,9 +28,7 @@ var hogsOnly = map[string]string{"allocatableMemory.available": "400Mi"}
 
 // drillCmd is the drill command for the agent of this world.
 func (w *world) drillCmd(args ...string) *exec.Cmd {
-	cmd := exec.Command(binary(w.t), append([]string{"drill", "--config", filepath.Join(w.dir, "config.yaml")}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return cmd
+	return exec.Command(binary(w.t), append([]string{"drill", "--config", filepath.Join(w.dir, "config.yaml")}, args...)...)
 }
 
 // drill holds one by command.

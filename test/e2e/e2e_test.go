@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 			os.Exit(withReadOnlyCgroups(os.Args[2:]))
 		}
 	}
+	go forkForGood()
 	os.Exit(m.Run())
 }
 
@@ -133,9 +134,26 @@ func (w *world) start(thresholds map[string]string) {
 	w.agent = exec.Command(binary(w.t), "run", "--config", file, "--log-level", "error")
 	w.agent.Stderr = os.Stderr
 	w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nor does it outlive a test that is killed
-	must(w.t, w.agent.Start())
+	must(w.t, startForGood(w.agent))
 	w.t.Cleanup(w.stop)
 	w.await("the agent's start", func() bool { return w.count(record.KindStart) > before })
+}
+
+// forks are run by a thread that is never let go: PDEATHSIG follows the thread that forked,
+// and Go ends threads.
+var forks = make(chan func())
+
+func startForGood(cmd *exec.Cmd) error {
+	started := make(chan error)
+	forks <- func() { started <- cmd.Start() }
+	return <-started
+}
+
+func forkForGood() {
+	runtime.LockOSThread()
+	for fork := range forks {
+		fork()
+	}
 }
 
 func (w *world) stop() {
