@@ -263,29 +263,31 @@ int look(void *ctx)
 	return 0;
 }
 
-/* Refreshes the row at ctx[1] of controller ctx[0] if it is still cgroup
- * ctx[2]. Returns 1 if so. */
+static __always_inline bool refresh_if(enum controller c, __u32 css_id, __u64 cgroup_id)
+{
+	struct cgroup_row *row = row_of(c, css_id);
+	struct cgroup_subsys_state *css = row ? css_of_row(row, cgroup_id) : NULL;
+
+	if (css)
+		refresh_row(c, css);
+	return css;
+}
+
+/* Reads the node's counters and those of a cgroup now: its row of memory is at
+ * ctx[0] if it is still cgroup ctx[1], that of pids at ctx[2] if it is still
+ * ctx[3]. Returns which are, a bit for each controller. */
 SEC("raw_tp")
 int refresh(__u64 *ctx)
 {
-	__u32 css_id = ctx[1];
-	struct cgroup_subsys_state *css;
-	struct cgroup_row *row;
+	__u64 memory_id = ctx[1], pids_id = ctx[3];
+	int fresh = 0;
 
-	if (ctx[0] == CONTROLLER_MEMORY) {
-		row = row_of(CONTROLLER_MEMORY, css_id);
-		css = row ? css_of_row(row, ctx[2]) : NULL;
-		if (!css)
-			return 0;
-		refresh_row(CONTROLLER_MEMORY, css);
-		return 1;
-	}
-	row = row_of(CONTROLLER_PIDS, css_id);
-	css = row ? css_of_row(row, ctx[2]) : NULL;
-	if (!css)
-		return 0;
-	refresh_row(CONTROLLER_PIDS, css);
-	return 1;
+	look_at_node();
+	if (memory_id && refresh_if(CONTROLLER_MEMORY, ctx[0], memory_id))
+		fresh |= 1 << CONTROLLER_MEMORY;
+	if (pids_id && refresh_if(CONTROLLER_PIDS, ctx[2], pids_id))
+		fresh |= 1 << CONTROLLER_PIDS;
+	return fresh;
 }
 
 /* Says what the far timer does at a distance of ctx[0] pages, with (ctx[1] not

@@ -62,11 +62,12 @@ type Agent struct {
 	clocked   bool // it wakes by itself; else a test makes its turns, whenever it likes
 	leaving   bool // no new eviction; those under way are closed as they are
 
-	blind   [decide.MaxBounds]blindness
-	waiting [decide.MaxBounds]wait
-	viewed  time.Time
-	state   string
-	stateMu sync.Mutex // one writer of the state file at a time
+	blind    [decide.MaxBounds]blindness
+	rootRead rootRead
+	waiting  [decide.MaxBounds]wait
+	viewed   time.Time
+	state    string
+	stateMu  sync.Mutex // one writer of the state file at a time
 
 	drills     drilling
 	rehearsals *rehearsals

@@ -17,7 +17,8 @@ import (
 // that can't be told is absent, and costs its own bounds alone.
 func (a *Agent) observe() {
 	obs := a.input.Observations[:0]
-	node, err := a.kernel.Look()
+	a.rootRead = rootRead{}
+	node, err := a.lookAtNode()
 	nowNs := now()
 	for i := range a.settings.Bounds {
 		b := &a.settings.Bounds[i]
@@ -36,6 +37,36 @@ func (a *Agent) observe() {
 		obs = append(obs, o)
 	}
 	a.input.Observations = obs
+}
+
+// lookAtNode reads the node's counters, in one system call with those of a root whose
+// allocatable signals are asked for.
+func (a *Agent) lookAtNode() (sample.Node, error) {
+	for i := range a.settings.Bounds {
+		if b := &a.settings.Bounds[i]; b.Signal.Allocatable() {
+			if r := a.scene.from.root(b.Root); r != nil && a.readRoot(r).any() {
+				return a.kernel.Node(), nil
+			}
+			break
+		}
+	}
+	return a.kernel.Look()
+}
+
+// rootRead says which counters of a root were read in this observation.
+type rootRead struct {
+	of           *root
+	memory, pids bool
+}
+
+func (r rootRead) any() bool { return r.memory || r.pids }
+
+func (a *Agent) readRoot(r *root) rootRead {
+	if a.rootRead.of != r {
+		memory, pids := a.kernel.Refresh(at(r.id, r.memoryCSS, r.pidsCSS))
+		a.rootRead = rootRead{r, memory, pids}
+	}
+	return a.rootRead
 }
 
 func has(obs []signal.Observation, b *decide.Bound) bool {
@@ -75,25 +106,19 @@ func (a *Agent) observeRoot(s *roster, b *decide.Bound) (signal.Observation, err
 	if r.limit(b.Signal) > cgroupfs.Unlimited/2 {
 		return signal.Observation{}, errNoLimit
 	}
+	read := a.readRoot(r)
 	if b.Signal == signal.AllocatableMemoryAvailable {
-		row, ok := a.readNow(loader.Memory, r.memoryCSS, r.id.MemoryID)
-		if !ok {
+		row, ok := a.kernel.Row(loader.Memory, r.memoryCSS, r.id.MemoryID)
+		if !ok || !read.memory {
 			return signal.Observation{}, errNoRow
 		}
 		return signal.AllocatableMemoryOf(b.Root, r.memoryMax, row.Usage, r.inactiveFile, row.Ns)
 	}
-	row, ok := a.readNow(loader.Pids, r.pidsCSS, r.id.PidsID)
-	if !ok {
+	row, ok := a.kernel.Row(loader.Pids, r.pidsCSS, r.id.PidsID)
+	if !ok || !read.pids {
 		return signal.Observation{}, errNoRow
 	}
 	return signal.AllocatablePIDOf(b.Root, r.pidsMax, row.Usage, row.Ns)
-}
-
-func (a *Agent) readNow(c loader.Controller, cssID uint32, cgroupID uint64) (sample.Cgroup, bool) {
-	if !a.kernel.Refresh(c, cssID, cgroupID) {
-		return sample.Cgroup{}, false
-	}
-	return a.kernel.Row(c, cssID, cgroupID)
 }
 
 // check holds a reading against the last one. A fall faster than the machine can fill is

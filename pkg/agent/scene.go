@@ -225,7 +225,7 @@ func (s *scene) fill(k *loader.Loader) {
 // look reads one unit's counters from the kernel: what it holds now, and whether anybody
 // is in it. A row of tasks alone can be a second old, and a process that joins counts no fork.
 func (s *scene) look(k *loader.Loader, i int) {
-	s.rows[i].refresh(k)
+	k.Refresh(s.rows[i].at())
 	s.use(k, i)
 	s.empty[i] = s.workloads[i].Usage.Tasks == 0
 	s.mark(i)
@@ -277,21 +277,15 @@ func (r *rows) usage(k *loader.Loader, u *workload.Usage) {
 	}
 }
 
-// refresh reads the counters from the kernel now.
-func (r *rows) refresh(k *loader.Loader) {
-	k.Refresh(loader.Memory, r.memoryCSS, r.id.MemoryID)
-	k.Refresh(loader.Pids, r.pidsCSS, r.id.PidsID)
-}
-
 // held is what the cgroup still holds, read now; nothing when it is gone.
 func (r *rows) held(k *loader.Loader) (held workload.Usage) {
 	var u workload.Usage
-	if k.Refresh(loader.Memory, r.memoryCSS, r.id.MemoryID) {
-		r.usage(k, &u)
+	memory, pids := k.Refresh(r.at())
+	r.usage(k, &u)
+	if memory {
 		held.MemoryBytes = max(0, u.WorkingSetBytes)
 	}
-	if k.Refresh(loader.Pids, r.pidsCSS, r.id.PidsID) {
-		r.usage(k, &u)
+	if pids {
 		held.Tasks = max(0, u.Tasks)
 	}
 	return held

@@ -285,10 +285,11 @@ func (s *scout) placeRoot(r *root, former []root) {
 	if i := slices.IndexFunc(former, func(f root) bool { return f.path == r.path && f.id == r.id }); i >= 0 {
 		r.memoryCSS, r.pidsCSS = former[i].memoryCSS, former[i].pidsCSS
 	}
-	if !s.kernel.RefreshRow(loader.Memory, r.memoryCSS, r.id.MemoryID) {
+	memory, pids := s.kernel.RefreshRows(at(r.id, r.memoryCSS, r.pidsCSS))
+	if !memory {
 		r.memoryCSS = s.kernel.Find(loader.Memory, r.id.MemoryID)
 	}
-	if !s.kernel.RefreshRow(loader.Pids, r.pidsCSS, r.id.PidsID) {
+	if !pids {
 		r.pidsCSS = s.kernel.Find(loader.Pids, r.id.PidsID)
 	}
 }

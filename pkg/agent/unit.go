@@ -111,6 +111,12 @@ type rows struct {
 	memoryCSS, pidsCSS uint32
 }
 
+func at(id workload.Identity, memoryCSS, pidsCSS uint32) loader.At {
+	return loader.At{MemoryID: id.MemoryID, PidsID: id.PidsID, MemoryCSS: memoryCSS, PidsCSS: pidsCSS}
+}
+
+func (r *rows) at() loader.At { return at(r.id, r.memoryCSS, r.pidsCSS) }
+
 // isPlaced reports whether nothing is left to be found.
 func (r *rows) isPlaced() bool {
 	return (r.memoryCSS != 0 || r.id.MemoryID == 0) && (r.pidsCSS != 0 || r.id.PidsID == 0)

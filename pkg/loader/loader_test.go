@@ -160,8 +160,20 @@ func TestWalkFindsEveryCgroupWithItsUsage(t *testing.T) {
 		if _, ok := l.Row(c, found.CSSID, id+1); ok {
 			t.Errorf("controller %d: row %d answered for another cgroup", c, found.CSSID)
 		}
-		if !l.Refresh(c, found.CSSID, id) {
-			t.Errorf("controller %d: refresh says the cgroup is gone", c)
+		at := At{MemoryID: id, MemoryCSS: found.CSSID}
+		other := At{MemoryID: id + 1, MemoryCSS: found.CSSID}
+		if c == Pids {
+			at, other = At{PidsID: id, PidsCSS: found.CSSID}, At{PidsID: id + 1, PidsCSS: found.CSSID}
+		}
+		former := l.Node().Ns
+		if memory, pids := l.Refresh(at); memory != (c == Memory) || pids != (c == Pids) {
+			t.Errorf("controller %d: refreshed memory %t, pids %t", c, memory, pids)
+		}
+		if memory, pids := l.Refresh(other); memory || pids {
+			t.Errorf("controller %d: refreshed another cgroup: memory %t, pids %t", c, memory, pids)
+		}
+		if l.Node().Ns <= former {
+			t.Error("the node's counters were not read with it")
 		}
 	}
 }

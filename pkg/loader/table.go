@@ -71,21 +71,29 @@ func (l *Loader) Climb(c Controller, cssID uint32, visit func(cssID uint32, cgro
 // maxDepth bounds a climb, should rows of cgroups that were removed form a circle.
 const maxDepth = 32
 
-// Refresh reads one row's counters now. For the hot thread. False when the cgroup is gone.
-func (l *Loader) Refresh(c Controller, cssID uint32, cgroupID uint64) bool {
-	l.refreshRun.args[0], l.refreshRun.args[1], l.refreshRun.args[2] = uint64(c), uint64(cssID), cgroupID
-	ret, err := l.refreshRun.run()
-	return err == nil && ret == 1
+// At says where a cgroup's rows stand: 0 where that is not known, or in a hierarchy in
+// which it does not exist.
+type At struct {
+	MemoryID, PidsID   uint64
+	MemoryCSS, PidsCSS uint32
 }
 
-// RefreshRow is Refresh for helper goroutines.
-func (l *Loader) RefreshRow(c Controller, cssID uint32, cgroupID uint64) bool {
+// Refresh reads a cgroup's rows and the node's counters now, in one system call of about
+// 7 µs. For the hot thread. False of a row: it is not known, or the cgroup is gone.
+func (l *Loader) Refresh(at At) (memory, pids bool) { return l.refreshRun.refresh(at) }
+
+// RefreshRows is Refresh for helper goroutines.
+func (l *Loader) RefreshRows(at At) (memory, pids bool) {
 	l.walkMu.Lock()
 	defer l.walkMu.Unlock()
-	r := l.helpRun
-	r.args[0], r.args[1], r.args[2] = uint64(c), uint64(cssID), cgroupID
-	ret, err := r.run()
-	return err == nil && ret == 1
+	return l.helpRun.refresh(at)
+}
+
+func (r testRun) refresh(at At) (memory, pids bool) {
+	r.args[0], r.args[1] = uint64(at.MemoryCSS), at.MemoryID
+	r.args[2], r.args[3] = uint64(at.PidsCSS), at.PidsID
+	fresh, err := r.run()
+	return err == nil && fresh&(1<<Memory) != 0, err == nil && fresh&(1<<Pids) != 0
 }
 
 // Walk refreshes every row of both tables and returns how many memory cgroups there are.
