@@ -53,9 +53,12 @@ type Round struct {
 	// CrossedApartNs is the crossing as seen from outside less the kernel's stamp: how
 	// far the yardstick is off.
 	CrossedApartNs *int64 `json:"crossedApartNs,omitempty"`
-	Missed         bool   `json:"missed,omitempty"`
-	WrongVictim    bool   `json:"wrongVictim,omitempty"`
-	Disturbed      bool   `json:"disturbed,omitempty"`
+	// Tier saw the crossing, and By sent the SIGKILL, as our own agent's journal has it.
+	Tier        string `json:"tier,omitempty"`
+	By          string `json:"by,omitempty"`
+	Missed      bool   `json:"missed,omitempty"`
+	WrongVictim bool   `json:"wrongVictim,omitempty"`
+	Disturbed   bool   `json:"disturbed,omitempty"`
 	// Full: the hog had filled all it was to, so the overshoot is a lower bound.
 	Full bool `json:"full,omitempty"`
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -54,9 +55,24 @@ func (t *sigtrace) clear() error { return os.WriteFile(filepath.Join(t.instance,
 // "  earlyoom-4711    [001] d....  5321.123456: signal_generate: sig=9 errno=0 code=0 comm=load-hog pid=4712 grp=1 res=0"
 var signalLine = regexp.MustCompile(`\s(\d+)\.(\d{6}): signal_generate: .* pid=(\d+) `)
 
-// first is when the first deadly signal to a task was generated, in nanoseconds of
+// tasksOf are a process's tasks: a signal to a process is generated for any one of them.
+func tasksOf(pid int) ([]int, error) {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil, fmt.Errorf("list the threads of %d: %w", pid, err)
+	}
+	var tids []int
+	for _, e := range entries {
+		if tid, err := strconv.Atoi(e.Name()); err == nil {
+			tids = append(tids, tid)
+		}
+	}
+	return tids, nil
+}
+
+// first is when the first deadly signal to one of the tasks was generated, in nanoseconds of
 // CLOCK_MONOTONIC to the microsecond.
-func (t *sigtrace) first(pid int) (ns int64, ok bool, err error) {
+func (t *sigtrace) first(tids []int) (ns int64, ok bool, err error) {
 	f, err := os.Open(filepath.Join(t.instance, "trace"))
 	if err != nil {
 		return 0, false, err
@@ -65,7 +81,7 @@ func (t *sigtrace) first(pid int) (ns int64, ok bool, err error) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		at, to, isSignal := parseSignal(lines.Text())
-		if isSignal && to == pid && (!ok || at < ns) {
+		if isSignal && slices.Contains(tids, to) && (!ok || at < ns) {
 			ns, ok = at, true
 		}
 	}

@@ -190,7 +190,7 @@ func (t *agentTool) judge(ctx context.Context, r *Round, unit string, seen int, 
 		return
 	}
 	if line != nil {
-		r.Figures = figuresOf(line)
+		r.Figures, r.Tier, r.By = figuresOf(line), line.Tier, line.By
 	}
 	r.Outside = t.outside(b)
 	switch {

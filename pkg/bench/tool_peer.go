@@ -125,7 +125,11 @@ func (t *peerTool) play(ctx context.Context) (r Round, err error) {
 	if err != nil {
 		return r, err
 	}
+	var tids []int
 	pid, err := t.peers.onlyProcess(unit)
+	if err == nil {
+		tids, err = tasksOf(pid)
+	}
 	if err == nil {
 		err = t.trace.clear()
 	}
@@ -134,7 +138,7 @@ func (t *peerTool) play(ctx context.Context) (r Round, err error) {
 		return r, err
 	}
 	b := burnt{died: report.Died, diedNs: report.DiedNs, curve: fillCurve{marks: report.Marks, bytes: report.Bytes, most: t.options.Scenario.amounts().hog}}
-	if b.signalNs, _, err = t.trace.first(pid); err != nil {
+	if b.signalNs, _, err = t.trace.first(tids); err != nil {
 		return r, err
 	}
 	filled := filledAt(report.DistanceBytes, true)

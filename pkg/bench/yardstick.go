@@ -32,6 +32,10 @@ func (s *stand) burn(victim *load.Load, patience time.Duration, w *memoryWatch) 
 	if err := s.trace.clear(); err != nil {
 		return b, err
 	}
+	tids, err := tasksOf(victim.PID())
+	if err != nil {
+		return b, err
+	}
 	if err := victim.Go(); err != nil {
 		return b, err
 	}
@@ -44,7 +48,7 @@ func (s *stand) burn(victim *load.Load, patience time.Duration, w *memoryWatch) 
 	b.diedNs = monotonicNs()
 	b.curve = fillCurve{marks: victim.Marks(), most: s.options.Scenario.amounts().hog}
 	b.curve.bytes, _ = victim.Progress()
-	ns, ok, err := s.trace.first(victim.PID())
+	ns, ok, err := s.trace.first(tids)
 	if ok {
 		b.signalNs = ns
 	}
