@@ -4,7 +4,9 @@
 // the tasks below one, in the moment it happens, and keeps the counters that
 // say who to blame.
 //
-//   kmem:mm_page_alloc   attached while a memory wire is near
+//   page_counter_try_charge (fentry)   always attached, where the kernel allows it
+//   kmem:mm_page_alloc   attached while a memory wire is near; beside the charge
+//                        hook only while memory grows that nobody is charged for
 //   task:task_newtask    always attached
 //   bpf_timer            compares all wires while the allocation hook is off; and
 //                        kills in the place of an agent that does not
@@ -13,8 +15,8 @@
 //
 // Reading order: sample.h (what is sent), node.h and table.h (what is read),
 // wire.h (what is compared), far.h (when the timer looks), condemned.h (who
-// gets SIGKILL), backstop.h (who gets it when the agent does not act), then the
-// programs below.
+// gets SIGKILL), backstop.h (who gets it when the agent does not act), charge.h
+// (whose memory is charged), then the programs below.
 
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -50,6 +52,7 @@ __u32 task_wires;
 #include "far.h"
 #include "condemned.h"
 #include "backstop.h"
+#include "charge.h"
 
 /* A check is worth at most so many pages or forks of credit, however far the
  * wire: a wire that user space moves nearer is seen after that many. */
@@ -133,6 +136,38 @@ int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp
 	return 0;
 }
 
+/*
+ * One event for each batch of 64 pages, or a large page, before the counters
+ * move and before there are pages. What is compared is what is, without the
+ * batch, which may yet be refused: so a crossing is never reported before it is
+ * one, and at the latest by the next batch of whomever.
+ */
+SEC("fentry/page_counter_try_charge")
+int BPF_PROG(page_charge, struct page_counter *counter)
+{
+	struct cgroup_subsys_state *css = css_of_counter(counter);
+	struct onlooker who = {.by = OBSERVER_CHARGE};
+	struct node_row *n = the_node();
+
+	if (anyone_condemned())
+		kill_if_condemned(CONTROLLER_MEMORY);
+	if (backstop_hunts())
+		backstop_ambush(OBSERVER_CHARGE);
+	if (!n)
+		return 0; /* never: index 0 exists */
+	if (!css) {
+		__sync_fetch_and_add(&n->foreign_charges, 1);
+		return 0; /* another kind of counter */
+	}
+	who.task = (void *)bpf_get_current_task();
+	who.charged = css; /* khugepaged, a remote write, a swap-in: current may be anybody */
+	who.css_id = BPF_CORE_READ(css, id);
+	who.row = refresh_path(CONTROLLER_MEMORY, css, OBSERVER_CHARGE);
+	check_memory_wires(&who);
+	__sync_fetch_and_add(&n->charges, 1);
+	return 0;
+}
+
 SEC("tp_btf/task_newtask")
 int BPF_PROG(newtask, struct task_struct *child)
 {
@@ -168,6 +203,7 @@ struct far_timer {
 	struct bpf_timer timer;
 	__u64 asked_ns;
 	__u64 due_ns; /* when it looks next */
+	__s64 uncharged; /* pages, see uncharged_grows */
 	__u32 placed; /* counts the placings of wires, each of which wants a look */
 };
 
@@ -190,9 +226,16 @@ static int far_tick(void *map, __u32 *key, struct far_timer *t)
 	__u32 placed = READ_ONCE(t->placed);
 	__s64 distance = check_memory_wires(&who);
 	__u64 now = bpf_ktime_get_ns();
+	struct far_view view = {
+		.hook_seen = is_hook_seen(), .charge_hook = charge_hook, .asked_ns_ago = now - t->asked_ns};
 	struct node_row *n = the_node();
-	struct far_plan plan = plan_far_tick(distance, is_hook_seen(), now - t->asked_ns);
+	struct far_plan plan;
 
+	if (n && charge_hook && uncharged_grows(n, &t->uncharged) && distance < margin_pages) {
+		view.uncharged = true;
+		n->uncharged_ns = now;
+	}
+	plan = plan_far_tick(distance, &view);
 	check_task_wires(&who);
 	if (n)
 		__sync_fetch_and_add(&n->ticks, 1);
@@ -249,8 +292,10 @@ SEC("raw_tp")
 int learn(void *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	bool found = learn_node(task, css_of(task, CONTROLLER_MEMORY));
+	struct cgroup_subsys_state *css = css_of(task, CONTROLLER_MEMORY);
+	bool found = learn_node(task, css);
 
+	learn_memory_controller(css);
 	look_at_node();
 	return found ? 0 : -1;
 }
@@ -290,15 +335,39 @@ int refresh(__u64 *ctx)
 	return fresh;
 }
 
-/* Says what the far timer does at a distance of ctx[0] pages, with (ctx[1] not
- * 0) or without the allocation hook, ctx[2] ns after its last ask: the length
- * of the next tick in ns, which is below a second, and FAR_ASKS. */
+/* Says what the far timer does at a distance of ctx[0] pages, with what
+ * enum far_flag of ctx[1] names, ctx[2] ns after its last ask: the length of the
+ * next tick in ns, which is below a second, and FAR_ASKS. */
 SEC("raw_tp")
 int plan_tick(__u64 *ctx)
 {
-	struct far_plan plan = plan_far_tick(ctx[0], ctx[1] != 0, ctx[2]);
+	struct far_view view = {
+		.hook_seen = ctx[1] & FAR_HOOK_SEEN,
+		.charge_hook = ctx[1] & FAR_CHARGE_HOOK,
+		.uncharged = ctx[1] & FAR_UNCHARGED,
+		.asked_ns_ago = ctx[2],
+	};
+	struct far_plan plan = plan_far_tick(ctx[0], &view);
 
 	return plan.next_ns | (plan.ask ? FAR_ASKS : 0);
+}
+
+/* What the charge hook makes of a counter that lies ctx[2] bytes behind the memory
+ * counter of the cgroup ctx[1] at row ctx[0]: the css id of whom it is, 0 of
+ * nobody. For tests. */
+SEC("raw_tp")
+int resolve(__u64 *ctx)
+{
+	__u32 css_id = ctx[0];
+	struct cgroup_row *row = row_of(CONTROLLER_MEMORY, css_id);
+	struct cgroup_subsys_state *css = row ? css_of_row(row, ctx[1]) : NULL;
+	struct page_counter *counter;
+
+	if (!css)
+		return -1;
+	counter = (void *)memcg_of(css) + bpf_core_field_offset(struct mem_cgroup, memory) + ctx[2];
+	css = css_of_counter(counter);
+	return css ? BPF_CORE_READ(css, id) : 0;
 }
 
 /* Refreshes rows of controller ctx[0] from css id ctx[1] on. Needs bpf_loop

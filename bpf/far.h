@@ -2,7 +2,8 @@
 /*
  * When the far timer looks next. What it holds: no memory that is filled at up
  * to max_fill_pages_per_second passes a wire while the allocation hook is
- * detached, but that the timer looks within BRIDGE_NS. pkg/agent has the test.
+ * detached, but that the timer looks within BRIDGE_NS. So it is beside the charge
+ * hook too, which does not see what nobody is charged for. pkg/agent has the test.
  */
 #ifndef EVICT_FAR_H
 #define EVICT_FAR_H
@@ -25,9 +26,24 @@
 
 #define FAR_ASKS 0x80000000u
 
+/* struct far_view as a number, for plan_tick. */
+enum far_flag {
+	FAR_HOOK_SEEN = 1,
+	FAR_CHARGE_HOOK = 2,
+	FAR_UNCHARGED = 4,
+};
+
+/* What the timer knows beside the distance. */
+struct far_view {
+	bool hook_seen; /* the allocation hook runs */
+	bool charge_hook; /* so does the charge hook: who is charged is seen by that */
+	bool uncharged; /* memory that nobody is charged for grows */
+	__u64 asked_ns_ago;
+};
+
 struct far_plan {
 	__s64 next_ns;
-	bool ask; /* for the allocation hook */
+	bool ask; /* user space to attach the allocation hook, or to know that a wire is near */
 };
 
 /* How long it takes to fill so many pages, in whole ms within the bounds. */
@@ -64,14 +80,23 @@ static __always_inline __s64 bridge_tick_ns(__s64 distance)
 	return ns > MIN_BRIDGE_NS ? ns : MIN_BRIDGE_NS;
 }
 
-static __always_inline struct far_plan plan_far_tick(__s64 distance, bool hook_seen, __u64 asked_ns_ago)
+static __always_inline struct far_plan plan_far_tick(__s64 distance, const struct far_view *view)
 {
 	struct far_plan plan = {.next_ns = far_tick_ns(distance)};
+	__u64 patience = ASK_AGAIN_NS;
 
 	if (distance >= margin_pages)
 		return plan;
-	plan.next_ns = hook_seen ? NEAR_TICK_NS : bridge_tick_ns(distance);
-	plan.ask = !hook_seen && asked_ns_ago > ASK_AGAIN_NS;
+	if (view->charge_hook) {
+		plan.next_ns = fill_ns(distance, BRIDGE_NS, NEAR_TICK_NS);
+		if (!view->uncharged)
+			patience = MAX_FAR_TICK_NS; /* it need not be attached */
+	} else {
+		plan.next_ns = bridge_tick_ns(distance);
+	}
+	if (view->hook_seen)
+		plan.next_ns = NEAR_TICK_NS;
+	plan.ask = (!view->hook_seen || view->charge_hook) && view->asked_ns_ago > patience;
 	return plan;
 }
 

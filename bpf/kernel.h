@@ -67,8 +67,11 @@ struct cgroup {
 	struct kernfs_node *kn;
 } READS;
 
+struct cgroup_subsys;
+
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys *ss; /* the controller */
 	struct list_head sibling;
 	struct list_head children;
 	int id; /* small and dense, 1 is the root */

@@ -27,6 +27,7 @@ enum observer {
 	OBSERVER_ALLOC = 1,
 	OBSERVER_TASK = 2,
 	OBSERVER_TIMER = 3,
+	OBSERVER_CHARGE = 4,
 };
 
 enum wire_scope {
@@ -44,10 +45,9 @@ struct record {
 	__s64 available; /* what is left, below the wire's limit */
 	__s64 limit; /* the wire's */
 	__s64 usage; /* of the cgroup below */
-	__u64 cgroup_id; /* of the task below, or that moved; 0: not known
-			  */
+	__u64 cgroup_id; /* that is charged, of the task below, or that moved; 0: not known */
 	__u32 css_id;
-	__u32 tgid; /* of the task that allocated or forked, in that cgroup */
+	__u32 tgid; /* of the task that allocated or forked, in that cgroup; 0: of nobody in it */
 	__u32 tid;
 	__u8 kind; /* enum record_kind */
 	__u8 observer; /* enum observer */
@@ -104,6 +104,9 @@ struct node_row {
 	__u64 signals_sent; /* to tasks of a condemned cgroup */
 	__u64 backstop_signals; /* to tasks of a nominee */
 	__u64 backstop_stood_down; /* times the backstop was due and spared the nominee */
+	__u64 charges; /* batches that were charged to memory cgroups, as the charge hook saw */
+	__u64 foreign_charges; /* of counters that are no memory cgroup's memory: swap, hugetlb, ... */
+	__u64 uncharged_ns; /* CLOCK_MONOTONIC when memory that nobody is charged for grew near a wire */
 };
 
 /*

@@ -27,7 +27,8 @@ struct onlooker {
 	enum observer by;
 	bool atomic;
 	struct task_struct *task; /* NULL from the timer: its current task means nothing */
-	struct cgroup_row *row; /* of that task's cgroup */
+	struct cgroup_subsys_state *charged; /* that the task has to be in; NULL: it is */
+	struct cgroup_row *row; /* of the cgroup that is charged, or else of that task's */
 	__u32 css_id;
 };
 
@@ -54,14 +55,14 @@ static __always_inline bool send_record(enum record_kind kind, __u32 index, cons
 		r->seq = w->seq;
 		r->limit = w->limit;
 	}
-	if (task) {
+	if (task && (!who->charged || css_of(task, CONTROLLER_MEMORY) == who->charged)) {
 		r->tgid = BPF_CORE_READ(task, tgid);
 		r->tid = BPF_CORE_READ(task, pid);
-		r->css_id = who->css_id;
-		if (who->row) {
-			r->cgroup_id = who->row->cgroup_id;
-			r->usage = who->row->usage;
-		}
+	}
+	r->css_id = who->css_id;
+	if (who->row) {
+		r->cgroup_id = who->row->cgroup_id;
+		r->usage = who->row->usage;
 	}
 	bpf_ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
 	return true;

@@ -74,10 +74,11 @@ type EvictFarTimer struct {
 		_      structs.HostLayout
 		Opaque [2]uint64
 	}
-	AskedNs uint64
-	DueNs   uint64
-	Placed  uint32
-	_       [4]byte
+	AskedNs   uint64
+	DueNs     uint64
+	Uncharged int64
+	Placed    uint32
+	_         [4]byte
 }
 
 type EvictIntent struct {
@@ -116,6 +117,9 @@ type EvictNodeRow struct {
 	SignalsSent       uint64
 	BackstopSignals   uint64
 	BackstopStoodDown uint64
+	Charges           uint64
+	ForeignCharges    uint64
+	UnchargedNs       uint64
 }
 
 type EvictNominee struct {
@@ -197,19 +201,24 @@ const (
 	EvictProgLook                 = "look"
 	EvictProgNewtask              = "newtask"
 	EvictProgPageAlloc            = "page_alloc"
+	EvictProgPageCharge           = "page_charge"
 	EvictProgPlanTick             = "plan_tick"
 	EvictProgRefresh              = "refresh"
+	EvictProgResolve              = "resolve"
 	EvictProgStartFarTimer        = "start_far_timer"
 	EvictProgWalk                 = "walk"
 	EvictVarAllocationHookSeen    = "allocation_hook_seen"
 	EvictVarAllocationHookTurns   = "allocation_hook_turns"
 	EvictVarBackstop              = "backstop"
+	EvictVarChargeHook            = "charge_hook"
 	EvictVarCondemnedCgroups      = "condemned_cgroups"
 	EvictVarDeltaPages            = "delta_pages"
 	EvictVarInitPidNs             = "init_pid_ns"
 	EvictVarMarginPages           = "margin_pages"
 	EvictVarMaxFillPagesPerSecond = "max_fill_pages_per_second"
 	EvictVarMemTotalPages         = "mem_total_pages"
+	EvictVarMemoryController      = "memory_controller"
+	EvictVarMemoryRoot            = "memory_root"
 	EvictVarMemoryWires           = "memory_wires"
 	EvictVarNumaIds               = "numa_ids"
 	EvictVarPgdats                = "pgdats"
@@ -266,8 +275,10 @@ type EvictProgramSpecs struct {
 	Look          *ebpf.ProgramSpec `ebpf:"look"`
 	Newtask       *ebpf.ProgramSpec `ebpf:"newtask"`
 	PageAlloc     *ebpf.ProgramSpec `ebpf:"page_alloc"`
+	PageCharge    *ebpf.ProgramSpec `ebpf:"page_charge"`
 	PlanTick      *ebpf.ProgramSpec `ebpf:"plan_tick"`
 	Refresh       *ebpf.ProgramSpec `ebpf:"refresh"`
+	Resolve       *ebpf.ProgramSpec `ebpf:"resolve"`
 	StartFarTimer *ebpf.ProgramSpec `ebpf:"start_far_timer"`
 	Walk          *ebpf.ProgramSpec `ebpf:"walk"`
 }
@@ -296,12 +307,15 @@ type EvictVariableSpecs struct {
 	AllocationHookSeen    *ebpf.VariableSpec `ebpf:"allocation_hook_seen"`
 	AllocationHookTurns   *ebpf.VariableSpec `ebpf:"allocation_hook_turns"`
 	Backstop              *ebpf.VariableSpec `ebpf:"backstop"`
+	ChargeHook            *ebpf.VariableSpec `ebpf:"charge_hook"`
 	CondemnedCgroups      *ebpf.VariableSpec `ebpf:"condemned_cgroups"`
 	DeltaPages            *ebpf.VariableSpec `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.VariableSpec `ebpf:"init_pid_ns"`
 	MarginPages           *ebpf.VariableSpec `ebpf:"margin_pages"`
 	MaxFillPagesPerSecond *ebpf.VariableSpec `ebpf:"max_fill_pages_per_second"`
 	MemTotalPages         *ebpf.VariableSpec `ebpf:"mem_total_pages"`
+	MemoryController      *ebpf.VariableSpec `ebpf:"memory_controller"`
+	MemoryRoot            *ebpf.VariableSpec `ebpf:"memory_root"`
 	MemoryWires           *ebpf.VariableSpec `ebpf:"memory_wires"`
 	NumaIds               *ebpf.VariableSpec `ebpf:"numa_ids"`
 	Pgdats                *ebpf.VariableSpec `ebpf:"pgdats"`
@@ -367,12 +381,15 @@ type EvictVariables struct {
 	AllocationHookSeen    *ebpf.Variable `ebpf:"allocation_hook_seen"`
 	AllocationHookTurns   *ebpf.Variable `ebpf:"allocation_hook_turns"`
 	Backstop              *ebpf.Variable `ebpf:"backstop"`
+	ChargeHook            *ebpf.Variable `ebpf:"charge_hook"`
 	CondemnedCgroups      *ebpf.Variable `ebpf:"condemned_cgroups"`
 	DeltaPages            *ebpf.Variable `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.Variable `ebpf:"init_pid_ns"`
 	MarginPages           *ebpf.Variable `ebpf:"margin_pages"`
 	MaxFillPagesPerSecond *ebpf.Variable `ebpf:"max_fill_pages_per_second"`
 	MemTotalPages         *ebpf.Variable `ebpf:"mem_total_pages"`
+	MemoryController      *ebpf.Variable `ebpf:"memory_controller"`
+	MemoryRoot            *ebpf.Variable `ebpf:"memory_root"`
 	MemoryWires           *ebpf.Variable `ebpf:"memory_wires"`
 	NumaIds               *ebpf.Variable `ebpf:"numa_ids"`
 	Pgdats                *ebpf.Variable `ebpf:"pgdats"`
@@ -391,8 +408,10 @@ type EvictPrograms struct {
 	Look          *ebpf.Program `ebpf:"look"`
 	Newtask       *ebpf.Program `ebpf:"newtask"`
 	PageAlloc     *ebpf.Program `ebpf:"page_alloc"`
+	PageCharge    *ebpf.Program `ebpf:"page_charge"`
 	PlanTick      *ebpf.Program `ebpf:"plan_tick"`
 	Refresh       *ebpf.Program `ebpf:"refresh"`
+	Resolve       *ebpf.Program `ebpf:"resolve"`
 	StartFarTimer *ebpf.Program `ebpf:"start_far_timer"`
 	Walk          *ebpf.Program `ebpf:"walk"`
 }
@@ -404,8 +423,10 @@ func (p *EvictPrograms) Close() error {
 		p.Look,
 		p.Newtask,
 		p.PageAlloc,
+		p.PageCharge,
 		p.PlanTick,
 		p.Refresh,
+		p.Resolve,
 		p.StartFarTimer,
 		p.Walk,
 	)

@@ -7,7 +7,8 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// Arm attaches kmem:mm_page_alloc. It takes 0.2 to 0.5 ms, and up to 20 ms within an RCU
+// Arm attaches kmem:mm_page_alloc; with TierCharge that is for a kill, and for memory that
+// nobody is charged for. It takes 0.2 to 0.5 ms, and up to 20 ms within an RCU
 // grace period of the last Disarm, so it is for a helper goroutine; the kernel's timer
 // stands in until the first event. Arming twice is harmless.
 func (l *Loader) Arm() error {

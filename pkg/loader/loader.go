@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -35,6 +36,9 @@ type Options struct {
 	MarginBytes int64
 	// DeltaBytes: a cgroup that moved by this much is reported. Default 8 MiB.
 	DeltaBytes int64
+	// MemoryTier is TierCharge or TierAlloc, and an error where the kernel refuses it; "" is
+	// the best that the kernel takes.
+	MemoryTier string
 	Log        zerolog.Logger
 }
 
@@ -85,6 +89,9 @@ type Loader struct {
 	hookTurns uint32 // odd while it is attached
 	armed     atomic.Bool
 
+	charge        link.Link
+	chargeRefused error
+
 	// memTotalPages and tasksMax mirror the BPF globals for Look.
 	memTotalPages, tasksMax atomic.Int64
 
@@ -114,15 +121,20 @@ func Open(o Options) (*Loader, error) {
 	}
 	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, unmap: map[*ebpf.Map]func() error{}}
 	l.record.RawSample = make([]byte, 0, unsafe.Sizeof(gen.EvictRecord{})) // or the first crossing allocates it
+	charge := takeCharge(spec)
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, explain(err)
 	}
-	defer coll.Close() // what is not assigned: the sections' maps, held by the programs
+	shared := maps.Clone(coll.Maps) // Assign takes them
+	defer coll.Close()              // what is not assigned: the sections' maps, held by the programs
 	if err := coll.Assign(&l.objs); err != nil {
 		return nil, fmt.Errorf("assign the BPF object: %w", err)
 	}
 	if err := l.openAll(coll, o); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if err := l.openCharge(charge, shared, o); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
@@ -233,8 +245,10 @@ func (l *Loader) mapTables(coll *ebpf.Collection) error {
 // next start, and mapped, should whoever is to free them still come to it.
 func (l *Loader) Close() error {
 	errs := []error{l.Disarm()}
-	if l.task != nil {
-		errs = append(errs, l.task.Close())
+	for _, hook := range []link.Link{l.task, l.charge} {
+		if hook != nil {
+			errs = append(errs, hook.Close())
+		}
 	}
 	for _, r := range []*ringbuf.Reader{l.crossings, l.deltas} {
 		if r != nil {

@@ -65,6 +65,8 @@ func TestMain(m *testing.M) {
 		hold()
 	case "fork":
 		keepForking()
+	case "fill":
+		fill(os.Args[1:])
 	default:
 		os.Exit(m.Run())
 	}
@@ -387,14 +389,15 @@ func TestDecodeRefusesWhatNoProgramSends(t *testing.T) {
 		t.Fatal("a good record was refused")
 	}
 	for name, spoil := range map[string]func([]byte) []byte{
-		"short":                      func(b []byte) []byte { return b[:63] },
-		"long":                       func(b []byte) []byte { return append(b, 0) },
-		"empty":                      func([]byte) []byte { return nil },
-		"unknown kind":               func(b []byte) []byte { b[60] = 9; return b },
-		"unknown observer":           func(b []byte) []byte { b[61] = 0; return b },
-		"wire out of range":          func(b []byte) []byte { b[62] = 32; return b },
-		"crossing without sequence":  func(b []byte) []byte { b[8] = 0; return b },
-		"crossing that crosses none": func(b []byte) []byte { b[16] = 1; return b },
+		"short":                       func(b []byte) []byte { return b[:63] },
+		"long":                        func(b []byte) []byte { return append(b, 0) },
+		"empty":                       func([]byte) []byte { return nil },
+		"unknown kind":                func(b []byte) []byte { b[60] = 9; return b },
+		"unknown observer":            func(b []byte) []byte { b[61] = 0; return b },
+		"observer of a later version": func(b []byte) []byte { b[61] = byte(sample.ObserverCharge) + 1; return b },
+		"wire out of range":           func(b []byte) []byte { b[62] = 32; return b },
+		"crossing without sequence":   func(b []byte) []byte { b[8] = 0; return b },
+		"crossing that crosses none":  func(b []byte) []byte { b[16] = 1; return b },
 	} {
 		t.Run(name, func(t *testing.T) {
 			if decode(spoil(append([]byte(nil), good...)), 4096, &s) {
@@ -600,21 +603,28 @@ func TestTimerPlan(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		distance int64
-		seen     bool
+		view     FarView
 		asked    time.Duration
 		next     time.Duration
 		ask      bool
 	}{
-		{"very far", 1 << 40, false, time.Hour, time.Second, false},
-		{"half a second beyond the margin", 600 << 20, false, time.Hour, 500 * ms, false},
-		{"hardly beyond the margin", 101 << 20, false, time.Hour, 10 * ms, false},
-		{"at the margin", 100 << 20, false, time.Hour, 10 * ms, false},
-		{"near, without the hook", 99 << 20, false, time.Hour, ms, true},
-		{"near, asked just now", 99 << 20, false, 100 * ms, ms, false},
-		{"near, with the hook", 99 << 20, true, time.Hour, 50 * ms, false},
-		{"crossed, without the hook", 0, false, 101 * ms, ms, true},
+		{"very far", 1 << 40, 0, time.Hour, time.Second, false},
+		{"half a second beyond the margin", 600 << 20, 0, time.Hour, 500 * ms, false},
+		{"hardly beyond the margin", 101 << 20, 0, time.Hour, 10 * ms, false},
+		{"at the margin", 100 << 20, 0, time.Hour, 10 * ms, false},
+		{"near, without the hook", 99 << 20, 0, time.Hour, ms, true},
+		{"near, asked just now", 99 << 20, 0, 100 * ms, ms, false},
+		{"near, with the hook", 99 << 20, HookSeen, time.Hour, 50 * ms, false},
+		{"crossed, without the hook", 0, 0, 101 * ms, ms, true},
+		{"charges, far", 600 << 20, ChargeHook, time.Hour, 500 * ms, false},
+		{"charges, near", 99 << 20, ChargeHook, time.Hour, 50 * ms, true},
+		{"charges, nearer", 20 << 20, ChargeHook, time.Hour, 20 * ms, true},
+		{"charges, near, user space knows", 99 << 20, ChargeHook, time.Second, 50 * ms, false},
+		{"charges, near, uncharged memory grows", 20 << 20, ChargeHook | UnchargedGrows, 101 * ms, 20 * ms, true},
+		{"charges, near, uncharged memory grows, the hook is there", 20 << 20, ChargeHook | UnchargedGrows | HookSeen, 101 * ms, 50 * ms, true},
+		{"charges, crossed", 0, ChargeHook, time.Second, ms, false},
 	} {
-		next, ask, err := l.PlanTick(tc.distance, tc.seen, tc.asked)
+		next, ask, err := l.PlanTick(tc.distance, tc.view, tc.asked)
 		if next != tc.next || ask != tc.ask || err != nil {
 			t.Errorf("%s: next %v, asks %v, %v, want %v, %v", tc.name, next, ask, err, tc.next, tc.ask)
 		}

@@ -73,7 +73,7 @@ func decode(raw []byte, page int64, s *sample.Sample) bool {
 	}
 	kind, by := sample.Kind(r.Kind), sample.Observer(r.Observer)
 	if kind < sample.KindCrossing || kind > sample.KindDelta ||
-		by < sample.ObserverAlloc || by > sample.ObserverTimer ||
+		by < sample.ObserverAlloc || by > sample.ObserverCharge ||
 		int(r.Wire) >= memoryWires+taskWires ||
 		kind == sample.KindCrossing && (r.Seq == 0 || r.Available >= r.Limit) {
 		return false

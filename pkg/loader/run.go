@@ -76,15 +76,21 @@ func (l *Loader) Tick() error {
 // farAsks is FAR_ASKS of bpf/far.h.
 const farAsks = 1 << 31
 
+// FarView is what the far timer knows beside the distance, enum far_flag of bpf/far.h.
+type FarView uint64
+
+const (
+	HookSeen       FarView = 1 << iota // the allocation hook runs
+	ChargeHook                         // so does the charge hook
+	UnchargedGrows                     // memory that nobody is charged for
+)
+
 // PlanTick says what the far timer does when the nearest memory wire is so many bytes away
 // and it has asked for the allocation hook so long ago: when it looks again, and whether it
 // asks. For tests.
-func (l *Loader) PlanTick(distance int64, hookSeen bool, asked time.Duration) (next time.Duration, ask bool, err error) {
+func (l *Loader) PlanTick(distance int64, view FarView, asked time.Duration) (next time.Duration, ask bool, err error) {
 	r := newTestRun(l.objs.PlanTick.FD())
-	r.args[0], r.args[2] = uint64(distance/l.page), uint64(asked)
-	if hookSeen {
-		r.args[1] = 1
-	}
+	r.args[0], r.args[1], r.args[2] = uint64(distance/l.page), uint64(view), uint64(asked)
 	ret, err := r.run()
 	return time.Duration(ret &^ farAsks), ret&farAsks != 0, err
 }
@@ -126,6 +132,9 @@ func (l *Loader) Node() sample.Node {
 		Tasks:              n.Tasks,
 		TasksMax:           l.tasksMax.Load(),
 		MemoryChecks:       n.MemoryChecks,
+		Charges:            n.Charges,
+		ForeignCharges:     n.ForeignCharges,
+		UnchargedNs:        atomic.LoadUint64(&n.UnchargedNs),
 		TaskChecks:         n.TaskChecks,
 		LostSamples:        n.LostSamples,
 		CrossingsPublished: n.Crossings,

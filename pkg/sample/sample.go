@@ -48,12 +48,14 @@ type Sample struct {
 	LimitValue int64
 	// CgroupID is the cgroup of the task that allocated or forked (kernfs id; of the
 	// memory hierarchy for memory scopes, of the pids hierarchy for task scopes),
-	// CSSID its index in the table. For KindDelta the cgroup that moved.
+	// CSSID its index in the table. Of ObserverCharge the cgroup that is charged, for
+	// KindDelta the one that moved.
 	CgroupID uint64
 	CSSID    uint32
 	// UsageBytes or tasks of that cgroup.
 	Usage int64
-	// TGID and TID are of the task that ran the hook.
+	// TGID and TID are of the task that ran the hook; 0 when it is in another cgroup than
+	// the one that is charged.
 	TGID, TID uint32
 	// Atomic: the allocation could not sleep, so it may have come from an interrupt
 	// and the current task is no culprit.
@@ -64,9 +66,10 @@ type Sample struct {
 type Observer uint8
 
 const (
-	ObserverAlloc Observer = iota + 1 // kmem:mm_page_alloc
-	ObserverTask                      // task:task_newtask
-	ObserverTimer                     // the bpf_timer's tick
+	ObserverAlloc  Observer = iota + 1 // kmem:mm_page_alloc
+	ObserverTask                       // task:task_newtask
+	ObserverTimer                      // the bpf_timer's tick
+	ObserverCharge                     // page_counter_try_charge
 )
 
 // Those without BPF, in pkg/fallback.
@@ -79,13 +82,16 @@ const (
 type Node struct {
 	Ns                 uint64
 	MemTotalBytes      int64
-	HugepagesBytes     int64 // the hugetlb pools, of MemTotalBytes; 0 where that leaves them out already
-	AnonBytes          int64 // NR_ANON_MAPPED
-	FileBytes          int64 // NR_FILE_PAGES
-	InactiveFileBytes  int64 // NR_INACTIVE_FILE
-	Tasks              int64 // pid_namespace.pid_allocated of the initial namespace
-	TasksMax           int64 // the smaller of kernel.pid_max and kernel.threads-max
-	MemoryChecks       uint64
+	HugepagesBytes     int64  // the hugetlb pools, of MemTotalBytes; 0 where that leaves them out already
+	AnonBytes          int64  // NR_ANON_MAPPED
+	FileBytes          int64  // NR_FILE_PAGES
+	InactiveFileBytes  int64  // NR_INACTIVE_FILE
+	Tasks              int64  // pid_namespace.pid_allocated of the initial namespace
+	TasksMax           int64  // the smaller of kernel.pid_max and kernel.threads-max
+	MemoryChecks       uint64 // by the allocation hook
+	Charges            uint64 // checks by the charge hook
+	ForeignCharges     uint64 // of counters that are no memory cgroup's memory
+	UnchargedNs        uint64 // CLOCK_MONOTONIC when memory that nobody is charged for grew near a wire
 	TaskChecks         uint64
 	LostSamples        uint64
 	CrossingsPublished uint64
