@@ -223,19 +223,26 @@ static __always_inline int start_bridge(struct far_timer *t, __u64 now)
 static int far_tick(void *map, __u32 *key, struct far_timer *t)
 {
 	struct onlooker who = {.by = OBSERVER_TIMER, .atomic = true};
+	struct far_view view = {.hook_seen = is_hook_seen(), .charge_hook = charge_hook};
 	__u32 placed = READ_ONCE(t->placed);
-	__s64 distance = check_memory_wires(&who);
-	__u64 now = bpf_ktime_get_ns();
-	struct far_view view = {
-		.hook_seen = is_hook_seen(), .charge_hook = charge_hook, .asked_ns_ago = now - t->asked_ns};
 	struct node_row *n = the_node();
 	struct far_plan plan;
+	__s64 distance;
+	__u64 now;
 
-	if (n && charge_hook && uncharged_grows(n, &t->uncharged) && distance < margin_pages) {
-		view.uncharged = true;
-		n->uncharged_ns = now;
+	if (n && view.charge_hook) {
+		node_available(n);
+		view.uncharged = uncharged_grows(n, &t->uncharged);
+		who.beside_charge = true;
+		who.yields = !view.uncharged;
 	}
+	distance = check_memory_wires(&who);
+	now = bpf_ktime_get_ns();
+	view.asked_ns_ago = now - t->asked_ns;
 	plan = plan_far_tick(distance, &view);
+	if (n && view.uncharged && distance < margin_pages)
+		n->uncharged_ns = now;
+	who.beside_charge = who.yields = false;
 	check_task_wires(&who);
 	if (n)
 		__sync_fetch_and_add(&n->ticks, 1);

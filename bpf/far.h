@@ -92,10 +92,8 @@ static __always_inline struct far_plan plan_far_tick(__s64 distance, const struc
 		if (!view->uncharged)
 			patience = MAX_FAR_TICK_NS; /* it need not be attached */
 	} else {
-		plan.next_ns = bridge_tick_ns(distance);
+		plan.next_ns = view->hook_seen ? NEAR_TICK_NS : bridge_tick_ns(distance);
 	}
-	if (view->hook_seen)
-		plan.next_ns = NEAR_TICK_NS;
 	plan.ask = (!view->hook_seen || view->charge_hook) && view->asked_ns_ago > patience;
 	return plan;
 }

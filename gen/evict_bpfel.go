@@ -176,6 +176,7 @@ type EvictWire struct {
 	Limit        int64
 	Capacity     int64
 	InactiveFile int64
+	YieldedNs    uint64
 	CgroupId     uint64
 	CssId        uint32
 	Scope        uint32

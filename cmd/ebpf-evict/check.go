@@ -72,8 +72,8 @@ func preflight(log zerolog.Logger) []finding {
 	if err := l.Arm(); err != nil {
 		return append(findings, finding{"memory.available", false, true, err.Error()})
 	}
-	findings = append(findings, backstopOf(l.Reach()))
-	detail := "tier bpf-alloc: kmem:mm_page_alloc, attached while a wire is near"
+	findings = append(findings, backstopOf(l.Reach(), l.MemoryTier()))
+	detail := memoryTier(l.MemoryTier(), l.ChargeRefused())
 	rows, err := l.Walk()
 	findings = append(findings,
 		finding{"memory.available", true, true, detail},
@@ -81,10 +81,25 @@ func preflight(log zerolog.Logger) []finding {
 	return append(findings, finding{"cgroup table", err == nil, true, fmt.Sprintf("%d memory cgroups", rows)})
 }
 
+// memoryTier says what sees memory run out, and why nothing better does.
+func memoryTier(tier string, refused error) string {
+	if tier == loader.TierCharge {
+		return "tier bpf-charge: page_counter_try_charge, always attached, each batch of 64 pages; what tasks in the root cgroup take by the timer within 1 ms, 5 ms where it is little, and then by kmem:mm_page_alloc"
+	}
+	text := "tier bpf-alloc: kmem:mm_page_alloc, attached while a wire is near"
+	if refused != nil {
+		text += "; not bpf-charge: " + refused.Error()
+	}
+	return text
+}
+
 // backstopOf says what the kernel can do in the place of an agent that stalls.
-func backstopOf(r loader.Reach) finding {
-	if r == loader.ReachAll {
+func backstopOf(r loader.Reach, tier string) finding {
+	switch {
+	case r == loader.ReachAll:
 		return finding{"backstop", true, false, "full: reaches any process, also while the allocation hook is off; off in shadow mode"}
+	case tier == loader.TierCharge:
+		return finding{"backstop", true, false, "self-signal only: reaches who is charged or forks; full from Linux 6.13 (bpf_send_signal_task); off in shadow mode"}
 	}
 	return finding{"backstop", true, false, "self-signal only: reaches who allocates or forks, and who forks while the allocation hook is off; full from Linux 6.13 (bpf_send_signal_task); off in shadow mode"}
 }

@@ -248,7 +248,7 @@ func (a *Agent) report(d *decide.Decision) {
 	a.recorder.send(&record.Line{
 		Kind: record.KindEviction, ID: record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()),
 		Node: a.node, Mode: a.mode, Signal: string(b.Signal),
-		Tier: tierFor(b.Signal), Threshold: thresholdLine(b, d),
+		Tier: a.tierFor(b.Signal), Threshold: thresholdLine(b, d),
 		Observed: &record.Observed{Available: d.Observed.Available, Capacity: d.Observed.Capacity},
 		Ranked:   a.ranked(d), Outcome: record.OutcomeRefused, Reason: string(d.Reason), By: record.ByAgent,
 	}, nil)

@@ -9,6 +9,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
@@ -88,6 +89,7 @@ func TestWireStaysAsItIsWithoutData(t *testing.T) {
 func TestALookInDoubtDoesNotAttachTheHook(t *testing.T) {
 	b := newBed(t)
 	b.conf.MarginBytes = 1 << 20
+	b.memoryTier = loader.TierAlloc
 	a := b.open(map[string]string{"allocatableMemory.available": "1Mi"}, nil)
 	a.scout.nearness.margin = bedMemory
 	a.scout.refreshNow()

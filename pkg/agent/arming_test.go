@@ -24,19 +24,25 @@ func TestNoFillPassesAWireUnseen(t *testing.T) {
 	for _, tc := range []struct {
 		name                  string
 		fillPerSecond, margin int64
+		uncharged             bool // beside the charge hook, which sees none of it
 	}{
-		{"two CPUs", 2 * loader.DefaultFillBytesPerSecond, loader.DefaultMarginBytes},
-		{"a margin that is filled in less than the shortest tick", 64 * loader.DefaultFillBytesPerSecond, loader.DefaultMarginBytes},
-		{"hardly a margin", 2 * loader.DefaultFillBytesPerSecond, 1 << 20},
-		{"a slow machine", 1_000_000_000, loader.DefaultMarginBytes},
+		{"two CPUs", 2 * loader.DefaultFillBytesPerSecond, loader.DefaultMarginBytes, false},
+		{"a margin that is filled in less than the shortest tick", 64 * loader.DefaultFillBytesPerSecond, loader.DefaultMarginBytes, false},
+		{"hardly a margin", 2 * loader.DefaultFillBytesPerSecond, 1 << 20, false},
+		{"a slow machine", 1_000_000_000, loader.DefaultMarginBytes, false},
+		{"uncharged", 2 * loader.DefaultFillBytesPerSecond, loader.DefaultMarginBytes, true},
+		{"uncharged, on many CPUs", 64 * loader.DefaultFillBytesPerSecond, loader.DefaultMarginBytes, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			kernel, err := loader.Open(loader.Options{FillBytesPerSecond: tc.fillPerSecond, MarginBytes: tc.margin, Log: zerolog.New(io.Discard)})
+			kernel, err := loader.Open(loader.Options{FillBytesPerSecond: tc.fillPerSecond, MarginBytes: tc.margin, MemoryTier: loader.TierAlloc, Log: zerolog.New(io.Discard)})
 			must(t, err)
 			t.Cleanup(func() { must(t, kernel.Close()) })
 			crossings := 0
 			for seed := range uint64(40) {
 				s := newSimulation(t, kernel, tc.fillPerSecond, tc.margin, seed)
+				if tc.uncharged {
+					s.view = loader.ChargeHook
+				}
 				s.run(30 * time.Second)
 				crossings += s.crossings
 				if s.unseen != "" {
@@ -50,7 +56,7 @@ func TestNoFillPassesAWireUnseen(t *testing.T) {
 		})
 	}
 	t.Run("the simulation sees a timer that is half as fast", func(t *testing.T) {
-		kernel, err := loader.Open(loader.Options{FillBytesPerSecond: 2 * loader.DefaultFillBytesPerSecond, MarginBytes: 64 << 20, Log: zerolog.New(io.Discard)})
+		kernel, err := loader.Open(loader.Options{FillBytesPerSecond: 2 * loader.DefaultFillBytesPerSecond, MarginBytes: 64 << 20, MemoryTier: loader.TierAlloc, Log: zerolog.New(io.Discard)})
 		must(t, err)
 		t.Cleanup(func() { must(t, kernel.Close()) })
 		for seed := range uint64(40) {
@@ -87,6 +93,7 @@ type simulation struct {
 	// The timer: when it looks next, when it asked last, what it saw.
 	look, asked time.Duration
 	seenAtLook  int64
+	view        loader.FarView // with loader.ChargeHook nobody ever answers an ask
 	// The hook, and what the scout has under way.
 	attached, hookSeen bool
 	attachAt, roundAt  time.Duration // 0: nothing
@@ -186,7 +193,11 @@ func (s *simulation) observe() {
 		return
 	}
 	s.seen()
-	next, ask, err := s.kernel.PlanTick(s.nearest(), s.hookSeen, s.now-s.asked)
+	view := s.view
+	if s.hookSeen {
+		view |= loader.HookSeen
+	}
+	next, ask, err := s.kernel.PlanTick(s.nearest(), view, s.now-s.asked)
 	must(s.t, err)
 	if next > bridge {
 		next *= s.slowness
@@ -246,7 +257,7 @@ func (s *simulation) scout() {
 	}
 	pause := scoutFar
 	switch near, far := s.nearness.judge(distance, true, time.Unix(0, int64(s.now))); {
-	case near && !s.attached:
+	case near && !s.attached && s.view == 0:
 		s.attachAt = s.now + simStep + time.Duration(s.rng.Int64N(int64(worstAttach)))
 	case far && s.attached:
 		s.attached, s.hookSeen = false, false

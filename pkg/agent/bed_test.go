@@ -50,6 +50,8 @@ type bed struct {
 	fs   *cgroupfs.FS
 	root string
 	conf *config.Config
+	// memoryTier is as in Options.
+	memoryTier string
 }
 
 const (
@@ -142,7 +144,7 @@ func (b *bed) open(thresholds map[string]string, onStage func(stage)) *Agent {
 	b.conf.EvictionHard = thresholds
 	ctx, cancel := context.WithCancel(context.Background())
 	b.t.Cleanup(cancel)
-	a, _, err := open(ctx, Options{Config: b.conf, Log: zerolog.New(io.Discard), onStage: onStage})
+	a, _, err := open(ctx, Options{Config: b.conf, MemoryTier: b.memoryTier, Log: zerolog.New(io.Discard), onStage: onStage})
 	must(b.t, err)
 	b.t.Cleanup(func() {
 		b.settle(a)

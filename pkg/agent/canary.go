@@ -160,12 +160,14 @@ func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, of *workload.Unit, s signa
 	return nil
 }
 
-// armCanary places the wire. The hook is attached as for a victim that is being killed, and
-// goes as it does then.
+// armCanary places the wire. The allocation hook, where that is what would see a unit cross,
+// is attached as for a victim that is being killed, and goes as it does then.
 func (a *Agent) armCanary(c *canary) error {
 	a.wires.killing.Add(1)
-	if err := a.kernel.Arm(); err != nil {
-		return err
+	if a.kernel.MemoryTier() == loader.TierAlloc {
+		if err := a.kernel.Arm(); err != nil {
+			return err
+		}
 	}
 	wire, ok := a.wires.wire(&c.settings.Bounds[0], a.kernel.Node(), c.scene.from)
 	if !ok {

@@ -15,6 +15,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
@@ -377,6 +378,7 @@ func TestHostileRequestsAreRefusedAndNobodyIsHit(t *testing.T) {
 // It was attached for the canary alone, and the wires are farther than the margin.
 func TestTheHookGoesAfterADrill(t *testing.T) {
 	b := newBed(t)
+	b.memoryTier = loader.TierAlloc
 	b.conf.MarginBytes = 300 << 20 // where a hook that was attached for a wire would stay
 	a := b.open(far, nil)
 	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)

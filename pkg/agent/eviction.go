@@ -234,22 +234,24 @@ func thresholdLine(b *decide.Bound, d *decide.Decision) *record.Threshold {
 
 // tierOf names the back-end that saw a crossing.
 func tierOf(by sample.Observer) string {
-	switch {
-	case by == sample.ObserverAlloc:
+	switch by {
+	case sample.ObserverCharge:
+		return record.TierCharge
+	case sample.ObserverAlloc:
 		return record.TierAlloc
-	case by == sample.ObserverTask:
+	case sample.ObserverTask:
 		return record.TierTask
 	}
 	return record.TierPoll // the timer, or a look of the agent's own
 }
 
 // tierFor names the back-end that watches a signal.
-func tierFor(s signal.Signal) string {
+func (a *Agent) tierFor(s signal.Signal) string {
 	switch {
 	case s.Disk():
 		return record.TierPoll
 	case s.Memory():
-		return record.TierAlloc
+		return a.kernel.MemoryTier()
 	}
 	return record.TierTask
 }

@@ -37,7 +37,9 @@ type Options struct {
 	Drills <-chan drill.Result
 	// Reload brings configurations that replace Config while the agent runs; may be nil.
 	Reload <-chan *config.Config
-	Log    zerolog.Logger
+	// MemoryTier is as in loader.Options.
+	MemoryTier string
+	Log        zerolog.Logger
 
 	onStage func(stage) // tests stop the agent there
 }
@@ -131,7 +133,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 		return nil, nil, err
 	}
 	if a.kernel, err = loader.Open(loader.Options{
-		PinDir: o.PinDir, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes, Log: o.Log,
+		PinDir: o.PinDir, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes, MemoryTier: o.MemoryTier, Log: o.Log,
 	}); err != nil {
 		return nil, nil, err
 	}

@@ -60,9 +60,12 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 	return d
 }
 
-// seenByHook reports whether a hook saw the crossing that d is about: it has kept the rows
-// of whoever allocates or forks fresh.
+// seenByHook reports whether a hook saw the crossing that d is about, or would have: it has
+// kept the rows of whoever allocates or forks fresh.
 func (a *Agent) seenByHook(d *decide.Decision, woke crossings) bool {
+	if a.settings.Bounds[d.Bound].Signal.Memory() && a.kernel.MemoryTier() == loader.TierCharge {
+		return true
+	}
 	wire := a.wires.number[d.Bound]
 	c := woke.of(wire, a.armedSeq(wire))
 	return c != nil && c.By != sample.ObserverTimer

@@ -57,6 +57,7 @@ type scout struct {
 
 	nearness nearness  // of the scout's own goroutine
 	limitsAt time.Time // likewise
+	helpedAt time.Time // likewise: when the allocation hook was needed last, beside the charge hook
 
 	mu    sync.Mutex // one look at a time; guards what follows
 	known known
@@ -299,21 +300,40 @@ func (s *scout) placeRoot(r *root, former []root) {
 func (s *scout) arm() error {
 	distance, any := s.wires.memoryDistance(s.kernel.Node(), s.current())
 	if s.wires.killing.Load() > 0 {
-		s.nearness.farSince = time.Time{}
+		s.nearness.farSince, s.helpedAt = time.Time{}, time.Now()
 		return nil
 	}
 	// The hysteresis is for what was near: a hook attached for a kill or a drill alone goes.
 	any = any && (s.wires.near.Load() || distance < s.nearness.margin)
-	switch near, far := s.nearness.judge(distance, any, time.Now()); {
+	near, far := s.nearness.judge(distance, any, time.Now())
+	was := s.wires.near.Load()
+	if near || far {
+		s.wires.near.Store(near)
+	}
+	switch {
+	case s.kernel.MemoryTier() == loader.TierCharge:
+		return s.helpCharge()
 	case near:
-		was := s.wires.near.Swap(true)
 		if err := s.kernel.Arm(); err != nil || was {
 			return err
 		}
 		_, err := s.kernel.Walk() // what was allocated without the hook
 		return err
 	case far:
-		s.wires.near.Store(false)
+		return s.kernel.Disarm()
+	}
+	return nil
+}
+
+// helpCharge attaches the allocation hook beside the charge hook while memory grows near a
+// wire that nobody is charged for, that of tasks in the root: the timer has seen it.
+// Otherwise it is off, a while after the last kill that it helped with.
+func (s *scout) helpCharge() error {
+	if grew := s.kernel.Node().UnchargedNs; grew != 0 && now()-grew < uint64(disarmAfter) {
+		s.helpedAt = time.Now()
+		return s.kernel.Arm()
+	}
+	if time.Since(s.helpedAt) > disarmAfter {
 		return s.kernel.Disarm()
 	}
 	return nil

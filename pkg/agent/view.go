@@ -27,10 +27,10 @@ func (a *Agent) view() *record.State {
 func (a *Agent) viewSignal(o *signal.Observation) record.SignalState {
 	v := record.SignalState{Signal: string(o.Signal)}
 	available, capacity := o.Available, o.Capacity
-	switch v.Tier = tierFor(o.Signal); v.Tier {
+	switch v.Tier = a.tierFor(o.Signal); v.Tier {
 	case record.TierAlloc:
 		v.Armed = a.kernel.Armed()
-	case record.TierTask:
+	case record.TierCharge, record.TierTask:
 		v.Armed = true
 	}
 	if o.Signal.Bytes() {

@@ -16,8 +16,8 @@ import (
 type Reach uint8
 
 const (
-	// ReachSelf: who allocates or forks, in the hook (before 6.13). While the allocation
-	// hook is off, that is who forks.
+	// ReachSelf: who allocates or forks, in the hook (before 6.13). With TierAlloc that is
+	// who forks while the allocation hook is off.
 	ReachSelf Reach = iota
 	// ReachAll: any process, from the timer too (bpf_send_signal_task, 6.13).
 	ReachAll

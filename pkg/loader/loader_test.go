@@ -621,7 +621,7 @@ func TestTimerPlan(t *testing.T) {
 		{"charges, nearer", 20 << 20, ChargeHook, time.Hour, 20 * ms, true},
 		{"charges, near, user space knows", 99 << 20, ChargeHook, time.Second, 50 * ms, false},
 		{"charges, near, uncharged memory grows", 20 << 20, ChargeHook | UnchargedGrows, 101 * ms, 20 * ms, true},
-		{"charges, near, uncharged memory grows, the hook is there", 20 << 20, ChargeHook | UnchargedGrows | HookSeen, 101 * ms, 50 * ms, true},
+		{"charges, near, uncharged memory grows, the hook is there", 20 << 20, ChargeHook | UnchargedGrows | HookSeen, 101 * ms, 20 * ms, true},
 		{"charges, crossed", 0, ChargeHook, time.Second, ms, false},
 	} {
 		next, ask, err := l.PlanTick(tc.distance, tc.view, tc.asked)

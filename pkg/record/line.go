@@ -53,9 +53,10 @@ const (
 
 // The tiers: which back-end saw a crossing.
 const (
-	TierAlloc = "bpf-alloc"
-	TierTask  = "bpf-task"
-	TierPoll  = "poll" // a clock
+	TierCharge = "bpf-charge"
+	TierAlloc  = "bpf-alloc"
+	TierTask   = "bpf-task"
+	TierPoll   = "poll" // a clock
 )
 
 // Line is one line of the journal. Parts that a kind does not have are absent; a nil

@@ -67,7 +67,7 @@ func passed(t *testing.T, lines []record.Line) {
 			t.Errorf("times out of order: %+v", *tl)
 		}
 	}
-	if len(lines) != 2 || signals["allocatableMemory.available"] != "bpf-alloc" || signals["allocatablePID.available"] != "bpf-task" {
+	if len(lines) != 2 || signals["allocatableMemory.available"] != memoryTier(t) || signals["allocatablePID.available"] != "bpf-task" {
 		t.Errorf("%d lines, seen by %v, want one of the hook for memory and one of that for tasks", len(lines), signals)
 	}
 }

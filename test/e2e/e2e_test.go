@@ -268,6 +268,30 @@ func TestYoungFastHogIsTheVictim(t *testing.T) {
 	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
 }
 
+func TestJournalNamesTheTierThatCheckNames(t *testing.T) {
+	tier := memoryTier(t)
+	w := newWorld(t)
+	w.extra = near
+	w.start(wire)
+	for i := 0; ; i++ {
+		unit := fmt.Sprintf("hog-%d", i)
+		hog := w.leak(unit, 200<<20, 600<<20)
+		time.Sleep(1500 * time.Millisecond) // the hook that helped with the last kill is gone
+		must(t, hog.Go())
+		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
+		l := w.lines(record.KindEviction)[i]
+		evicted(t, l, path.Join(w.root, unit))
+		if l.Tier == tier {
+			return
+		}
+		if l.Tier != record.TierPoll || i == 2 { // the timer may have been faster, once
+			t.Fatalf("round %d: seen by %s, want %s", i, l.Tier, tier)
+		}
+		_ = hog.Stop()
+		w.remove(unit)
+	}
+}
+
 func TestHogIsEvictedWithAllCoresBusy(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
@@ -332,7 +356,7 @@ func ourPrograms(t *testing.T) (names []string) {
 		must(t, err)
 		info, err := p.Info()
 		must(t, errors.Join(err, p.Close()))
-		if slices.Contains([]string{"page_alloc", "newtask", "start_far_timer", "walk", "look"}, info.Name) {
+		if slices.Contains([]string{"page_alloc", "page_charge", "newtask", "start_far_timer", "walk", "look"}, info.Name) {
 			names = append(names, info.Name)
 		}
 	}
