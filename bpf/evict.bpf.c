@@ -377,16 +377,20 @@ int resolve(__u64 *ctx)
 	return css ? BPF_CORE_READ(css, id) : 0;
 }
 
-/* Refreshes rows of controller ctx[0] from css id ctx[1] on. Needs bpf_loop
- * (5.17). Returns what walk_cgroups does. */
+/* Refreshes rows of controller ctx[0] for walker ctx[1], from the root on if
+ * ctx[2] is not 0. Returns what walk_cgroups does. */
 SEC("raw_tp")
 int walk(__u64 *ctx)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
+	__u64 walker = ctx[1];
+	bool begins = ctx[2] != 0;
 
+	if (walker >= WALKERS)
+		return 0;
 	if (ctx[0] == CONTROLLER_MEMORY)
-		return walk_cgroups(CONTROLLER_MEMORY, css_of(task, CONTROLLER_MEMORY), ctx[1]);
-	return walk_cgroups(CONTROLLER_PIDS, css_of(task, CONTROLLER_PIDS), ctx[1]);
+		return walk_cgroups(CONTROLLER_MEMORY, css_of(task, CONTROLLER_MEMORY), &cursors[walker], begins);
+	return walk_cgroups(CONTROLLER_PIDS, css_of(task, CONTROLLER_PIDS), &cursors[walker], begins);
 }
 
 char LICENSE[] SEC("license") = "GPL";

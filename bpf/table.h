@@ -201,88 +201,103 @@ static __always_inline struct cgroup_subsys_state *css_of_row(struct cgroup_row 
  * meanwhile where the kernel is not preemptible. */
 #define WALK_CHUNK 256
 
-struct walk {
-	struct cgroup_subsys_state *root, *css;
-	enum controller controller;
-	__u32 rows;
-	__u32 next; /* css id to go on with, 0 at the end */
+/* Where a walk goes on, for each of those who walk. */
+struct cursor {
+	__u64 css; /* address, 0 at the end; checked by the id before it is used */
+	__u64 cgroup_id;
 };
+
+#define WALKERS 2
+
+struct cursor cursors[WALKERS];
 
 static __always_inline struct cgroup_subsys_state *css_of_sibling(struct list_head *link)
 {
 	return (void *)link - bpf_core_field_offset(struct cgroup_subsys_state, sibling);
 }
 
-/* One step of css_next_descendant_pre (kernel/cgroup/cgroup.c), by reads that
- * can't fault. */
-static long walk_step(__u32 i, struct walk *w)
+/*
+ * The two below are global functions, which the verifier checks once and not in
+ * each round of the loop that calls them: bpf_loop came with 5.17. Up to 5.12
+ * they take numbers only.
+ */
+
+__noinline int walk_visit(__u64 css, __u32 controller)
 {
-	struct cgroup_subsys_state *css = w->css;
-	struct list_head *next = BPF_CORE_READ(css, children.next);
-	struct cgroup_row *row;
-
-	if (w->controller == CONTROLLER_MEMORY)
-		row = refresh_row(CONTROLLER_MEMORY, css);
+	if (controller == CONTROLLER_MEMORY)
+		refresh_row(CONTROLLER_MEMORY, (void *)css);
 	else
-		row = refresh_row(CONTROLLER_PIDS, css);
-	if (w->rows >= WALK_CHUNK && row) {
-		w->next = BPF_CORE_READ(css, id);
-		return 1;
-	}
-	w->rows++;
-
-	if (!next)
-		return 1; /* freed under us: the next walk sees the rest */
-	if (next != &css->children) {
-		w->css = css_of_sibling(next);
-		return 0;
-	}
-	for (int depth = 0; depth < 32; depth++) {
-		struct cgroup_subsys_state *parent;
-
-		if (css == w->root)
-			return 1;
-		parent = BPF_CORE_READ(css, parent);
-		next = BPF_CORE_READ(css, sibling.next);
-		if (!parent || !next)
-			return 1;
-		if (next != &parent->children) {
-			w->css = css_of_sibling(next);
-			return 0;
-		}
-		css = parent;
-	}
-	return 1;
+		refresh_row(CONTROLLER_PIDS, (void *)css);
+	return 0;
 }
 
 /*
- * Refreshes the rows of a hierarchy from a cgroup on, its root for css id 0.
- * Returns how many in the upper half, and in the lower one the css id that the
- * next run is to go on with: 0 at the end, or when the cgroup to go on with is
- * gone, which leaves the rest to the next walk. The caller holds the RCU read
- * lock.
+ * The next cgroup below root: css_next_descendant_pre (kernel/cgroup/cgroup.c)
+ * by reads that can't fault. 0 at the end, or when the list is freed under us:
+ * the next walk sees the rest.
  */
-static __always_inline __u32 walk_cgroups(enum controller c, struct cgroup_subsys_state *any, __u32 from)
+__noinline __u64 walk_next(__u64 at, __u64 root)
 {
-	struct walk w = {.controller = c};
+	struct cgroup_subsys_state *css = (void *)at;
+	struct list_head *next = BPF_CORE_READ(css, children.next);
 
+	if (!next)
+		return 0;
+	if (next != &css->children)
+		return (__u64)css_of_sibling(next);
 	for (int depth = 0; depth < 32; depth++) {
-		struct cgroup_subsys_state *parent = BPF_CORE_READ(any, parent);
+		struct cgroup_subsys_state *parent;
+
+		if ((__u64)css == root)
+			return 0;
+		parent = BPF_CORE_READ(css, parent);
+		next = BPF_CORE_READ(css, sibling.next);
+		if (!parent || !next)
+			return 0;
+		if (next != &parent->children)
+			return (__u64)css_of_sibling(next);
+		css = parent;
+	}
+	return 0;
+}
+
+static __always_inline struct cgroup_subsys_state *root_of(struct cgroup_subsys_state *css)
+{
+	for (int depth = 0; depth < 32; depth++) {
+		struct cgroup_subsys_state *parent = BPF_CORE_READ(css, parent);
 
 		if (!parent)
 			break;
-		any = parent;
+		css = parent;
 	}
-	w.root = w.css = any;
-	if (from) {
-		struct cgroup_row *row = row_of(c, from);
+	return css;
+}
 
-		w.css = row ? css_of_row(row, row->cgroup_id) : NULL;
-		if (!w.css)
-			return 0;
+/*
+ * Refreshes the rows of a hierarchy, from its root or from where the walker's
+ * last run ended. Returns how many cgroups it saw in the upper half, and in the
+ * lower one whether there are more: none too when the cgroup to go on with is
+ * gone, which leaves the rest to the next walk. The caller holds the RCU read
+ * lock.
+ */
+static __always_inline __u32 walk_cgroups(enum controller c, struct cgroup_subsys_state *any, struct cursor *cursor,
+					  bool begins)
+{
+	__u64 root = (__u64)root_of(any), css = begins ? root : cursor->css;
+	__u32 seen = 0;
+
+	if (!begins && (!css || cgroup_id_of((void *)css) != cursor->cgroup_id))
+		css = 0;
+	for (int i = 0; i < WALK_CHUNK; i++) {
+		if (!css)
+			break;
+		walk_visit(css, c);
+		seen++;
+		css = walk_next(css, root);
 	}
-	bpf_loop(MAX_CGROUPS, walk_step, &w, 0);
-	return w.rows << 16 | w.next;
+	cursor->css = css;
+	cursor->cgroup_id = css ? cgroup_id_of((void *)css) : 0;
+	return seen << 16 | (css != 0);
 }
 
 #endif

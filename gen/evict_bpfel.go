@@ -68,6 +68,12 @@ type EvictCredit struct {
 	Forks int64
 }
 
+type EvictCursor struct {
+	_        structs.HostLayout
+	Css      uint64
+	CgroupId uint64
+}
+
 type EvictFarTimer struct {
 	_     structs.HostLayout
 	Timer struct {
@@ -213,6 +219,7 @@ const (
 	EvictVarBackstop              = "backstop"
 	EvictVarChargeHook            = "charge_hook"
 	EvictVarCondemnedCgroups      = "condemned_cgroups"
+	EvictVarCursors               = "cursors"
 	EvictVarDeltaPages            = "delta_pages"
 	EvictVarInitPidNs             = "init_pid_ns"
 	EvictVarMarginPages           = "margin_pages"
@@ -310,6 +317,7 @@ type EvictVariableSpecs struct {
 	Backstop              *ebpf.VariableSpec `ebpf:"backstop"`
 	ChargeHook            *ebpf.VariableSpec `ebpf:"charge_hook"`
 	CondemnedCgroups      *ebpf.VariableSpec `ebpf:"condemned_cgroups"`
+	Cursors               *ebpf.VariableSpec `ebpf:"cursors"`
 	DeltaPages            *ebpf.VariableSpec `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.VariableSpec `ebpf:"init_pid_ns"`
 	MarginPages           *ebpf.VariableSpec `ebpf:"margin_pages"`
@@ -384,6 +392,7 @@ type EvictVariables struct {
 	Backstop              *ebpf.Variable `ebpf:"backstop"`
 	ChargeHook            *ebpf.Variable `ebpf:"charge_hook"`
 	CondemnedCgroups      *ebpf.Variable `ebpf:"condemned_cgroups"`
+	Cursors               *ebpf.Variable `ebpf:"cursors"`
 	DeltaPages            *ebpf.Variable `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.Variable `ebpf:"init_pid_ns"`
 	MarginPages           *ebpf.Variable `ebpf:"margin_pages"`

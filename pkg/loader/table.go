@@ -101,21 +101,27 @@ func (r testRun) refresh(at At) (memory, pids bool) {
 func (l *Loader) Walk() (int, error) {
 	l.walkMu.Lock()
 	defer l.walkMu.Unlock()
-	return walk(l.walkRun)
+	return walk(l.walkRun, helpWalker)
 }
 
 // WalkNow is Walk for the hot thread, which waits for nobody else's.
 func (l *Loader) WalkNow() error {
-	_, err := walk(l.hotWalkRun)
+	_, err := walk(l.hotWalkRun, hotWalker)
 	return err
 }
+
+// Who walks has a cursor in the kernel (bpf/table.h).
+const (
+	helpWalker = iota
+	hotWalker
+)
 
 // mostRuns is several times what a full table takes.
 const mostRuns = 1024
 
-func walk(run testRun) (memory int, err error) {
+func walk(run testRun, walker uint64) (memory int, err error) {
 	for _, c := range [...]Controller{Memory, Pids} {
-		run.args[0], run.args[1] = uint64(c), 0
+		run.args[0], run.args[1], run.args[2] = uint64(c), walker, 1
 		for range mostRuns { // a list that changes under us has an end
 			ret, err := run.run()
 			if err != nil {
@@ -124,9 +130,10 @@ func walk(run testRun) (memory int, err error) {
 			if c == Memory {
 				memory += int(ret >> 16)
 			}
-			if run.args[1] = uint64(ret & 0xffff); run.args[1] == 0 {
+			if ret&0xffff == 0 {
 				break
 			}
+			run.args[2] = 0
 		}
 	}
 	return memory, nil

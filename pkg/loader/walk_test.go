@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,6 +48,14 @@ func TestWalkGoesOnUntilItHasSeenThemAll(t *testing.T) {
 	}
 	if n, err := l.Walk(); err != nil || n < many {
 		t.Errorf("a walk counts %d cgroups, want at least %d (%v)", n, many, err)
+	}
+	for range 20 { // each walker has a place of its own in the list
+		hot := make(chan error, 1)
+		go func() { hot <- l.WalkNow() }()
+		n, err := l.Walk()
+		if err := errors.Join(err, <-hot); err != nil || n < many {
+			t.Fatalf("a walk beside the hot thread's counts %d cgroups, want at least %d (%v)", n, many, err)
+		}
 	}
 	if l.Find(Memory, 1<<60) != 0 {
 		t.Error("a cgroup that is none has a row")
