@@ -11,7 +11,7 @@
 //   bpf_timer            compares all wires while the allocation hook is off; and
 //                        kills in the place of an agent that does not
 //   raw_tp, test run     look, walk, refresh, learn: user space asks for a
-//   reading
+//                        reading; tick: it stands in for the timer
 //
 // Reading order: sample.h (what is sent), node.h and table.h (what is read),
 // wire.h (what is compared), far.h (when the timer looks), condemned.h (who
@@ -199,11 +199,47 @@ int BPF_PROG(newtask, struct task_struct *child)
 	return 0;
 }
 
+/* When the allocation hook was asked for last, CLOCK_MONOTONIC. */
+__u64 asked_ns;
+
+/* What was not charged at the last look, pages: see uncharged_grows. */
+__s64 uncharged_pages;
+
+/* Compares all wires, and asks for the allocation hook if that is due. Returns
+ * after how many nanoseconds to look again. */
+static __always_inline __s64 look_from_far(void)
+{
+	struct onlooker who = {.by = OBSERVER_TIMER, .atomic = true};
+	struct far_view view = {.hook_seen = is_hook_seen(), .charge_hook = charge_hook};
+	struct node_row *n = the_node();
+	struct far_plan plan;
+	__s64 distance;
+	__u64 now;
+
+	if (n && view.charge_hook) {
+		node_available(n);
+		view.uncharged = uncharged_grows(n, &uncharged_pages);
+		who.beside_charge = true;
+		who.yields = !view.uncharged;
+	}
+	distance = check_memory_wires(&who);
+	now = bpf_ktime_get_ns();
+	view.asked_ns_ago = now - asked_ns;
+	plan = plan_far_tick(distance, &view);
+	if (n && view.uncharged && distance < margin_pages)
+		n->uncharged_ns = now;
+	who.beside_charge = who.yields = false;
+	check_task_wires(&who);
+	if (n)
+		__sync_fetch_and_add(&n->ticks, 1);
+	if (plan.ask && send_record(RECORD_ARM, 0, NULL, distance, &who))
+		asked_ns = now;
+	return plan.next_ns;
+}
+
 struct far_timer {
 	struct bpf_timer timer;
-	__u64 asked_ns;
 	__u64 due_ns; /* when it looks next */
-	__s64 uncharged; /* pages, see uncharged_grows */
 	__u32 placed; /* counts the placings of wires, each of which wants a look */
 };
 
@@ -222,34 +258,12 @@ static __always_inline int start_bridge(struct far_timer *t, __u64 now)
 
 static int far_tick(void *map, __u32 *key, struct far_timer *t)
 {
-	struct onlooker who = {.by = OBSERVER_TIMER, .atomic = true};
-	struct far_view view = {.hook_seen = is_hook_seen(), .charge_hook = charge_hook};
 	__u32 placed = READ_ONCE(t->placed);
-	struct node_row *n = the_node();
-	struct far_plan plan;
-	__s64 distance;
-	__u64 now;
+	__s64 next_ns = look_from_far();
+	__u64 now = bpf_ktime_get_ns();
 
-	if (n && view.charge_hook) {
-		node_available(n);
-		view.uncharged = uncharged_grows(n, &t->uncharged);
-		who.beside_charge = true;
-		who.yields = !view.uncharged;
-	}
-	distance = check_memory_wires(&who);
-	now = bpf_ktime_get_ns();
-	view.asked_ns_ago = now - t->asked_ns;
-	plan = plan_far_tick(distance, &view);
-	if (n && view.uncharged && distance < margin_pages)
-		n->uncharged_ns = now;
-	who.beside_charge = who.yields = false;
-	check_task_wires(&who);
-	if (n)
-		__sync_fetch_and_add(&n->ticks, 1);
-	if (plan.ask && send_record(RECORD_ARM, 0, NULL, distance, &who))
-		t->asked_ns = now;
-	WRITE_ONCE(t->due_ns, now + plan.next_ns);
-	bpf_timer_start(&t->timer, plan.next_ns, 0);
+	WRITE_ONCE(t->due_ns, now + next_ns);
+	bpf_timer_start(&t->timer, next_ns, 0);
 	/* What was placed behind our look has started the timer before we did. */
 	if (placed != READ_ONCE(t->placed))
 		start_bridge(t, now);
@@ -292,6 +306,14 @@ int init_backstop(void *ctx)
 
 /* The programs below are never attached: user space runs them by
  * BPF_PROG_TEST_RUN. A raw_tp run holds the RCU read lock, from 5.10 on. */
+
+/* The far tick where there is no bpf_timer: user space runs it when it is due.
+ * Returns after how many nanoseconds it is due again, below 2^31. */
+SEC("raw_tp")
+int tick(void *ctx)
+{
+	return look_from_far();
+}
 
 /* Finds the node's counters; again when MemTotal has changed, as the memory may
  * be on a new NUMA node. */

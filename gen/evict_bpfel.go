@@ -80,11 +80,9 @@ type EvictFarTimer struct {
 		_      structs.HostLayout
 		Opaque [2]uint64
 	}
-	AskedNs   uint64
-	DueNs     uint64
-	Uncharged int64
-	Placed    uint32
-	_         [4]byte
+	DueNs  uint64
+	Placed uint32
+	_      [4]byte
 }
 
 type EvictIntent struct {
@@ -213,9 +211,11 @@ const (
 	EvictProgRefresh              = "refresh"
 	EvictProgResolve              = "resolve"
 	EvictProgStartFarTimer        = "start_far_timer"
+	EvictProgTick                 = "tick"
 	EvictProgWalk                 = "walk"
 	EvictVarAllocationHookSeen    = "allocation_hook_seen"
 	EvictVarAllocationHookTurns   = "allocation_hook_turns"
+	EvictVarAskedNs               = "asked_ns"
 	EvictVarBackstop              = "backstop"
 	EvictVarChargeHook            = "charge_hook"
 	EvictVarCondemnedCgroups      = "condemned_cgroups"
@@ -234,6 +234,7 @@ const (
 	EvictVarRowsUsed              = "rows_used"
 	EvictVarTaskWires             = "task_wires"
 	EvictVarTasksMax              = "tasks_max"
+	EvictVarUnchargedPages        = "uncharged_pages"
 )
 
 // LoadEvict returns the embedded CollectionSpec for Evict.
@@ -288,6 +289,7 @@ type EvictProgramSpecs struct {
 	Refresh       *ebpf.ProgramSpec `ebpf:"refresh"`
 	Resolve       *ebpf.ProgramSpec `ebpf:"resolve"`
 	StartFarTimer *ebpf.ProgramSpec `ebpf:"start_far_timer"`
+	Tick          *ebpf.ProgramSpec `ebpf:"tick"`
 	Walk          *ebpf.ProgramSpec `ebpf:"walk"`
 }
 
@@ -314,6 +316,7 @@ type EvictMapSpecs struct {
 type EvictVariableSpecs struct {
 	AllocationHookSeen    *ebpf.VariableSpec `ebpf:"allocation_hook_seen"`
 	AllocationHookTurns   *ebpf.VariableSpec `ebpf:"allocation_hook_turns"`
+	AskedNs               *ebpf.VariableSpec `ebpf:"asked_ns"`
 	Backstop              *ebpf.VariableSpec `ebpf:"backstop"`
 	ChargeHook            *ebpf.VariableSpec `ebpf:"charge_hook"`
 	CondemnedCgroups      *ebpf.VariableSpec `ebpf:"condemned_cgroups"`
@@ -332,6 +335,7 @@ type EvictVariableSpecs struct {
 	RowsUsed              *ebpf.VariableSpec `ebpf:"rows_used"`
 	TaskWires             *ebpf.VariableSpec `ebpf:"task_wires"`
 	TasksMax              *ebpf.VariableSpec `ebpf:"tasks_max"`
+	UnchargedPages        *ebpf.VariableSpec `ebpf:"uncharged_pages"`
 }
 
 // EvictObjects contains all objects after they have been loaded into the kernel.
@@ -389,6 +393,7 @@ func (m *EvictMaps) Close() error {
 type EvictVariables struct {
 	AllocationHookSeen    *ebpf.Variable `ebpf:"allocation_hook_seen"`
 	AllocationHookTurns   *ebpf.Variable `ebpf:"allocation_hook_turns"`
+	AskedNs               *ebpf.Variable `ebpf:"asked_ns"`
 	Backstop              *ebpf.Variable `ebpf:"backstop"`
 	ChargeHook            *ebpf.Variable `ebpf:"charge_hook"`
 	CondemnedCgroups      *ebpf.Variable `ebpf:"condemned_cgroups"`
@@ -407,6 +412,7 @@ type EvictVariables struct {
 	RowsUsed              *ebpf.Variable `ebpf:"rows_used"`
 	TaskWires             *ebpf.Variable `ebpf:"task_wires"`
 	TasksMax              *ebpf.Variable `ebpf:"tasks_max"`
+	UnchargedPages        *ebpf.Variable `ebpf:"uncharged_pages"`
 }
 
 // EvictPrograms contains all programs after they have been loaded into the kernel.
@@ -423,6 +429,7 @@ type EvictPrograms struct {
 	Refresh       *ebpf.Program `ebpf:"refresh"`
 	Resolve       *ebpf.Program `ebpf:"resolve"`
 	StartFarTimer *ebpf.Program `ebpf:"start_far_timer"`
+	Tick          *ebpf.Program `ebpf:"tick"`
 	Walk          *ebpf.Program `ebpf:"walk"`
 }
 
@@ -438,6 +445,7 @@ func (p *EvictPrograms) Close() error {
 		p.Refresh,
 		p.Resolve,
 		p.StartFarTimer,
+		p.Tick,
 		p.Walk,
 	)
 }

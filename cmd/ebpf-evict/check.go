@@ -67,7 +67,7 @@ func preflight(log zerolog.Logger) []finding {
 	}
 	defer func() { _ = l.Close() }()
 	findings = append(findings,
-		finding{"bpf programs", true, true, "all load; task:task_newtask and the timer (bpf_timer) run"},
+		programsOf(l.Reach()),
 		finding{"pid.available", true, true, "tier bpf-task: task:task_newtask"})
 	if err := l.Arm(); err != nil {
 		return append(findings, finding{"memory.available", false, true, err.Error()})
@@ -93,9 +93,19 @@ func memoryTier(tier string, refused error) string {
 	return text
 }
 
+// programsOf says what runs. What the backstop needs, the far timer does.
+func programsOf(r loader.Reach) finding {
+	if r == loader.ReachNone {
+		return finding{"bpf programs", true, true, "all that this kernel can load; task:task_newtask runs, and a thread in the place of the timer (bpf_timer, Linux 5.15)"}
+	}
+	return finding{"bpf programs", true, true, "all load; task:task_newtask and the timer (bpf_timer) run"}
+}
+
 // backstopOf says what the kernel can do in the place of an agent that stalls.
 func backstopOf(r loader.Reach, tier string) finding {
 	switch {
+	case r == loader.ReachNone:
+		return finding{"backstop", false, false, "none: nobody kills for an agent that stalls; self-signal from Linux 5.15 (bpf_timer), full from 6.13 (bpf_send_signal_task)"}
 	case r == loader.ReachAll:
 		return finding{"backstop", true, false, "full: reaches any process, also while the allocation hook is off; off in shadow mode"}
 	case tier == loader.TierCharge:

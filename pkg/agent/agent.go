@@ -107,6 +107,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	defer others.Wait()
 	defer cancel(nil)
 	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode}, nil)
+	a.announceBackstop()
 	if o.Ready != nil {
 		o.Ready()
 	}

@@ -102,7 +102,7 @@ func (a *Agent) nominate(d *decide.Decision) {
 // mayLicense: with a threshold that is met, a victim that is not dead, a unit that can't be
 // opened or no place for another eviction, whom to kill next is not for the kernel to say.
 func (a *Agent) mayLicense(d *decide.Decision) bool {
-	if !a.backstop.config.Enabled || a.shadow || a.leaving || a.scene.from.incomplete || a.slot() == nil {
+	if !a.hasBackstop() || a.leaving || a.scene.from.incomplete || a.slot() == nil {
 		return false
 	}
 	for i := range a.wires.number {
@@ -116,6 +116,20 @@ func (a *Agent) mayLicense(d *decide.Decision) bool {
 		}
 	}
 	return true
+}
+
+// hasBackstop: it is wanted, and this kernel has one.
+func (a *Agent) hasBackstop() bool {
+	return a.backstop.config.Enabled && !a.shadow && a.kernel.Reach() != loader.ReachNone
+}
+
+// announceBackstop says if one is wanted and there is none.
+func (a *Agent) announceBackstop() {
+	if a.hasBackstop() || !a.backstop.config.Enabled || a.shadow {
+		return
+	}
+	a.log.Warn().Msg("degraded: no backstop, nobody kills for an agent that stalls; needs bpf_timer (Linux 5.15)")
+	a.degraded("", "no backstop, nobody kills for an agent that stalls; needs bpf_timer (Linux 5.15)")
 }
 
 // nominateFor names the nominee of one bound, or nobody.

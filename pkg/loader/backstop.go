@@ -16,17 +16,19 @@ import (
 type Reach uint8
 
 const (
+	// ReachNone: nobody, the backstop is off, as it needs bpf_timer (5.15).
+	ReachNone Reach = iota
 	// ReachSelf: who allocates or forks, in the hook (before 6.13). With TierAlloc that is
 	// who forks while the allocation hook is off.
-	ReachSelf Reach = iota
+	ReachSelf
 	// ReachAll: any process, from the timer too (bpf_send_signal_task, 6.13).
 	ReachAll
 )
 
 // Reach says whom the backstop can kill on this kernel.
-func (l *Loader) Reach() Reach { return l.reach }
+func (l *Loader) Reach() Reach { return l.can.reach }
 
-func reach() (Reach, error) {
+func reachByBTF() (Reach, error) {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
 		return ReachSelf, fmt.Errorf("read the kernel's BTF: %w", err)

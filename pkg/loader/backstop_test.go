@@ -167,7 +167,7 @@ const (
 func TestBackstopKillsTheNomineeAndLeavesItsTrace(t *testing.T) {
 	for _, grace := range []time.Duration{0, time.Millisecond} {
 		t.Run(grace.String(), func(t *testing.T) {
-			l, x := open(t, Options{}), newTarget(t, "nominee")
+			l, x := openWithBackstop(t), newTarget(t, "nominee")
 			wire, seq := armTaskWire(t, l)
 			n := x.nominee(l)
 			n.Rivals = []Rival{ // both are there and did not outgrow it
@@ -246,7 +246,7 @@ func TestBackstopSparesInDoubt(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, x := open(t, Options{}), newTarget(t, "nominee")
+			l, x := openWithBackstop(t), newTarget(t, "nominee")
 			wire, seq := armTaskWire(t, l)
 			n := x.nominee(l)
 			l.SetGrace(time.Millisecond)
@@ -279,7 +279,7 @@ func TestBackstopTellsAProcessFromItsNumber(t *testing.T) {
 		"the process is in another cgroup":        func(_, other *target) Lead { return other.lead(0) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			l, x, other := open(t, Options{}), newTarget(t, "nominee"), newTarget(t, "other")
+			l, x, other := openWithBackstop(t), newTarget(t, "nominee"), newTarget(t, "other")
 			if l.Reach() != ReachAll {
 				t.Skip("needs 6.13, bpf_send_signal_task: here nobody is hit by number")
 			}
@@ -311,7 +311,7 @@ func stopForking(t *testing.T, x *target) {
 }
 
 func TestBackstopStandsDownWhenTheNomineeIsGone(t *testing.T) {
-	l, x := open(t, Options{}), newTarget(t, "nominee")
+	l, x := openWithBackstop(t), newTarget(t, "nominee")
 	wire, _ := armTaskWire(t, l)
 	l.nominateOrFail(t, wire, x.nominee(l))
 	_ = x.process.Kill()
@@ -336,7 +336,7 @@ func TestBackstopStandsDownWhenTheNomineeIsGone(t *testing.T) {
 func TestBackstopKillsOneForTwoWires(t *testing.T) {
 	for _, grace := range []time.Duration{0, time.Millisecond} {
 		t.Run(grace.String(), func(t *testing.T) {
-			l, x, y := open(t, Options{}), newTarget(t, "x"), newTarget(t, "y")
+			l, x, y := openWithBackstop(t), newTarget(t, "x"), newTarget(t, "y")
 			for _, of := range []*target{x, y} {
 				wire, _ := armTaskWire(t, l)
 				l.nominateOrFail(t, wire, of.nominee(l))
@@ -355,7 +355,7 @@ func TestBackstopKillsOneForTwoWires(t *testing.T) {
 }
 
 func TestBackstopEndsWithItsLicence(t *testing.T) {
-	l, x := open(t, Options{}), newTarget(t, "nominee")
+	l, x := openWithBackstop(t), newTarget(t, "nominee")
 	wire, _ := armTaskWire(t, l)
 	l.nominateOrFail(t, wire, x.nominee(l))
 	l.SetGrace(100 * time.Millisecond)
@@ -373,7 +373,7 @@ func TestBackstopEndsWithItsLicence(t *testing.T) {
 // A pass of the agent that finds nothing to do gives a licence anew: what was seen under
 // the former one is void.
 func TestBackstopLeavesWhatAHealthyPassHasSeen(t *testing.T) {
-	l, x := open(t, Options{}), newTarget(t, "nominee")
+	l, x := openWithBackstop(t), newTarget(t, "nominee")
 	wire, _ := armTaskWire(t, l)
 	l.nominateOrFail(t, wire, x.nominee(l))
 	provoke(t, l, 200*time.Millisecond)
@@ -390,7 +390,7 @@ func TestBackstopLeavesWhatAHealthyPassHasSeen(t *testing.T) {
 
 // Agent and kernel reach for the licence at the same time, over and over.
 func TestBackstopLicenceBelongsToOne(t *testing.T) {
-	l := open(t, Options{})
+	l := openWithBackstop(t)
 	wire, _ := armTaskWire(t, l)
 	var kernel, agent int
 	for round := range 20 {

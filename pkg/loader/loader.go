@@ -39,7 +39,12 @@ type Options struct {
 	// MemoryTier is TierCharge or TierAlloc, and an error where the kernel refuses it; "" is
 	// the best that the kernel takes.
 	MemoryTier string
-	Log        zerolog.Logger
+	// RaiseTicker is called on the thread that compares the wires where the kernel has no
+	// timer for it (before 5.15), to give it a priority; may be nil.
+	RaiseTicker func()
+	Log         zerolog.Logger
+
+	able *able // tests pretend; else what is found by trying
 }
 
 const (
@@ -80,7 +85,8 @@ type Loader struct {
 	nominees  mapping[gen.EvictNominee]
 	condemned []gen.EvictCondemned
 	backstop  *gen.EvictBackstop
-	reach     Reach
+	can       able
+	ticker    *ticker // nil where the kernel has a timer
 	unmap     map[*ebpf.Map]func() error
 	counts    wireCounts
 
@@ -106,7 +112,8 @@ type Loader struct {
 }
 
 // Open loads the programs, finds the node's counters, attaches task:task_newtask and
-// starts the far timer. The allocation hook stays off until Arm. Errors: ErrNoBTF,
+// starts the far timer, in the kernel or, before 5.15, on a thread. The allocation hook
+// stays off until Arm. Errors: ErrNoBTF,
 // ErrPrivilege, and *ebpf.VerifierError (print it once with %+v).
 func Open(o Options) (*Loader, error) {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, os.ErrNotExist) {
@@ -119,7 +126,14 @@ func Open(o Options) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, unmap: map[*ebpf.Map]func() error{}}
+	can, err := abilities(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := can.trim(spec); err != nil {
+		return nil, err
+	}
+	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, can: can, unmap: map[*ebpf.Map]func() error{}}
 	l.record.RawSample = make([]byte, 0, unsafe.Sizeof(gen.EvictRecord{})) // or the first crossing allocates it
 	charge := takeCharge(spec)
 	coll, err := ebpf.NewCollection(spec)
@@ -184,11 +198,8 @@ func (l *Loader) start(o Options) error {
 	if err != nil {
 		return err
 	}
-	if l.reach, err = reach(); err != nil {
+	if err := l.prepareTimers(o); err != nil { // before a hook runs
 		return err
-	}
-	if err := runOnce(l.objs.InitBackstop.FD()); err != nil { // before a hook runs
-		return fmt.Errorf("prepare the backstop's timers (bpf_timer, 5.15): %w", err)
 	}
 	if l.crossings, err = ringbuf.NewReader(l.objs.Crossings); err != nil {
 		return fmt.Errorf("open the crossings ring buffer: %w", err)
@@ -200,7 +211,7 @@ func (l *Loader) start(o Options) error {
 		return fmt.Errorf("attach task:task_newtask: %w", explain(err))
 	}
 	if err := l.Tick(); err != nil {
-		return fmt.Errorf("start the far timer (bpf_timer, 5.15): %w", err)
+		return fmt.Errorf("start the far timer: %w", err)
 	}
 	if o.PinDir == "" {
 		return nil
@@ -213,6 +224,18 @@ func (l *Loader) start(o Options) error {
 		gen.EvictMapIntents:       l.objs.Intents,
 	})
 	return err
+}
+
+// prepareTimers has what can tick, the kernel or a thread of ours, ready for Tick.
+func (l *Loader) prepareTimers(o Options) (err error) {
+	if !l.can.timers {
+		l.ticker, err = startTicker(newTestRun(l.objs.Tick.FD()), o.RaiseTicker, o.Log)
+		return err
+	}
+	if err := runOnce(l.objs.InitBackstop.FD()); err != nil {
+		return fmt.Errorf("prepare the backstop's timers: %w", err)
+	}
+	return nil
 }
 
 // condemnedSection is where bpf/condemned.h keeps its words.
@@ -245,6 +268,10 @@ func (l *Loader) mapTables(coll *ebpf.Collection) error {
 // next start, and mapped, should whoever is to free them still come to it.
 func (l *Loader) Close() error {
 	errs := []error{l.Disarm()}
+	if l.ticker != nil {
+		errs = append(errs, l.ticker.Close())
+		l.ticker = nil
+	}
 	for _, hook := range []link.Link{l.task, l.charge} {
 		if hook != nil {
 			errs = append(errs, hook.Close())

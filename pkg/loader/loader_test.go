@@ -248,7 +248,11 @@ func TestCrossingIsReportedOncePerSequence(t *testing.T) {
 }
 
 func TestTimerAsksForTheHookWhenAWireIsNear(t *testing.T) {
-	l := open(t, Options{})
+	eachTimer(t, askForTheHookWhenAWireIsNear)
+}
+
+func askForTheHookWhenAWireIsNear(t *testing.T, o Options) {
+	l := open(t, o)
 	node, _ := l.Look()
 	available := node.MemTotalBytes - node.AnonBytes - node.FileBytes + node.InactiveFileBytes
 	index, err := l.AddWire(sample.ScopeNodeMemory)
@@ -633,7 +637,11 @@ func TestTimerPlan(t *testing.T) {
 
 // Balloons, hotplug and sysctls move the limits: nobody allocates or forks, and the timer finds it.
 func TestTimerSeesALimitThatFell(t *testing.T) {
-	l := open(t, Options{})
+	eachTimer(t, seeALimitThatFell)
+}
+
+func seeALimitThatFell(t *testing.T, o Options) {
+	l := open(t, o)
 	node, err := l.Look()
 	if err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
-// The thread that strikes and the crew that finishes are real-time threads, nothing else of
-// the agent is; its pages are locked, and it is the last that the kernel would take.
+// The thread that strikes, the crew that finishes and, where the kernel's timer can't (before
+// 5.15), the one that compares the wires are real-time threads, nothing else of the agent is; its pages are locked, and it is the last that the kernel would take.
 func TestTheHotProcess(t *testing.T) {
 	w := newWorld(t)
 	own := w.root + "-agent"
@@ -46,8 +46,16 @@ func TestTheHotProcess(t *testing.T) {
 	if most := priorities[len(priorities)-1]; most != 50 || slices.Index(priorities, 50) != len(priorities)-1 {
 		t.Errorf("priorities %v: want one thread of 50", priorities)
 	}
-	if others := priorities[:len(priorities)-1]; slices.Min(others) != 40 || slices.Max(others) != 40 {
-		t.Errorf("priorities %v: want all but one of 40", priorities)
+	others := priorities[:len(priorities)-1]
+	if !hasBackstop(t) {
+		if i := len(others) - 1; others[i] == 45 {
+			others = others[:i]
+		} else {
+			t.Errorf("priorities %v: want one thread of 45", priorities)
+		}
+	}
+	if slices.Min(others) != 40 || slices.Max(others) != 40 {
+		t.Errorf("priorities %v: want all others of 40", priorities)
 	}
 	if procFile(t, pid, "status", "VmLck:") == "0 kB" {
 		t.Error("no page is locked")
