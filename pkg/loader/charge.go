@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -34,18 +33,14 @@ func (l *Loader) ChargeRefused() error { return l.chargeRefused }
 
 // takeCharge takes the charge hook out of a collection, so that the rest loads where the
 // kernel refuses it, and returns a collection of the hook alone.
-func takeCharge(spec *ebpf.CollectionSpec) *ebpf.CollectionSpec {
-	charge := spec.Copy()
+func takeCharge(spec *ebpf.CollectionSpec) (charge *ebpf.CollectionSpec, err error) {
+	charge = spec.Copy()
 	for name := range charge.Programs {
 		if name != gen.EvictProgPageCharge {
 			delete(charge.Programs, name)
 		}
 	}
-	spec.Programs[gen.EvictProgPageCharge] = &ebpf.ProgramSpec{
-		Name: "no_charge_hook", Type: ebpf.RawTracepoint, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	}
-	return charge
+	return charge, takeOut(spec, gen.EvictProgPageCharge)
 }
 
 // openCharge loads and attaches the charge hook over the maps of the other programs. Where

@@ -135,7 +135,10 @@ func Open(o Options) (*Loader, error) {
 	}
 	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, can: can, unmap: map[*ebpf.Map]func() error{}}
 	l.record.RawSample = make([]byte, 0, unsafe.Sizeof(gen.EvictRecord{})) // or the first crossing allocates it
-	charge := takeCharge(spec)
+	charge, err := takeCharge(spec)
+	if err != nil {
+		return nil, err
+	}
 	coll, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, explain(err)
