@@ -24,7 +24,7 @@ type able struct {
 	reach Reach
 }
 
-func abilities(o Options) (able, error) {
+func abilities(o Options, types *kernelTypes) (able, error) {
 	if o.able != nil {
 		return *o.able, nil
 	}
@@ -36,7 +36,7 @@ func abilities(o Options) (able, error) {
 	if err != nil {
 		return able{}, fmt.Errorf("try bpf_timer: %w", explain(err))
 	}
-	reach, err := reachByBTF()
+	reach, err := reach(types)
 	return able{timers: true, reach: reach}, err
 }
 
@@ -45,10 +45,18 @@ func (a able) trim(spec *ebpf.CollectionSpec) error {
 	if a.timers {
 		return takeOut(spec, gen.EvictProgTick)
 	}
+	a.stubBackstop(spec)
+	return takeOut(spec, gen.EvictProgStartFarTimer, gen.EvictProgInitBackstop)
+}
+
+// stubBackstop takes the backstop out of the hooks where it can't run.
+func (a able) stubBackstop(spec *ebpf.CollectionSpec) {
+	if a.timers {
+		return
+	}
 	for _, p := range spec.Programs {
 		p.Instructions = withStubs(p.Instructions, "backstop_alert", "backstop_ambush")
 	}
-	return takeOut(spec, gen.EvictProgStartFarTimer, gen.EvictProgInitBackstop)
 }
 
 // takeOut replaces programs that are not used by ones that do nothing, so that the

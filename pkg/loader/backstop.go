@@ -1,12 +1,8 @@
 package loader
 
 import (
-	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
-
-	"github.com/cilium/ebpf/btf"
 
 	"github.com/ebpf-evict/ebpf-evict/gen"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
@@ -28,17 +24,10 @@ const (
 // Reach says whom the backstop can kill on this kernel.
 func (l *Loader) Reach() Reach { return l.can.reach }
 
-func reachByBTF() (Reach, error) {
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
-		return ReachSelf, fmt.Errorf("read the kernel's BTF: %w", err)
-	}
+func reach(types *kernelTypes) (Reach, error) {
 	for _, name := range []string{"bpf_send_signal_task", "bpf_task_from_pid"} {
-		var f *btf.Func
-		if err := kernel.TypeByName(name, &f); errors.Is(err, btf.ErrNotFound) {
-			return ReachSelf, nil
-		} else if err != nil {
-			return ReachSelf, fmt.Errorf("look for %s: %w", name, err)
+		if has, err := types.has(name); err != nil || !has {
+			return ReachSelf, err
 		}
 	}
 	return ReachAll, nil

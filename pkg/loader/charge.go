@@ -45,7 +45,7 @@ func takeCharge(spec *ebpf.CollectionSpec) (charge *ebpf.CollectionSpec, err err
 
 // openCharge loads and attaches the charge hook over the maps of the other programs. Where
 // the kernel refuses that, it is an error only if nothing else was wanted.
-func (l *Loader) openCharge(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map, o Options) error {
+func (l *Loader) openCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOptions, o Options) error {
 	switch o.MemoryTier {
 	case TierAlloc:
 		return nil
@@ -53,15 +53,15 @@ func (l *Loader) openCharge(spec *ebpf.CollectionSpec, shared map[string]*ebpf.M
 	default:
 		return fmt.Errorf("memory tier %q: want %s or %s", o.MemoryTier, TierCharge, TierAlloc)
 	}
-	l.chargeRefused = l.attachCharge(spec, shared)
+	l.chargeRefused = l.attachCharge(spec, onto)
 	if l.chargeRefused != nil && o.MemoryTier == TierCharge {
 		return l.chargeRefused
 	}
 	return nil
 }
 
-func (l *Loader) attachCharge(spec *ebpf.CollectionSpec, shared map[string]*ebpf.Map) error {
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+func (l *Loader) attachCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOptions) error {
+	coll, err := ebpf.NewCollectionWithOptions(spec, onto)
 	if err != nil {
 		return fmt.Errorf("load fentry of page_counter_try_charge: %w", plain(err))
 	}

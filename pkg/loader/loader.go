@@ -28,6 +28,10 @@ type Options struct {
 	// PinDir is where counters, statistics and intents are pinned; "" pins nothing.
 	// Its parent must be a bpffs, or is mounted as one.
 	PinDir string
+	// BTF is a file with this kernel's types, a copy of KernelBTF or an ELF file with them,
+	// for where the kernel's own are hidden; "" where they are not. A kernel that was built
+	// without takes no hook of ours whatever the file says.
+	BTF string
 	// FillBytesPerSecond bounds how fast this machine can fill memory. Default
 	// DefaultFillBytesPerSecond for each CPU.
 	FillBytesPerSecond int64
@@ -56,10 +60,6 @@ const (
 	DefaultMarginBytes = 512 << 20
 	defaultDeltaBytes  = 8 << 20
 )
-
-// ErrNoBTF means that the kernel was built without CONFIG_DEBUG_INFO_BTF (5.2), without
-// which no CO-RE program loads.
-var ErrNoBTF = errors.New("the kernel has no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF=y")
 
 // ErrPrivilege means that the kernel refuses BPF to this process.
 var ErrPrivilege = errors.New("no permission to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE")
@@ -113,11 +113,12 @@ type Loader struct {
 
 // Open loads the programs, finds the node's counters, attaches task:task_newtask and
 // starts the far timer, in the kernel or, before 5.15, on a thread. The allocation hook
-// stays off until Arm. Errors: ErrNoBTF,
-// ErrPrivilege, and *ebpf.VerifierError (print it once with %+v).
+// stays off until Arm. Errors: ErrNoBTF, ErrForeignBTF, ErrPrivilege, and
+// *ebpf.VerifierError (print it once with %+v).
 func Open(o Options) (*Loader, error) {
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); errors.Is(err, os.ErrNotExist) {
-		return nil, ErrNoBTF
+	types, err := loadTypes(o.BTF)
+	if err != nil {
+		return nil, err
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		o.Log.Debug().Err(err).Msg("memlock limit not raised; needed below 5.11 only")
@@ -126,7 +127,7 @@ func Open(o Options) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	can, err := abilities(o)
+	can, err := abilities(o, types)
 	if err != nil {
 		return nil, err
 	}
@@ -139,19 +140,20 @@ func Open(o Options) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	coll, err := ebpf.NewCollection(spec)
+	coll, err := ebpf.NewCollectionWithOptions(spec, types.options())
 	if err != nil {
 		return nil, explain(err)
 	}
-	shared := maps.Clone(coll.Maps) // Assign takes them
-	defer coll.Close()              // what is not assigned: the sections' maps, held by the programs
+	onto := types.options()
+	onto.MapReplacements = maps.Clone(coll.Maps) // Assign takes them
+	defer coll.Close()                           // what is not assigned: the sections' maps, held by the programs
 	if err := coll.Assign(&l.objs); err != nil {
 		return nil, fmt.Errorf("assign the BPF object: %w", err)
 	}
 	if err := l.openAll(coll, o); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	if err := l.openCharge(charge, shared, o); err != nil {
+	if err := l.openCharge(charge, onto, o); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
@@ -198,6 +200,9 @@ func (l *Loader) start(o Options) error {
 	l.helpRun = newTestRun(l.objs.Refresh.FD())
 	l.walkRun, l.hotWalkRun = newTestRun(l.objs.Walk.FD()), newTestRun(l.objs.Walk.FD())
 	err := l.learn()
+	if err == nil && o.BTF != "" {
+		err = fits(l.Node())
+	}
 	if err != nil {
 		return err
 	}
