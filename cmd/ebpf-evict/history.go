@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +15,11 @@ import (
 )
 
 // journalFlags are those of the commands that read the journal.
-type journalFlags struct{ path, output string }
+type journalFlags struct{ config, path, output string }
 
 func (f *journalFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.path, "journal", config.Default().Journal, "journal to read, its former files (.1, .2, ...) included")
+	cmd.Flags().StringVar(&f.config, "config", "", "the agent's configuration file, for the path of its journal")
+	cmd.Flags().StringVar(&f.path, "journal", "", "journal to read, its former files (.1, .2, ...) included; outranks the configuration's (default "+config.Default().Journal+")")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "table, or json: the lines as they stand in the journal")
 }
 
@@ -26,9 +28,13 @@ func (f *journalFlags) read(warnings io.Writer) ([]record.Eviction, error) {
 	if f.output != "table" && f.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %q: want table or json", f.output)}
 	}
-	all, skipped, err := record.ReadEvictions(f.path)
+	c, err := loadConfig(f.config)
+	if err != nil {
+		return nil, err
+	}
+	all, skipped, err := record.ReadEvictions(cmp.Or(f.path, c.Journal))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w (has the agent run? --journal names another file)", err)
+		return nil, fmt.Errorf("%w (has the agent run? --config names its configuration, --journal another file)", err)
 	}
 	if skipped > 0 {
 		fmt.Fprintf(warnings, "ebpf-evict: %d torn or unknown lines of the journal were skipped\n", skipped)
@@ -42,7 +48,7 @@ func newHistoryCmd(out io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "history",
 		Short:   "List the evictions of the journal, the newest last",
-		Example: "  ebpf-evict history --limit 5\n  ebpf-evict history -o json | jq .victim.name",
+		Example: "  ebpf-evict history --config /etc/ebpf-evict/config.yaml --limit 5\n  ebpf-evict history -o json | jq .victim.name",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 {

@@ -88,6 +88,26 @@ func TestHistory(t *testing.T) {
 	}
 }
 
+func TestJournalIsFoundByTheConfiguration(t *testing.T) {
+	named, other := writeJournal(t, killLine, doneLine), writeJournal(t, bareLine)
+	file := writeFile(t, "config.yaml", "journal: "+named+"\n")
+	const id = "01KDYAK383041061050R3GG28A"
+	if got, _, err := history(t, "--config", file, "-o", "json"); err != nil || got != killLine+"\n"+doneLine+"\n" {
+		t.Errorf("history: %q, %v", got, err)
+	}
+	if got, _, err := explain(t, "--config", file, id); err != nil || !strings.Contains(got, "eviction "+id) {
+		t.Errorf("explain: %q, %v", got, err)
+	}
+	if got, _, err := history(t, "--config", file, "--journal", other, "-o", "json"); err != nil || got != bareLine+"\n" {
+		t.Errorf("another journal than the configuration's: %q, %v", got, err)
+	}
+	var usage usageError
+	bad := writeFile(t, "bad.yaml", "jurnal: /x\n")
+	if got, _, err := history(t, "--config", bad); !errors.As(err, &usage) || got != "" {
+		t.Errorf("a bad configuration: %q, %v", got, err)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	path := writeJournal(t, killLine, doneLine, openLine)
 	want := `eviction 01KDYAK383041061050R3GG28A

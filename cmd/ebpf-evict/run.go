@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ import (
 )
 
 func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) *cobra.Command {
-	var file, mode string
+	var file, mode, btf string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent",
@@ -35,7 +36,7 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 			if err != nil {
 				return err
 			}
-			load := func() (*config.Config, error) { return loadForRun(file, mode, log) }
+			load := func() (*config.Config, error) { return loadForRun(file, mode, btf, log) }
 			c, err := load()
 			if err != nil {
 				return err
@@ -61,11 +62,12 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML); none: the kubelet's defaults, shadow mode")
 	cmd.Flags().StringVar(&mode, "mode", "", "enforce or shadow; outranks the file")
+	cmd.Flags().StringVar(&btf, "btf", "", btfUsage)
 	return cmd
 }
 
 // loadForRun is the file with the flags on top, and says what of it has no effect.
-func loadForRun(file, mode string, log zerolog.Logger) (*config.Config, error) {
+func loadForRun(file, mode, btf string, log zerolog.Logger) (*config.Config, error) {
 	c, err := loadConfig(file)
 	if err != nil {
 		return nil, err
@@ -73,11 +75,15 @@ func loadForRun(file, mode string, log zerolog.Logger) (*config.Config, error) {
 	if err := setMode(c, mode); err != nil {
 		return nil, err
 	}
+	c.BTF = cmp.Or(btf, c.BTF)
 	for _, w := range c.Warnings() {
 		log.Warn().Msg(w)
 	}
 	return c, nil
 }
+
+// btfUsage is what the flag --btf is for.
+const btfUsage = "file with this kernel's types, where /sys/kernel/btf is hidden; outranks the file's key btf"
 
 // onHangup loads the configuration at each SIGHUP until ctx is done. A bad one is reported
 // and goes no further.

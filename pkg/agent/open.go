@@ -133,7 +133,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 		return nil, nil, err
 	}
 	if a.kernel, err = loader.Open(loader.Options{
-		PinDir: o.PinDir, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes,
+		PinDir: o.PinDir, BTF: c.BTF, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes,
 		MemoryTier: o.MemoryTier, RaiseTicker: func() { raise(zerolog.Nop(), tickerPriority) }, Log: o.Log,
 	}); err != nil {
 		return nil, nil, err

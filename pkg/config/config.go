@@ -108,6 +108,9 @@ type Config struct {
 	// MarginBytes is how far from a wire the hot hook is attached at the latest. 0, the
 	// default, leaves it to the agent.
 	MarginBytes int64
+	// BTF is the absolute path of a file with this kernel's types, for where
+	// /sys/kernel/btf is hidden; default none.
+	BTF string `key:"btf"`
 }
 
 // Budget limits the kills. 0 means no kill at all.
@@ -120,7 +123,7 @@ type Budget struct {
 type Drill struct {
 	// AtStart: once it watches; default true. Where it fails an enforcing agent ends.
 	AtStart bool
-	// Every is between two drills; 0 is never. Default 1h.
+	// Every is between two drills, from 1s on; 0 is never. Default 1h.
 	Every time.Duration
 }
 
@@ -130,9 +133,13 @@ type Backstop struct {
 	// Enabled is true by default.
 	Enabled bool
 	// Grace is what the kernel leaves to the agent after a crossing; default 1ms, 0 for
-	// none, at most 10s, as the kernel's licence does not hold longer.
+	// none, else from MinGrace to MaxGrace.
 	Grace time.Duration
 }
+
+// MinGrace is the shortest grace that is one: the kernel takes as long itself until it tries
+// again (RETRY_NS of bpf/backstop.h), and an agent to wake up (47 µs). Who wants less wants 0.
+const MinGrace = 50 * time.Microsecond
 
 // MaxGrace is the longest grace of the backstop, and for how long it may act after the
 // agent's last healthy pass.

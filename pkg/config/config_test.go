@@ -55,6 +55,7 @@ drill: {atStart: false, every: 90m}
 backstop: {enabled: false, grace: 2ms}
 fillBytesPerSecond: 11G
 marginBytes: 1073741824
+btf: /x/vmlinux
 `)
 	want := &Config{
 		EvictionHard:                     map[string]string{"memory.available": "500Mi", "nodefs.available": "10%"},
@@ -85,6 +86,7 @@ marginBytes: 1073741824
 		Backstop:                         Backstop{Enabled: false, Grace: 2 * time.Millisecond},
 		MaxFillBytesPerSecond:            11e9,
 		MarginBytes:                      1 << 30,
+		BTF:                              "/x/vmlinux",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
@@ -115,7 +117,7 @@ func TestParseKeepsDefaults(t *testing.T) {
 
 func TestGraceOfTheBackstop(t *testing.T) {
 	for yaml, want := range map[string]time.Duration{
-		"0": 0, `"0"`: 0, "0s": 0, "100us": 100 * time.Microsecond, "10s": 10 * time.Second,
+		"0": 0, `"0"`: 0, "0s": 0, "50us": 50 * time.Microsecond, "10s": 10 * time.Second, "null": time.Millisecond, "": time.Millisecond,
 	} {
 		if got := mustParse(t, "backstop: {grace: "+yaml+"}").Backstop; got != (Backstop{true, want}) {
 			t.Errorf("grace %s: %+v", yaml, got)
@@ -198,13 +200,16 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"budget beyond what is counted":    {"budget: {killsPerHour: 257}", "budget.killsPerHour", "257", "256"},
 		"budget as a number":               {"budget: 20", "budget", "20", "killsPerHour, killsPerMinute"},
 		"drill as a switch":                {"drill: true", "drill", "true", "atStart, every"},
-		"drills without a pause":           {"drill: {every: 10ms}", "drill.every", `"10ms"`, "at least 1s"},
+		"drills without a pause":           {"drill: {every: 10ms}", "drill.every", `"10ms"`, "from 1s to 2562047h"},
+		"drills once in 11,000 years":      {"drill: {every: 99999999h}", "drill.every", `"99999999h"`, "from 1s to 2562047h"},
+		"drills a minute too seldom":       {"drill: {every: 2562047h1m}", "drill.every", `"2562047h1m"`, "to 2562047h"},
 		"drills below zero":                {"drill: {every: -1h}", "drill.every", `"-1h"`, "0 (never)"},
 		"drills without a unit":            {"drill: {every: 5}", "drill.every", "5", `"1h"`},
 		"backstop as a word":               {"backstop: on", "backstop", "true", "enabled, grace"},
-		"backstop grace below zero":        {"backstop: {grace: -1ms}", "backstop.grace", `"-1ms"`, `"10s"`},
-		"backstop grace too long":          {"backstop: {grace: 10.1s}", "backstop.grace", `"10.1s"`, `"10s"`},
-		"backstop grace without a unit":    {"backstop: {grace: 5}", "backstop.grace", "5", `"10s"`},
+		"backstop grace below zero":        {"backstop: {grace: -1ms}", "backstop.grace", `"-1ms"`, "or 0"},
+		"backstop grace of no time":        {"backstop: {grace: 1ns}", "backstop.grace", `"1ns"`, "from 50µs"},
+		"backstop grace too long":          {"backstop: {grace: 10.1s}", "backstop.grace", `"10.1s"`, "to 10s"},
+		"backstop grace without a unit":    {"backstop: {grace: 5}", "backstop.grace", "5", "to 10s"},
 		"rate below zero":                  {"fillBytesPerSecond: -1", "fillBytesPerSecond", "-1", "1Gi"},
 		"margin unparsable":                {"marginBytes: much", "marginBytes", `"much"`, "1Gi"},
 		"margin beyond 64 bits":            {"marginBytes: 1e30", "marginBytes", "1e+30", "1Gi"},

@@ -103,6 +103,7 @@ func (c *Config) keys() map[string]decoder {
 		"backstop":                         c.Backstop.decode,
 		"fillBytesPerSecond":               amount(&c.MaxFillBytesPerSecond),
 		"marginBytes":                      amount(&c.MarginBytes),
+		"btf":                              filePath(&c.BTF),
 	}
 }
 
@@ -122,8 +123,12 @@ func (d *Drill) decode(key string, raw json.RawMessage) error {
 	})
 }
 
-// minDrillEvery keeps drills from being most of what an agent does.
-const minDrillEvery = time.Second
+const (
+	// minDrillEvery keeps drills from being most of what an agent does.
+	minDrillEvery = time.Second
+	// maxDrillEvery is 292 years: what 64 bits of nanoseconds hold.
+	maxDrillEvery = math.MaxInt64 / time.Hour * time.Hour
+)
 
 func drillEvery(dst *time.Duration) decoder {
 	return func(key string, raw json.RawMessage) error {
@@ -132,8 +137,8 @@ func drillEvery(dst *time.Duration) decoder {
 			s = string(raw) // 0 needs no unit
 		}
 		d, err := time.ParseDuration(s)
-		if err != nil || d != 0 && d < minDrillEvery {
-			return &Error{Key: key, Value: show(raw), Want: fmt.Sprintf(`a duration of at least %v such as "1h", or 0 (never)`, minDrillEvery)}
+		if err != nil || d != 0 && (d < minDrillEvery || d > maxDrillEvery) {
+			return &Error{Key: key, Value: show(raw), Want: fmt.Sprintf(`a duration from %v to %.0fh such as "1h", or 0 (never)`, minDrillEvery, maxDrillEvery.Hours())}
 		}
 		*dst = d
 		return nil
@@ -153,8 +158,8 @@ func (b *Backstop) decodeGrace(key string, raw json.RawMessage) error {
 		s = string(raw) // 0 needs no unit, and so no quotes
 	}
 	d, err := time.ParseDuration(s)
-	if err != nil || d < 0 || d > MaxGrace {
-		return &Error{Key: key, Value: show(raw), Want: `a duration from "0" (the kernel acts first) to "10s"`}
+	if err != nil || d != 0 && (d < MinGrace || d > MaxGrace) {
+		return &Error{Key: key, Value: show(raw), Want: fmt.Sprintf("a duration from %v to %v, or 0 (the kernel acts first)", MinGrace, MaxGrace)}
 	}
 	b.Grace = d
 	return nil
