@@ -1,191 +1,204 @@
 package main
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
-	"text/tabwriter"
+	"time"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
-	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
-	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
-	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
-	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/preflight"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
-// finding is one line of the preflight.
-type finding struct {
-	What string `json:"what"`
-	OK   bool   `json:"ok"`
-	// Needed: without it the node is not protected.
-	Needed bool   `json:"needed"`
-	Detail string `json:"detail"`
-}
+// runsWithoutBPF: `run` goes on with the tiers event and poll where the programs don't load.
+const runsWithoutBPF = false
 
 func newCheckCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Command {
-	var format string
+	var file, btf, format string
 	cmd := &cobra.Command{
-		Use:     "check",
-		Short:   "Say what this kernel allows, and which back-end each signal gets",
-		Long:    "Loads and attaches every program for a moment and changes nothing else. Exit code 3: not protected.",
-		Example: "  ebpf-evict check -o json",
+		Use:   "check",
+		Short: "Say what this node allows, which tier each signal gets, and what is missing",
+		Long: "Tries what run needs, one by one: kernel, rights, each BPF program by itself, scheduling,\n" +
+			"and says what each signal would be watched with. Hooks are attached for a moment, nothing is\n" +
+			"left. Exit code 3: run --mode enforce would not protect this node, and what to do.\n" +
+			"--log-level debug has the verifier's whole log.",
+		Example: "  ebpf-evict check --config /etc/ebpf-evict/config.yaml\n  ebpf-evict check -o json | jq .missing",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			log, err := log()
 			if err != nil {
 				return err
 			}
-			findings := preflight(log)
-			if err := printFindings(out, format, findings); err != nil {
+			if format != "table" && format != "json" {
+				return usageError{errors.New("-o: want table or json")}
+			}
+			c, err := loadConfig(file)
+			if err != nil {
 				return err
 			}
-			for _, f := range findings {
-				if f.Needed && !f.OK {
-					return fmt.Errorf("%w: %s: %s", errUnprotected, f.What, f.Detail)
-				}
+			c.BTF = cmp.Or(btf, c.BTF)
+			r := preflight.Check(preflight.Options{Config: c, Given: file != "", WithoutBPF: runsWithoutBPF, Log: log})
+			if err := printReport(out, format, &r); err != nil {
+				return err
 			}
-			return nil
+			return unprotected(&r)
 		},
 	}
+	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML) that enforce is asked with; none: the kubelet's defaults")
+	cmd.Flags().StringVar(&btf, "btf", "", btfUsage)
 	cmd.Flags().StringVarP(&format, "output", "o", "table", "table or json")
 	return cmd
 }
 
-func preflight(log zerolog.Logger) []finding {
-	findings := []finding{kernelRelease(), btf(), cgroupVersion(), scheduling(), drillable()}
-	l, err := loader.Open(loader.Options{Log: log})
-	if err != nil {
-		return append(findings, finding{"bpf programs", false, true, err.Error()})
+// unprotected names what is missing.
+func unprotected(r *preflight.Report) error {
+	if r.Protects {
+		return nil
 	}
-	defer func() { _ = l.Close() }()
-	findings = append(findings,
-		programsOf(l.Reach()),
-		finding{"pid.available", true, true, "tier bpf-task: task:task_newtask"})
-	if err := l.Arm(); err != nil {
-		return append(findings, finding{"memory.available", false, true, err.Error()})
+	var names []string
+	for _, m := range r.Missing {
+		names = append(names, m.What)
 	}
-	findings = append(findings, backstopOf(l.Reach(), l.MemoryTier()))
-	detail := memoryTier(l.MemoryTier(), l.ChargeRefused())
-	rows, err := l.Walk()
-	findings = append(findings,
-		finding{"memory.available", true, true, detail},
-		finding{"allocatableMemory.available", true, true, detail})
-	return append(findings, finding{"cgroup table", err == nil, true, fmt.Sprintf("%d memory cgroups", rows)})
+	return fmt.Errorf("%w: %s; %s: %s", errUnprotected, strings.Join(names, ", "), r.Missing[0].What, r.Missing[0].Get)
 }
 
-// memoryTier says what sees memory run out, and why nothing better does.
-func memoryTier(tier string, refused error) string {
-	if tier == loader.TierCharge {
-		return "tier bpf-charge: page_counter_try_charge, always attached, each batch of 64 pages; what tasks in the root cgroup take by the timer within 1 ms, 5 ms where it is little, and then by kmem:mm_page_alloc"
-	}
-	text := "tier bpf-alloc: kmem:mm_page_alloc, attached while a wire is near"
-	if refused != nil {
-		text += "; not bpf-charge: " + refused.Error()
-	}
-	return text
-}
-
-// programsOf says what runs. What the backstop needs, the far timer does.
-func programsOf(r loader.Reach) finding {
-	if r == loader.ReachNone {
-		return finding{"bpf programs", true, true, "all that this kernel can load; task:task_newtask runs, and a thread in the place of the timer (bpf_timer, Linux 5.15)"}
-	}
-	return finding{"bpf programs", true, true, "all load; task:task_newtask and the timer (bpf_timer) run"}
-}
-
-// backstopOf says what the kernel can do in the place of an agent that stalls.
-func backstopOf(r loader.Reach, tier string) finding {
-	switch {
-	case r == loader.ReachNone:
-		return finding{"backstop", false, false, "none: nobody kills for an agent that stalls; self-signal from Linux 5.15 (bpf_timer), full from 6.13 (bpf_send_signal_task)"}
-	case r == loader.ReachAll:
-		return finding{"backstop", true, false, "full: reaches any process, also while the allocation hook is off; off in shadow mode"}
-	case tier == loader.TierCharge:
-		return finding{"backstop", true, false, "self-signal only: reaches who is charged or forks; full from Linux 6.13 (bpf_send_signal_task); off in shadow mode"}
-	}
-	return finding{"backstop", true, false, "self-signal only: reaches who allocates or forks, and who forks while the allocation hook is off; full from Linux 6.13 (bpf_send_signal_task); off in shadow mode"}
-}
-
-func kernelRelease() finding {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return finding{"kernel", false, false, err.Error()}
-	}
-	return finding{"kernel", true, false, unix.ByteSliceToString(u.Release[:])}
-}
-
-func btf() finding {
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		return finding{"btf", false, true, loader.ErrNoBTF.Error()}
-	}
-	return finding{"btf", true, true, "/sys/kernel/btf/vmlinux"}
-}
-
-func cgroupVersion() finding {
-	fs, err := cgroupfs.New("/sys/fs/cgroup")
-	if err != nil {
-		return finding{"cgroup", false, true, err.Error()}
-	}
-	version := "v2"
-	if fs.Version() == cgroupfs.V1 {
-		version = "v1 or hybrid: SIGKILL by pidfd, no cgroup.kill"
-	}
-	return finding{"cgroup", true, true, version + " (" + strings.Join(fs.Controllers(), " ") + ")"}
-}
-
-// scheduling tries the classes in a thread that ends with it.
-func scheduling() finding {
-	found := make(chan finding)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		class, err := agent.Raise(1)
-		f := finding{"scheduling", class == agent.ClassFIFO, false, string(class)}
+func printReport(out io.Writer, format string, r *preflight.Report) error {
+	if format == "json" {
+		b, err := r.Encode()
 		if err != nil {
-			f.Detail += ", SCHED_FIFO refused: kills may take milliseconds under load, and so the backstop acts first (grace 0); needs CAP_SYS_NICE, and on v1 a cpu cgroup with cpu.rt_runtime_us"
+			return err
 		}
-		found <- f
-	}()
-	return <-found
+		_, err = out.Write(b)
+		return err
+	}
+	_, err := io.WriteString(out, reportTable(r))
+	return err
 }
 
-// drillable looks where canaries would get their cgroups, and makes none.
-func drillable() finding {
-	fs, err := cgroupfs.New("/sys/fs/cgroup")
-	if err != nil {
-		return finding{"drill", false, false, "not possible: " + err.Error()}
+// table is lines in groups: a mark, a name, a word on it.
+type table struct{ strings.Builder }
+
+func (t *table) group(name string) {
+	if t.Len() > 0 {
+		t.WriteByte('\n')
 	}
-	for _, procs := range fs.ProcsFiles("/") {
-		if err := unix.Access(filepath.Dir(procs), unix.W_OK); err != nil {
-			return finding{"drill", false, false, fmt.Sprintf("not possible: no cgroup can be made in %s: %v; enforce needs drill: {atStart: false}", filepath.Dir(procs), err)}
-		}
-	}
-	return finding{"drill", true, false, "possible: its canaries get cgroups below " + drill.Parent}
+	t.WriteString(name + "\n")
 }
 
-func printFindings(out io.Writer, format string, findings []finding) error {
-	switch format {
-	case "json":
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return e.Encode(findings)
-	case "table":
-		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-		for _, f := range findings {
-			mark := "ok"
-			if !f.OK {
-				mark = "MISSING"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\n", mark, f.What, f.Detail)
-		}
-		return w.Flush()
+func (t *table) line(ok bool, what, detail string) {
+	mark := "ok"
+	if !ok {
+		mark = "no"
 	}
-	return usageError{errors.New("-o: want table or json")}
+	fmt.Fprintln(t, strings.TrimRight(fmt.Sprintf("  %-4s%-30s%s", mark, what, detail), " "))
+}
+
+func reportTable(r *preflight.Report) string {
+	t := &table{}
+	t.group("kernel " + r.Kernel + " (" + r.Arch + ")")
+	t.line(r.BTF.OK, "BTF", cmp.Or(r.BTF.Error, r.BTF.File))
+	t.line(r.Lockdown.Mode != "confidentiality", "lockdown", r.Lockdown.Mode+after(": ", r.Lockdown.Effect))
+	t.line(r.Cgroup.Error == "", "cgroup", cgroupLine(&r.Cgroup))
+	t.group("capabilities, and what for")
+	for _, c := range r.Capabilities {
+		t.line(c.Held, c.Name, c.Use)
+	}
+	t.group("BPF programs, each by itself")
+	for _, h := range r.Hooks {
+		t.line(h.OK, h.Program, h.Section+after(": ", h.Error))
+	}
+	t.line(r.Programs.OK, "all together", cmp.Or(r.Programs.Error, fmt.Sprintf("run, and see %d memory cgroups", r.Programs.Cgroups)))
+	t.group("the agent's process")
+	t.line(r.Scheduling.OK, "scheduling", schedulingLine(&r.Scheduling))
+	t.line(r.MemoryLocking.OK, "memory locking", lockingLine(&r.MemoryLocking))
+	t.line(r.Backstop.Reach != "none", "backstop", backstopLines[r.Backstop.Reach])
+	t.line(r.Drill.Possible, "drill", cmp.Or(after("not possible: ", r.Drill.Error), "possible"))
+	t.group("signals: tier, crossing to SIGKILL, why")
+	for _, s := range sameTiers(r.Tiers) {
+		t.line(s.Tier != preflight.TierNone, s.Signal, fmt.Sprintf("%-11s%-14s%s", s.Tier, latencyOf(s), s.Why))
+	}
+	t.verdict(r)
+	return t.String()
+}
+
+func (t *table) verdict(r *preflight.Report) {
+	if r.Protects {
+		t.group("run --mode enforce protects this node")
+		return
+	}
+	t.group("run --mode enforce does not protect this node; missing:")
+	for _, m := range r.Missing {
+		t.line(false, m.What, m.Get)
+	}
+}
+
+// after is the text with what leads to it, or nothing.
+func after(lead, text string) string {
+	if text == "" {
+		return ""
+	}
+	return lead + text
+}
+
+func cgroupLine(c *preflight.Cgroup) string {
+	if c.Error != "" {
+		return c.Error
+	}
+	kill := "SIGKILL by pidfd"
+	if c.Kill {
+		kill = "cgroup.kill"
+	}
+	return fmt.Sprintf("%s, %s; %s", c.Version, kill, strings.Join(c.Controllers, " "))
+}
+
+func schedulingLine(s *preflight.Scheduling) string {
+	if s.OK {
+		return s.Class
+	}
+	return fmt.Sprintf("%s (%s): kills may take milliseconds under load, and the backstop acts first; add CAP_SYS_NICE, and on v1 cpu.rt_runtime_us", s.Class, s.Error)
+}
+
+func lockingLine(l *preflight.MemoryLocking) string {
+	if l.OK {
+		return "mlockall"
+	}
+	return fmt.Sprintf("mlockall: %s: the agent may wait for its own pages; add CAP_IPC_LOCK", l.Error)
+}
+
+// backstopLines say what the kernel can do in the place of an agent that stalls.
+var backstopLines = map[string]string{
+	"all":  "reaches any process, also while the allocation hook is off; off in shadow mode",
+	"self": "reaches who allocates or forks, and while the allocation hook is off who forks; more from Linux 6.13 on; off in shadow mode",
+	"none": "none without BPF programs",
+}
+
+// sameTiers joins the disk signals, which share a line.
+func sameTiers(tiers []preflight.Tier) []preflight.Tier {
+	var lines []preflight.Tier
+	for _, t := range tiers {
+		if !signal.Signal(t.Signal).Disk() {
+			lines = append(lines, t)
+			continue
+		}
+		if last := len(lines) - 1; lines[last].Signal == allDisks {
+			continue
+		}
+		t.Signal = allDisks
+		lines = append(lines, t)
+	}
+	return lines
+}
+
+const allDisks = "nodefs, imagefs, containerfs"
+
+func latencyOf(t preflight.Tier) string {
+	if t.ExpectedLatencyNs == 0 {
+		return ""
+	}
+	return "~" + time.Duration(t.ExpectedLatencyNs).String()
 }

@@ -62,7 +62,7 @@ const (
 )
 
 // ErrPrivilege means that the kernel refuses BPF to this process.
-var ErrPrivilege = errors.New("no permission to load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE")
+var ErrPrivilege = errors.New("no permission to load BPF programs: run as root of the host, or with CAP_BPF and CAP_PERFMON (and CAP_SYS_RESOURCE before 5.11)")
 
 // Loader is the loaded set of programs. Methods may be called from several goroutines,
 // except those that say whom they are for.

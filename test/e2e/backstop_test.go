@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,36 +35,22 @@ func needsBackstop(t *testing.T) {
 	}
 }
 
-func hasBackstop(t *testing.T) bool { return !strings.HasPrefix(checked(t, "backstop"), "none") }
-
-// checked is what check says of something on this kernel.
-func checked(t *testing.T, what string) string {
-	t.Helper()
-	out, err := exec.Command(binary(t), "check", "-o", "json").Output()
-	must(t, err)
-	var findings []struct{ What, Detail string }
-	must(t, json.Unmarshal(out, &findings))
-	for _, f := range findings {
-		if f.What == what {
-			return f.Detail
-		}
-	}
-	t.Fatalf("check says nothing of %s: %s", what, out)
-	return ""
-}
+func hasBackstop(t *testing.T) bool { return backstopReach(t) != "none" }
 
 // reachesAll reports whether the backstop reaches any process on this kernel.
-func reachesAll(t *testing.T) bool { return strings.HasPrefix(checked(t, "backstop"), "full") }
+func reachesAll(t *testing.T) bool { return backstopReach(t) == "all" }
 
-// memoryTier is what check says that sees memory.
+func backstopReach(t *testing.T) string {
+	t.Helper()
+	r, _ := checked(t, exec.Command(binary(t)))
+	return r.Backstop.Reach
+}
+
+// memoryTier is what sees memory on this kernel.
 func memoryTier(t *testing.T) string {
 	t.Helper()
-	text := checked(t, "memory.available")
-	tier, _, _ := strings.Cut(strings.TrimPrefix(text, "tier "), ":")
-	if tier != record.TierCharge && tier != record.TierAlloc {
-		t.Fatalf("check says %q", text)
-	}
-	return tier
+	r, _ := checked(t, exec.Command(binary(t)))
+	return tierOf(t, r, "memory.available").Tier
 }
 
 // leak makes a unit that holds memory and waits to take more.

@@ -73,7 +73,9 @@ type world struct {
 	journal string
 	// mode is enforce or shadow; extra is configuration beside the thresholds.
 	mode, extra string
-	agent       *exec.Cmd
+	// by is a command that leads to the agent.
+	by    []string
+	agent *exec.Cmd
 }
 
 const rootMemory = 1 << 30
@@ -131,7 +133,8 @@ func (w *world) start(thresholds map[string]string) {
 	w.t.Helper()
 	file := w.config(thresholds)
 	before := w.count(record.KindStart)
-	w.agent = exec.Command(binary(w.t), "run", "--config", file, "--log-level", "error")
+	args := append(w.by[:len(w.by):len(w.by)], binary(w.t), "run", "--config", file, "--log-level", "error")
+	w.agent = exec.Command(args[0], args[1:]...)
 	w.agent.Stderr = os.Stderr
 	w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nor does it outlive a test that is killed
 	must(w.t, startForGood(w.agent))

@@ -1,0 +1,129 @@
+package preflight
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/fallback"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+)
+
+// expected is the time from a crossing to SIGKILL on a quiet machine, with SCHED_FIFO
+// (docs/check.md has the sources).
+var expected = map[string]time.Duration{
+	record.TierCharge: 150 * time.Microsecond,
+	record.TierAlloc:  150 * time.Microsecond,
+	record.TierTask:   250 * time.Microsecond,
+	"event":           350 * time.Microsecond,
+	record.TierPoll:   time.Millisecond,
+}
+
+// diskLatency is the shortest pause between two readings of a filesystem (signal.Pace).
+const diskLatency = 50 * time.Millisecond
+
+// backends is what was found to watch memory and tasks with.
+type backends struct {
+	memory, tasks       string
+	memoryWhy, tasksWhy string
+}
+
+// tryPrograms loads all programs as `run` does.
+func (r *Report) tryPrograms(o loader.Options) (b backends) {
+	r.Backstop.Reach = "none"
+	l, err := loader.Open(o)
+	if err != nil {
+		r.Programs.Error = words(err)
+		return backends{memory: TierNone, tasks: TierNone, memoryWhy: r.Programs.Error, tasksWhy: r.Programs.Error}
+	}
+	defer func() { _ = l.Close() }()
+	r.Programs.OK = true
+	r.Backstop.Reach = reaches[l.Reach()]
+	if r.Programs.Cgroups, err = l.Walk(); err != nil {
+		r.Programs.OK, r.Programs.Error = false, fmt.Sprintf("walk the cgroups: %s", words(err))
+	}
+	b = backends{memory: l.MemoryTier(), tasks: record.TierTask, tasksWhy: "task:task_newtask"}
+	b.memoryWhy = "page_counter_try_charge, always attached; kmem:mm_page_alloc for what nobody is charged for"
+	if refused := l.ChargeRefused(); refused != nil {
+		b.memoryWhy = "kmem:mm_page_alloc, attached while a wire is near; not bpf-charge: " + words(refused)
+	}
+	if err := l.Arm(); err != nil {
+		r.Programs.OK, r.Programs.Error = false, words(err)
+		b.memory, b.memoryWhy = TierNone, words(err)
+	}
+	return b
+}
+
+// reaches are the names of whom the backstop reaches.
+var reaches = map[loader.Reach]string{loader.ReachNone: "none", loader.ReachSelf: "self", loader.ReachAll: "all"}
+
+// words are an error's without cilium/ebpf's hint at a limit that counts before 5.11 alone.
+func words(err error) string {
+	return strings.ReplaceAll(err.Error(), " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
+}
+
+func tryFallback(fs *cgroupfs.FS, fsErr error, log zerolog.Logger) Fallback {
+	if fsErr != nil {
+		return Fallback{Memory: TierNone, Tasks: TierNone, MemoryWhy: fsErr.Error(), TasksWhy: fsErr.Error()}
+	}
+	w, err := fallback.Open(fallback.Options{FS: fs, Log: log})
+	if err != nil {
+		return Fallback{Memory: TierNone, Tasks: TierNone, MemoryWhy: err.Error(), TasksWhy: err.Error()}
+	}
+	defer func() { _ = w.Close() }()
+	var f Fallback
+	of := func(scope sample.Scope) (string, string) {
+		tier, why := w.Tier(scope)
+		if why != nil {
+			return string(tier), why.Error()
+		}
+		return string(tier), ""
+	}
+	f.Memory, f.MemoryWhy = of(sample.ScopeNodeMemory)
+	f.Tasks, f.TasksWhy = of(sample.ScopeNodeTasks)
+	return f
+}
+
+// instead puts the tiers without BPF where there is no better one.
+func (b backends) instead(f Fallback) backends {
+	if b.memory == TierNone {
+		b.memory, b.memoryWhy = f.Memory, joined(f.MemoryWhy, b.memoryWhy)
+	}
+	if b.tasks == TierNone {
+		b.tasks, b.tasksWhy = f.Tasks, joined(f.TasksWhy, b.tasksWhy)
+	}
+	return b
+}
+
+func joined(parts ...string) string {
+	var said []string
+	for _, p := range parts {
+		if p != "" {
+			said = append(said, p)
+		}
+	}
+	return strings.Join(said, "; ")
+}
+
+func tiers(b backends) []Tier {
+	all := make([]Tier, 0, len(signal.Names()))
+	for _, s := range signal.Names() {
+		t := Tier{Signal: string(s)}
+		switch {
+		case s.Disk():
+			t.Tier, t.Why, t.ExpectedLatencyNs = record.TierPoll, "statfs", diskLatency.Nanoseconds()
+		case s.Memory():
+			t.Tier, t.Why, t.ExpectedLatencyNs = b.memory, b.memoryWhy, expected[b.memory].Nanoseconds()
+		default:
+			t.Tier, t.Why, t.ExpectedLatencyNs = b.tasks, b.tasksWhy, expected[b.tasks].Nanoseconds()
+		}
+		all = append(all, t)
+	}
+	return all
+}
