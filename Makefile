@@ -64,6 +64,11 @@ test-root: build ## tests that load BPF programs and kill, as root (by sudo wher
 test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=5.10|6.1|6.12|6.18|newest VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
 	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) -skip '$(VM_SKIP)' $(VM_FLAGS) -- $(VM_PKGS)
 	go run ./test/vm -kernel $(KERNEL) -numa 1024,1024 -run NUMA -env EBPF_EVICT_NUMA_NODES=2 -- ./pkg/loader
+	go run ./test/vm -kernel $(KERNEL) -append lockdown=confidentiality -bin $(BIN) -run Lockdown -env EBPF_EVICT_LOCKDOWN=1 -- ./test/e2e
+
+.PHONY: kernels
+kernels: build ## what check finds on each kernel and here: docs/kernels.md (KERNELS='5.10 6.1': those anew)
+	scripts/kernels.sh
 
 .PHONY: demo
 demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)

@@ -43,6 +43,7 @@ type machine struct {
 	kvm    bool     // else emulated by TCG
 	cx16   bool     // the emulated CPU has cmpxchg16b
 	memory []string // QEMU's arguments
+	append string   // more of the kernel's command line
 }
 
 func (m machine) console() string { return filepath.Join(m.dir, "console") }
@@ -79,7 +80,7 @@ func (m machine) qemuArgs(skip int) []string {
 		"-serial", "file:"+m.console(), "-serial", "stdio",
 		"-kernel", m.kernel, "-initrd", filepath.Join(m.dir, initrdName),
 		"-append", "console=ttyS0 quiet panic=-1 psi=1 cgroup_no_v1=all mitigations=off nokaslr "+
-			"tsc=reliable no_timer_check random.trust_cpu=on "+guest.SkipVariable+"="+strconv.Itoa(skip))
+			"tsc=reliable no_timer_check random.trust_cpu=on "+guest.SkipVariable+"="+strconv.Itoa(skip)+" "+m.append)
 }
 
 // memoryArgs give the guest its memory. Its first CPU belongs to the first NUMA node; a node
@@ -115,6 +116,8 @@ type report struct {
 	done   int  // jobs that have a verdict
 	failed bool // one of them, or what started them
 	ended  bool // the exit line came
+	// said is what the job without a verdict has said in this boot, or the last one.
+	said strings.Builder
 }
 
 func (r *report) code() int {
@@ -130,6 +133,8 @@ func (r *report) read(line string) {
 		if pass, ok := guest.ParseDone(line, r.jobs[r.done]); ok {
 			r.done++
 			r.failed = r.failed || !pass
+		} else {
+			r.said.WriteString(line + "\n")
 		}
 	}
 	if code, ok := guest.ParseExit(line); ok {
@@ -140,8 +145,8 @@ func (r *report) read(line string) {
 
 // runAll boots the guest until all jobs have a verdict and returns the exit code. After a
 // death it says so and boots again, for the jobs that are left.
-func runAll(ctx context.Context, vm machine, jobs []string) (int, error) {
-	r := &report{jobs: jobs}
+func runAll(ctx context.Context, vm machine, r *report) (int, error) {
+	jobs := r.jobs
 	for attempt := 1; ; attempt++ {
 		fmt.Printf("VM boots %s, attempt %d of %d, %d of %d packages to run\n", vm, attempt, attempts, len(jobs)-r.done, len(jobs))
 		err := vm.boot(ctx, r)
@@ -186,6 +191,7 @@ func (m machine) boot(ctx context.Context, r *report) error {
 		return err
 	}
 
+	r.said.Reset()
 	go watchClock(ctx, m.console(), kill)
 	follow(results, r)
 	powerOff := time.AfterFunc(powerOffTimeout, func() { kill(errors.New("it did not power off")) })

@@ -86,7 +86,7 @@ func TestRunAll(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			vm := emulator(t, tt.script)
 			vm.kvm = tt.kvm
-			code, err := runAll(t.Context(), vm, []string{"a", "b"})
+			code, err := runAll(t.Context(), vm, &report{jobs: []string{"a", "b"}})
 			if code != tt.wantCode || boots(t, vm) != tt.wantBoots {
 				t.Errorf("runAll = %d after %d boots, want %d after %d", code, boots(t, vm), tt.wantCode, tt.wantBoots)
 			}
@@ -100,11 +100,21 @@ func TestRunAll(t *testing.T) {
 	}
 }
 
+func TestWhatAProgramSaysIsThatOfItsLastBoot(t *testing.T) {
+	vm := emulator(t, "echo '"+guest.ClockLine(time.Second)+"' >$console\n"+
+		"echo half; if [ $boot = 1 ]; then kill -9 $$; fi; echo whole\n"+
+		"echo '"+guest.DoneLine("a", false, time.Second)+"'; echo '"+guest.ExitLine(1)+"'\n")
+	r := &report{jobs: []string{"a"}}
+	if code, err := runAll(t.Context(), vm, r); code != 1 || err != nil || r.said.String() != "half\nwhole\n" {
+		t.Errorf("runAll = %d, %v; it said %q", code, err, r.said.String())
+	}
+}
+
 func TestRunAllOutOfTime(t *testing.T) {
 	vm := emulator(t, "exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if code, err := runAll(ctx, vm, []string{"a"}); err == nil || errors.Is(err, errDied) || code == 0 {
+	if code, err := runAll(ctx, vm, &report{jobs: []string{"a"}}); err == nil || errors.Is(err, errDied) || code == 0 {
 		t.Errorf("runAll = %d, %v; want an error that is no death", code, err)
 	}
 }

@@ -2,6 +2,7 @@
 // pure cgroup v2, PID 1 of our own.
 //
 //	go run ./test/vm -kernel 6.1 -bin bin/ebpf-evict -- ./pkg/loader ./test/e2e
+//	go run ./test/vm -kernel 6.1 -bin bin/ebpf-evict -exec 'check -o json' -out check.json
 //
 // amd64 only. Needs qemu, apt-get, dpkg-deb and no root.
 package main
@@ -33,7 +34,8 @@ type options struct {
 	timeout                time.Duration
 	env                    []string
 	packages               []string
-	numa                   string
+	numa, append           string
+	exec, out              string
 }
 
 func main() {
@@ -56,6 +58,9 @@ func runMain() int {
 		return nil
 	})
 	flag.StringVar(&opts.numa, "numa", "", "MiB of memory of each NUMA node, as 1024,0,1024; without, 2 GiB and one node")
+	flag.StringVar(&opts.append, "append", "", "more of the kernel's command line, as lockdown=confidentiality")
+	flag.StringVar(&opts.exec, "exec", "", "run the program under test with these arguments, and no tests; blanks part them")
+	flag.StringVar(&opts.out, "out", "", "with -exec: the file for its standard output, whatever its exit code; standard error goes to the console")
 	flag.DurationVar(&opts.timeout, "timeout", 45*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
@@ -72,7 +77,10 @@ func runMain() int {
 
 func testInVM(ctx context.Context, opts options) (int, error) {
 	packages := withTests(opts.packages)
-	if len(packages) == 0 {
+	if opts.exec != "" && (opts.bin == "" || len(packages) > 0) {
+		return 1, errors.New("-exec: want -bin and no packages")
+	}
+	if len(packages) == 0 && opts.exec == "" {
 		return 1, fmt.Errorf("none of these packages has tests: %s", strings.Join(opts.packages, " "))
 	}
 	memory, err := memoryArgs(opts.numa)
@@ -99,8 +107,13 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM(), cx16: src.cx16, memory: memory}
-	return runAll(ctx, vm, jobs)
+	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM(), cx16: src.cx16, memory: memory, append: opts.append}
+	r := &report{jobs: jobs}
+	code, err := runAll(ctx, vm, r)
+	if opts.out != "" && r.done == len(jobs) {
+		err = errors.Join(err, os.WriteFile(opts.out, []byte(r.said.String()), 0o644))
+	}
+	return code, err
 }
 
 // withTests keeps the packages, given as directories, that have test files, and says
@@ -143,6 +156,10 @@ func build(ctx context.Context, dir string, opts options, packages []string) ([]
 		manifest.Env = append(manifest.Env, "EBPF_EVICT_BIN="+guestBin)
 	}
 	var names []string
+	if opts.exec != "" {
+		job := guest.Job{Name: "ebpf-evict " + opts.exec, Path: guestBin, Dir: "/", Args: strings.Fields(opts.exec), Quiet: true}
+		manifest.Jobs, names = append(manifest.Jobs, job), append(names, job.Name)
+	}
 	for _, pkg := range packages {
 		job := testJob(pkg, opts)
 		binary := filepath.Join(dir, strings.ReplaceAll(filepath.Clean(pkg), "/", "-")+".test")

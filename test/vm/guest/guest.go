@@ -40,6 +40,8 @@ type Job struct {
 	Args []string
 	// Dir is the working directory; it holds the package's testdata.
 	Dir string
+	// Quiet leaves standard error to the console.
+	Quiet bool
 }
 
 // ExitLine is the last line of a guest that ran all its jobs; 0 says all passed.

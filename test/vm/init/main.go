@@ -103,11 +103,15 @@ func runJob(job guest.Job, env []string, results *os.File) (bool, error) {
 	}
 	defer stdin.Close()
 
+	complaints := results
+	if job.Quiet {
+		complaints = os.Stderr
+	}
 	start := time.Now()
 	process, err := os.StartProcess(job.Path, append([]string{job.Path}, job.Args...), &os.ProcAttr{
 		Dir:   job.Dir,
 		Env:   env,
-		Files: []*os.File{stdin, results, results},
+		Files: []*os.File{stdin, results, complaints},
 	})
 	if err != nil {
 		return false, err

@@ -15,6 +15,7 @@ func mountAll() error {
 	mounts := []struct{ target, fstype string }{
 		{"/proc", "proc"},
 		{"/sys", "sysfs"},
+		{"/sys/kernel/security", "securityfs"},
 		{"/dev", "devtmpfs"},
 		{"/dev/shm", "tmpfs"},
 		{cgroupRoot, "cgroup2"},
