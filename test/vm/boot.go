@@ -41,6 +41,7 @@ type machine struct {
 	kernel string
 	dir    string   // holds the initramfs and the console's output
 	kvm    bool     // else emulated by TCG
+	icount bool     // the guest's clock counts instructions, one a nanosecond
 	cx16   bool     // the emulated CPU has cmpxchg16b
 	memory []string // QEMU's arguments
 	append string   // more of the kernel's command line
@@ -50,6 +51,9 @@ func (m machine) console() string { return filepath.Join(m.dir, "console") }
 
 func (m machine) String() string {
 	accelerator := "emulated"
+	if m.icount {
+		accelerator += ", counting instructions"
+	}
 	if m.kvm {
 		accelerator = "KVM"
 	}
@@ -65,6 +69,10 @@ func hasKVM() bool {
 	return kvm.Close() == nil
 }
 
+// repeatable makes a boot the same as the last one: an idle CPU skips to its next timer, and
+// neither the host's clock nor its random numbers come in.
+var repeatable = []string{"-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm", "-seed", "1"}
+
 // qemuArgs: TCG kills guests now and then, less often with one CPU and without cx16: QEMU
 // 7.2 lost none of 28.
 func (m machine) qemuArgs(skip int) []string {
@@ -75,12 +83,17 @@ func (m machine) qemuArgs(skip int) []string {
 	if m.kvm {
 		cpu = []string{"-accel", "kvm", "-cpu", "host", "-smp", "2"}
 	}
+	cmdline := "console=ttyS0 quiet panic=-1 psi=1 cgroup_no_v1=all mitigations=off nokaslr " +
+		"tsc=reliable no_timer_check random.trust_cpu=on "
+	if m.icount {
+		cpu = append(cpu, repeatable...)
+		cmdline += "norandmaps "
+	}
 	return append(append(cpu, m.memory...),
 		"-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
 		"-serial", "file:"+m.console(), "-serial", "stdio",
 		"-kernel", m.kernel, "-initrd", filepath.Join(m.dir, initrdName),
-		"-append", "console=ttyS0 quiet panic=-1 psi=1 cgroup_no_v1=all mitigations=off nokaslr "+
-			"tsc=reliable no_timer_check random.trust_cpu=on "+guest.SkipVariable+"="+strconv.Itoa(skip)+" "+m.append)
+		"-append", cmdline+guest.SkipVariable+"="+strconv.Itoa(skip)+" "+m.append)
 }
 
 // memoryArgs give the guest its memory. Its first CPU belongs to the first NUMA node; a node

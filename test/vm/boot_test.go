@@ -110,6 +110,16 @@ func TestWhatAProgramSaysIsThatOfItsLastBoot(t *testing.T) {
 	}
 }
 
+func TestAGuestThatCountsInstructionsIsEmulatedAndRepeatable(t *testing.T) {
+	vm := emulator(t, "echo '"+guest.ClockLine(time.Second)+"' >$console\n"+
+		`case $* in *kvm*|*"-smp 2"*) exit 1;; *"-accel tcg"*"-icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm -seed 1"*norandmaps*) ;; *) exit 1;; esac
+echo '`+guest.DoneLine("a", true, time.Second)+"'; echo '"+guest.ExitLine(0)+"'\n")
+	vm.icount = true
+	if code, err := runAll(t.Context(), vm, &report{jobs: []string{"a"}}); code != 0 || err != nil || boots(t, vm) != 1 {
+		t.Errorf("runAll = %d, %v after %d boots", code, err, boots(t, vm))
+	}
+}
+
 func TestRunAllOutOfTime(t *testing.T) {
 	vm := emulator(t, "exec sleep 60")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)

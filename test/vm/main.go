@@ -36,6 +36,7 @@ type options struct {
 	packages               []string
 	numa, append           string
 	exec, out              string
+	icount                 bool
 }
 
 func main() {
@@ -61,6 +62,7 @@ func runMain() int {
 	flag.StringVar(&opts.append, "append", "", "more of the kernel's command line, as lockdown=confidentiality")
 	flag.StringVar(&opts.exec, "exec", "", "run the program under test with these arguments, and no tests; blanks part them")
 	flag.StringVar(&opts.out, "out", "", "with -exec: the file for its standard output, whatever its exit code; standard error goes to the console")
+	flag.BoolVar(&opts.icount, "icount", false, "emulate, and let the guest's clock count instructions: one is one nanosecond")
 	flag.DurationVar(&opts.timeout, "timeout", 45*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
@@ -107,7 +109,7 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 
 	ctx, cancel := context.WithTimeout(ctx, opts.timeout)
 	defer cancel()
-	vm := machine{kernel: kernel, dir: dir, kvm: hasKVM(), cx16: src.cx16, memory: memory, append: opts.append}
+	vm := machine{kernel: kernel, dir: dir, kvm: !opts.icount && hasKVM(), icount: opts.icount, cx16: src.cx16, memory: memory, append: opts.append}
 	r := &report{jobs: jobs}
 	code, err := runAll(ctx, vm, r)
 	if opts.out != "" && r.done == len(jobs) {
