@@ -22,9 +22,9 @@ import (
 // left alone for as long as the forks of the fastest machine need to use up the credit, half
 // the distance to the nearest wire, and at least holdMin.
 //
-// What finds no room in the socket's buffer is lost. The kernel says so (ENOBUFS), and until
-// the buffer has been read empty every wire of tasks is read at each wake-up: nothing is
-// decided on the count.
+// What finds no room in the socket's buffer is lost. The kernel says so (ENOBUFS): every wire
+// of tasks is read at once, as nothing is decided on the count. Then the connector rests, and
+// the wires are polled.
 type connector struct {
 	fd        int
 	listening bool
@@ -33,7 +33,11 @@ type connector struct {
 	holdNs         uint64
 	total          uint64 // forks since it was opened
 	doubt          bool   // some were lost, or there may be more than were read
-	lost           uint64
+	// lost counts how often the buffer ran over, toldLost those that it rests for already.
+	lost, toldLost uint64
+	// It rests until restNs, for pause, at least for leastRest.
+	restNs           uint64
+	pause, leastRest time.Duration
 	buf            [64]byte // the head of a message; the rest is cut off
 }
 
@@ -45,6 +49,10 @@ const (
 	listenWithin = 50 * time.Millisecond
 	// connectorBuffer holds the forks of two CPUs for some 30 ms (768 bytes each).
 	connectorBuffer = 1 << 20
+	// leastRest and mostRest bound how long the connector is left alone after it lost forks, or
+	// failed: twice as long each time that this comes soon again.
+	leastRest = time.Second
+	mostRest  = 5 * time.Minute
 	// mostMessages bounds one draining, should somebody send as fast as we read.
 	mostMessages = 4096
 	// ackTimeout is how long the kernel may take to say that it sends: it does so at once,
@@ -54,6 +62,9 @@ const (
 	procMulticastIgnore = 2  // PROC_CN_MCAST_IGNORE, include/uapi/linux/cn_proc.h
 	whatOffset          = 36 // of proc_event.what: behind nlmsghdr (16) and cn_msg (20)
 )
+
+// errOverflow: forks come faster than they can be counted.
+var errOverflow = errors.New("the proc connector's buffer ran over")
 
 // errSilent: nothing comes back where the process is not in the initial pid and user
 // namespaces, or the kernel was built without CONFIG_PROC_EVENTS.
@@ -66,7 +77,7 @@ func openConnector() (*connector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the proc connector: %w", err)
 	}
-	c := &connector{fd: fd}
+	c := &connector{fd: fd, leastRest: leastRest}
 	if err := c.subscribe(); err != nil {
 		c.close()
 		return nil, fmt.Errorf("subscribe to the proc connector: %w", err)
@@ -156,9 +167,32 @@ func (c *connector) take(woken bool, ns uint64) {
 	}
 }
 
+// rest leaves the connector alone for a while.
+func (c *connector) rest(ns uint64) {
+	if c.restNs == 0 || ns-c.restNs > uint64(mostRest) {
+		c.pause = c.leastRest
+	} else {
+		c.pause = min(2*c.pause, mostRest)
+	}
+	c.restNs = ns + uint64(c.pause)
+	c.holding, c.doubt, c.toldLost = false, false, c.lost
+	if c.listening {
+		_ = c.listen(false)
+		c.listening = false // whatever it says: nobody reads
+	}
+}
+
+func (c *connector) rests(ns uint64) bool { return ns < c.restNs }
+
 // attend listens while a wire is near, and returns when it wants to be called again. nearest
-// is the distance to the nearest wire of tasks.
+// is the distance to the nearest wire of tasks. Error: it is to rest.
 func (c *connector) attend(w *Watcher, nearest int64, ns uint64) (uint64, error) {
+	if c.rests(ns) {
+		return never, nil
+	}
+	if c.lost != c.toldLost {
+		return never, errOverflow
+	}
 	switch near := w.forks.within(listenWithin); {
 	case !c.listening && nearest < near:
 		w.wake() // to read all wires once it does

@@ -20,6 +20,9 @@ type Intent struct {
 	Seq                                 uint64
 	Available, ThresholdValue, Capacity int64
 	Signal, UID, Cgroup                 string
+	// PidsMaxBefore is what the cgroup's pids.max was before it was set to 0, tasks; 0: it was
+	// not, or is set back.
+	PidsMaxBefore int64
 	// Signalled: SIGKILL had been sent. Not set: nobody knows.
 	Signalled bool
 	// Slot is where a stale intent stands, for Free.
@@ -35,7 +38,7 @@ const (
 const (
 	intentSlots = 8
 	// intentMagic changes with the layout: "EVINT" and a version.
-	intentMagic = 0x4556494e54000001
+	intentMagic = 0x4556494e54000002
 )
 
 // intentFile is the file's content, in this machine's byte order.
@@ -52,6 +55,7 @@ type intentSlot struct {
 	memoryID, pidsID                    uint64
 	seq                                 uint64
 	available, thresholdValue, capacity int64
+	pidsMaxBefore                       int64
 	signal                              [64]byte
 	uid                                 [128]byte
 	cgroup                              [512]byte
@@ -120,7 +124,7 @@ func (i *Intents) adopt() {
 		i.stale = append(i.stale, Intent{
 			ID: s.id, Ns: s.ns, WallNs: s.wallNs, MemoryID: s.memoryID, PidsID: s.pidsID, Seq: s.seq,
 			Available: s.available, ThresholdValue: s.thresholdValue, Capacity: s.capacity,
-			Signal: text(s.signal[:]), UID: text(s.uid[:]), Cgroup: text(s.cgroup[:]),
+			Signal: text(s.signal[:]), UID: text(s.uid[:]), Cgroup: text(s.cgroup[:]), PidsMaxBefore: s.pidsMaxBefore,
 			Signalled: s.state == intentSignalled, Slot: n,
 		})
 	}
@@ -140,6 +144,7 @@ func (i *Intents) Store(in *Intent) int {
 		s.id, s.ns, s.wallNs, s.seq = in.ID, in.Ns, in.WallNs, in.Seq
 		s.memoryID, s.pidsID = in.MemoryID, in.PidsID
 		s.available, s.thresholdValue, s.capacity = in.Available, in.ThresholdValue, in.Capacity
+		atomic.StoreInt64(&s.pidsMaxBefore, in.PidsMaxBefore)
 		put(s.signal[:], in.Signal)
 		put(s.uid[:], in.UID)
 		put(s.cgroup[:], in.Cgroup)
@@ -151,6 +156,13 @@ func (i *Intents) Store(in *Intent) int {
 
 // Signalled notes that the first SIGKILL was sent.
 func (i *Intents) Signalled(slot int) { i.set(slot, intentSignalled) }
+
+// Braked notes what the cgroup's pids.max was, before it is set to 0; 0: it is set back.
+func (i *Intents) Braked(slot int, before int64) {
+	if slot >= 0 && slot < intentSlots {
+		atomic.StoreInt64(&i.file.slots[slot].pidsMaxBefore, before)
+	}
+}
 
 // Free ends an intent: its lines are in the journal, or nothing was killed.
 func (i *Intents) Free(slot int) { i.set(slot, intentFree) }

@@ -26,11 +26,13 @@ func TestIntentsOutliveTheProcess(t *testing.T) {
 	want := []Intent{
 		{ID: [16]byte{1}, Ns: 2, WallNs: 3, MemoryID: 4, PidsID: 5, Seq: 6, Available: -7, ThresholdValue: 8, Capacity: 9,
 			Signal: "memory.available", UID: "uid", Cgroup: "/kubepods/a"},
-		{ID: [16]byte{2}, Signal: "pid.available", Cgroup: "/kubepods/b", Signalled: true, Slot: 2},
+		{ID: [16]byte{2}, Signal: "pid.available", Cgroup: "/kubepods/b", PidsMaxBefore: 100, Signalled: true, Slot: 2},
 	}
 	first.Store(&want[0])
 	done := first.Store(&Intent{Cgroup: "/kubepods/done"})
-	first.Signalled(first.Store(&want[1]))
+	braked := first.Store(&Intent{ID: want[1].ID, Signal: want[1].Signal, Cgroup: want[1].Cgroup})
+	first.Braked(braked, 100)
+	first.Signalled(braked)
 	first.Free(done)
 	// No Close: the process died.
 	second := openIntents(t, path)

@@ -116,7 +116,7 @@ func (t *Table) open(path string, old *usages) (*usages, error) {
 }
 
 // Close forgets all of them.
-func (t *Table) Close() error { return t.Track(nil) }
+func (t *Table) Close() { _ = t.Track(nil) } // no path, no error
 
 // Walk reads every row again and returns how many there are.
 func (t *Table) Walk() int {
@@ -156,6 +156,16 @@ func (t *Table) Tasks(number uint32, cgroupID uint64) (sample.Cgroup, bool) {
 		return sample.Cgroup{}, false
 	}
 	return u.pids(), true
+}
+
+// Find returns the number of the row of a cgroup, by either id, 0 for none.
+func (t *Table) Find(memoryID, pidsID uint64) (number uint32) {
+	for _, u := range *t.rows.Load() {
+		if u != nil && (memoryID == 0 || u.memoryID == memoryID) && (pidsID == 0 || u.pidsID == pidsID) {
+			return u.number
+		}
+	}
+	return 0
 }
 
 // EachMemory and EachTasks visit all rows that have such a figure.

@@ -22,7 +22,7 @@ func find(each func(func(sample.Cgroup)), id uint64) (found sample.Cgroup, ok bo
 func TestTableFollowsTheFiles(t *testing.T) {
 	b := newBed(t, Poll)
 	table := NewTable(b.fs)
-	defer func() { _ = table.Close() }()
+	defer table.Close()
 	must(t, table.Track([]string{"/", b.path, b.path, b.path + "-that-is-not-there"}))
 	if _, ok := find(table.EachMemory, b.memory.CgroupID); ok {
 		t.Error("a row shows before it was read")
@@ -65,7 +65,7 @@ func TestTableFollowsTheFiles(t *testing.T) {
 func TestTableForgetsWhatIsGone(t *testing.T) {
 	b := newBed(t, Poll)
 	table := NewTable(b.fs)
-	defer func() { _ = table.Close() }()
+	defer table.Close()
 	var paths []string
 	for i := range 5 {
 		paths = append(paths, fmt.Sprintf("%s/%d", b.path, i))

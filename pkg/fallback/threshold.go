@@ -125,8 +125,11 @@ func (g *registrar) watches(r *wire, index int, usage int64, p pace, ns uint64) 
 func (g *registrar) work() {
 	for o := range g.orders {
 		t := &g.w.wires[o.wire].threshold
-		if err := g.set(t, o); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
-			g.w.log.Debug().Err(err).Str("cgroup", o.place.path).Msg("degraded: no memory threshold, polled")
+		switch err := g.set(t, o); {
+		case err == nil:
+			g.w.lost[0].Store(nil)
+		case !errors.Is(err, cgroupfs.ErrGone):
+			g.w.lose(0, err) // polled, and tried again
 		}
 		t.asked.Store(false)
 	}

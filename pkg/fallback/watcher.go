@@ -65,7 +65,7 @@ type Watcher struct {
 	thresholds *registrar // nil on v2
 	connector  *connector // nil without
 	why        [2]error   // what keeps memory and tasks from the event tier
-	lost       atomic.Pointer[error]
+	lost       [2]atomic.Pointer[error]
 
 	memTotal, tasksMax atomic.Int64
 	lastMu             sync.Mutex
@@ -156,7 +156,8 @@ func (w *Watcher) Close() error {
 	return nil
 }
 
-// Tier is what a wire of that scope is watched with, and if that is Poll, why.
+// Tier is what a wire of that scope is watched with now, and if that is Poll, why: what was
+// lost is tried again after a while.
 func (w *Watcher) Tier(scope sample.Scope) (Tier, error) {
 	half := 1
 	if isMemory(scope) {
@@ -165,7 +166,7 @@ func (w *Watcher) Tier(scope sample.Scope) (Tier, error) {
 	if w.why[half] != nil {
 		return Poll, w.why[half]
 	}
-	if lost := w.lost.Load(); lost != nil && half == 1 {
+	if lost := w.lost[half].Load(); lost != nil {
 		return Poll, *lost
 	}
 	return Event, nil
@@ -279,25 +280,30 @@ func (w *Watcher) look() {
 		}
 	}
 	if w.connector != nil {
-		again, err := w.connector.attend(w, nearestTasks, ns)
-		if err != nil {
-			w.loseConnector(err)
-		}
-		alarm = min(alarm, again)
+		alarm = min(alarm, w.attend(nearestTasks, ns))
 	}
 	w.setAlarm(alarm)
 }
 
-// loseConnector goes on without it.
-func (w *Watcher) loseConnector(err error) {
-	w.log.Warn().Err(err).Msg("degraded: proc connector lost, tasks are polled")
-	w.connector.close()
-	w.connector = nil
-	w.lost.Store(&err)
+// attend keeps the tier of tasks up to date with the connector.
+func (w *Watcher) attend(nearestTasks int64, ns uint64) (again uint64) {
+	again, err := w.connector.attend(w, nearestTasks, ns)
+	switch {
+	case err != nil:
+		w.connector.rest(ns)
+		w.lose(1, err)
+	case w.lost[1].Load() != nil && !w.connector.rests(ns):
+		w.lost[1].Store(nil)
+	}
+	return again
 }
 
 // never is the time of an alarm that is not wanted.
 const never = math.MaxInt64
+
+// lose has the half watched by readings alone for now. A copy of err: of err itself each look
+// would allocate.
+func (w *Watcher) lose(half int, err error) { w.lost[half].Store(&err) }
 
 // collect takes what woke us and marks the wires that it is about.
 func (w *Watcher) collect(ns uint64) {

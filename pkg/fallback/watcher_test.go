@@ -175,7 +175,7 @@ func TestAWireThatIsOffIsSilent(t *testing.T) {
 	b.await()
 	must(t, b.ClearWires())
 	b.settle()
-	for range taskWires {
+	for range taskWires - 1 {
 		_, err := b.AddWire(sample.ScopeNodeTasks)
 		must(t, err)
 	}
@@ -264,7 +264,8 @@ func TestAStormIsBounded(t *testing.T) {
 	})
 }
 
-// TestLostForksAreNoLoss: when the socket overflows the counter is read all the same.
+// TestLostForksAreNoLoss: when the socket overflows the counter is read all the same, and for
+// a while the wires are polled.
 func TestLostForksAreNoLoss(t *testing.T) {
 	b := newBed(t, Event)
 	if _, why := b.Tier(sample.ScopeCgroupTasks); why != nil {
@@ -274,22 +275,70 @@ func TestLostForksAreNoLoss(t *testing.T) {
 		t.Fatal(why)
 	}
 	must(t, unix.SetsockoptInt(b.connector.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)) // the least
+	b.connector.leastRest = time.Hour
 	f := b.member()
 	b.tasks.Limit = b.available(b.tasks) - 100
 	wire, _ := b.place(b.tasks)
 	b.settle()
 	f.fork(101)
 	// By the few that found room it would not have been time to look.
-	if s := b.await(); s.Wire != wire || s.Available != b.tasks.Limit-1 || s.By != sample.ObserverEvent {
+	if s := b.await(); s.Wire != wire || s.Available != b.tasks.Limit-1 {
 		t.Errorf("got %+v", s)
 	}
 	if b.connector.lost == 0 {
 		t.Error("a hundred forks found room in the smallest buffer")
 	}
 	b.settle()
-	if b.connector.doubt {
-		t.Error("still in doubt with an empty buffer")
+	if tier, why := b.Tier(sample.ScopeCgroupTasks); tier != Poll || !errors.Is(why, errOverflow) {
+		t.Errorf("tier %s (%v) after an overflow", tier, why)
 	}
+	f.fork(-1)
+	b.ArmWire(wire)
+	b.settle()
+	f.fork(101)
+	if s := b.await(); s.By != sample.ObserverPoll {
+		t.Errorf("got %+v while the connector rests", s)
+	}
+	b.connector.restNs = now() - 1 // it is over
+	f.fork(-1)
+	b.ArmWire(wire)
+	b.settle()
+	if tier, why := b.Tier(sample.ScopeCgroupTasks); tier != Event || !b.connector.listening {
+		t.Errorf("tier %s (%v), listening: %v, after its rest", tier, why, b.connector.listening)
+	}
+	f.fork(101)
+	b.await()
+	if b.connector.pause != mostRest {
+		t.Errorf("it rests for %v, want longer than the first time", b.connector.pause)
+	}
+	f.fork(-1)
+}
+
+// A drill's wire is its own: what is placed and cleared beside it leaves it alone.
+func TestADrillsWireStays(t *testing.T) {
+	b := newBed(t, Poll)
+	b.tasks.Limit = b.available(b.tasks) - 10
+	wire, seq, err := b.AddDrillWire(b.tasks)
+	must(t, err)
+	for range taskWires - 1 {
+		_, err := b.AddWire(sample.ScopeCgroupTasks)
+		must(t, err)
+	}
+	if _, err := b.AddWire(sample.ScopeCgroupTasks); !errors.Is(err, ErrTooManyWires) {
+		t.Errorf("got %v for the wire that is kept", err)
+	}
+	must(t, b.ClearWires())
+	f := b.member()
+	f.fork(11)
+	if s := b.await(); s.Wire != wire || s.Seq != seq {
+		t.Errorf("got %+v, want wire %d, sequence %d", s, wire, seq)
+	}
+	f.fork(-1)
+	b.ArmWire(wire)
+	must(t, b.RemoveDrillWire())
+	f.fork(11)
+	b.settle()
+	f.fork(-1)
 }
 
 func TestForksAreCountedNearAWireAlone(t *testing.T) {

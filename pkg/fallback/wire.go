@@ -22,15 +22,19 @@ type Wire struct {
 	CgroupID uint64
 }
 
-// The numbers of wires are the loader's: memory from 0, tasks from 16.
+// The numbers of wires are the loader's: memory from 0, tasks from 16, and the last of each
+// half is kept for a drill.
 const (
 	memoryWires = 16
 	taskWires   = 16
 	maxWires    = memoryWires + taskWires
+
+	drillMemoryWire = memoryWires - 1
+	drillTaskWire   = maxWires - 1
 )
 
 // ErrTooManyWires means that one half of the wires is full.
-var ErrTooManyWires = errors.New("too many wires: 16 for memory and 16 for tasks")
+var ErrTooManyWires = errors.New("too many wires: 15 for memory and 15 for tasks")
 
 // wire is one of them. Other goroutines place and arm it, the thread of Next looks.
 type wire struct {
@@ -72,11 +76,12 @@ func (r *wire) watched() (uint64, bool) {
 }
 
 // AddWire reserves a wire of the half that the scope belongs to and returns its number. The
-// wire is off until ArmWire. AddWire and ClearWires are not for several goroutines at once.
+// wire is off until ArmWire. AddWire, ClearWires and those of a drill are not for several
+// goroutines at once.
 func (w *Watcher) AddWire(scope sample.Scope) (int, error) {
-	used, base, most := &w.used[1], memoryWires, taskWires
+	used, base, most := &w.used[1], memoryWires, taskWires-1
 	if isMemory(scope) {
-		used, base, most = &w.used[0], 0, memoryWires
+		used, base, most = &w.used[0], 0, memoryWires-1
 	}
 	if *used >= most {
 		return 0, ErrTooManyWires
@@ -87,12 +92,35 @@ func (w *Watcher) AddWire(scope sample.Scope) (int, error) {
 	return index, nil
 }
 
-// ClearWires takes all wires away, for others to be added.
+// ClearWires takes all wires but a drill's away, for others to be added.
 func (w *Watcher) ClearWires() error {
 	for i := range w.wires {
-		w.DisarmWire(i)
+		if i != drillMemoryWire && i != drillTaskWire {
+			w.DisarmWire(i)
+		}
 	}
 	w.used = [2]int{}
+	return nil
+}
+
+// AddDrillWire places and arms the wire that is kept for drills of such a scope, and returns
+// its number and sequence.
+func (w *Watcher) AddDrillWire(set Wire) (index int, seq uint64, err error) {
+	index = drillTaskWire
+	if isMemory(set.Scope) {
+		index = drillMemoryWire
+	}
+	w.wires[index].scope.Store(uint32(set.Scope))
+	if err := w.SetWire(index, set); err != nil {
+		return index, 0, err
+	}
+	return index, w.ArmWire(index), nil
+}
+
+// RemoveDrillWire takes the wires of a drill away.
+func (w *Watcher) RemoveDrillWire() error {
+	w.DisarmWire(drillMemoryWire)
+	w.DisarmWire(drillTaskWire)
 	return nil
 }
 
@@ -120,6 +148,9 @@ func (w *Watcher) SetWire(index int, set Wire) error {
 // openPlace opens a wire's cgroup; for the node that is the root, of which only v1 has a
 // usage.
 func (w *Watcher) openPlace(set *Wire) (*place, error) {
+	if isOfCgroup := set.Scope == sample.ScopeCgroupMemory || set.Scope == sample.ScopeCgroupTasks; isOfCgroup && (set.Cgroup == "" || set.CgroupID == 0) {
+		return nil, cgroupfs.ErrGone // that would be the root's figures
+	}
 	c, err := w.fs.Open(orRoot(set.Cgroup))
 	if err != nil {
 		return nil, err
