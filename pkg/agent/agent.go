@@ -14,7 +14,6 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
-	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -23,7 +22,7 @@ import (
 
 // Agent is one running agent. All fields belong to the hot thread unless they say else.
 type Agent struct {
-	kernel   *loader.Loader
+	kernel   kernel
 	scout    *scout
 	wires    *wires
 	recorder *recorder
@@ -56,6 +55,7 @@ type Agent struct {
 	entropy   [10]byte
 	crossings crossings     // of this turn
 	canary    sample.Sample // a drill's crossing of this turn
+	taken     sample.Sample // the last record
 	backstop  backstop
 	slow      bool // the hot thread has no real-time priority
 	late      bool // it was away for a while, and the scout with it
@@ -167,8 +167,8 @@ func (a *Agent) turn(wokeNs uint64) error {
 	}
 	a.crossings, a.canary = a.crossings[:0], sample.Sample{}
 	for {
-		var s sample.Sample
-		ok, err := a.kernel.Next(&s)
+		s := &a.taken
+		ok, err := a.kernel.Next(s)
 		if err != nil {
 			return fmt.Errorf("read the ring buffer: %w", err)
 		}
@@ -178,12 +178,12 @@ func (a *Agent) turn(wokeNs uint64) error {
 		switch {
 		case s.Kind == sample.KindArm:
 			a.scout.kick() // it attaches the hook; the timer stands in meanwhile
-		case isCanarys(&s):
+		case isCanarys(s):
 			if a.canary.Seq == 0 { // two CPUs may report one at once
-				a.canary = s
+				a.canary = *s
 			}
 		case s.Kind == sample.KindCrossing && len(a.crossings) < cap(a.crossings):
-			a.crossings = append(a.crossings, s)
+			a.crossings = append(a.crossings, *s)
 			a.late = a.late || a.clocked && wokeNs > s.Ns+uint64(mostLate) // stopped for less than a patience
 		}
 	}

@@ -37,7 +37,7 @@ func (a *Agent) isStranger(s *sample.Sample) bool {
 	}
 	controller := controllerOf(s)
 	stranger := false
-	a.kernel.Climb(controller, s.CSSID, func(css uint32, id uint64) bool {
+	climb(a.kernel, controller, s.CSSID, func(css uint32, id uint64) bool {
 		if a.scene.owner(controller, css, id) >= 0 {
 			stranger = a.isDead(controller, id)
 			return false
@@ -46,6 +46,21 @@ func (a *Agent) isStranger(s *sample.Sample) bool {
 		return !stranger
 	})
 	return stranger && s.CgroupID != 0 && !a.isRoot(s.CgroupID)
+}
+
+// maxDepth bounds a climb, should the rows of cgroups that were removed form a circle.
+const maxDepth = 32
+
+// climb visits a cgroup and its ancestors, as far as their rows are known, until visit returns
+// false.
+func climb(k kernel, c loader.Controller, css uint32, visit func(css uint32, id uint64) bool) {
+	for range maxDepth {
+		id, parent, ok := k.Above(c, css)
+		if !ok || !visit(css, id) {
+			return
+		}
+		css = parent
+	}
 }
 
 func controllerOf(s *sample.Sample) loader.Controller {
@@ -127,7 +142,7 @@ func (a *Agent) read(dir string, place func(*unit)) bool {
 // placeBy finds the unit's rows: those of the crossing's controller on the way up from
 // where it came, the other's by a search.
 func (a *Agent) placeBy(s *sample.Sample, u *unit) {
-	a.kernel.Climb(controllerOf(s), s.CSSID, func(css uint32, id uint64) bool {
+	climb(a.kernel, controllerOf(s), s.CSSID, func(css uint32, id uint64) bool {
 		u.eachRows(func(r *rows) {
 			switch {
 			case s.By == sample.ObserverTask && id == r.id.PidsID:

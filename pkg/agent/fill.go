@@ -55,8 +55,8 @@ const mostDeltas = 1024
 func (s *scout) drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var d sample.Sample
 	for range mostDeltas {
-		var d sample.Sample
 		if ok, err := s.kernel.NextDelta(&d); !ok || err != nil {
 			return
 		}

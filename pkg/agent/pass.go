@@ -211,7 +211,7 @@ func (a *Agent) crossedIn(c *sample.Sample, targets []rows) (inside bool) {
 	if c.By == sample.ObserverTask {
 		controller = loader.Pids
 	}
-	a.kernel.Climb(controller, c.CSSID, func(_ uint32, id uint64) bool {
+	climb(a.kernel, controller, c.CSSID, func(_ uint32, id uint64) bool {
 		for i := range targets {
 			of := targets[i].id
 			inside = inside || controller == loader.Memory && of.MemoryID == id || controller == loader.Pids && of.PidsID == id

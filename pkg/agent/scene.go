@@ -204,7 +204,7 @@ func (s *scene) hasNewcomer(of signal.Signal) bool {
 
 // fill reads every unit's usage from the tables: loads from memory, no system call but for
 // units that were found empty.
-func (s *scene) fill(k *loader.Loader) {
+func (s *scene) fill(k kernel) {
 	for i := range s.rows {
 		if s.empty[i] {
 			s.look(k, i)
@@ -224,7 +224,7 @@ func (s *scene) fill(k *loader.Loader) {
 
 // look reads one unit's counters from the kernel: what it holds now, and whether anybody
 // is in it. A row of tasks alone can be a second old, and a process that joins counts no fork.
-func (s *scene) look(k *loader.Loader, i int) {
+func (s *scene) look(k kernel, i int) {
 	k.Refresh(s.rows[i].at())
 	s.use(k, i)
 	s.empty[i] = s.workloads[i].Usage.Tasks == 0
@@ -245,7 +245,7 @@ func (s *scene) unreaped(dst []decide.Dying) []decide.Dying {
 }
 
 // use takes memory and tasks from the tables. Processes and disk are the scout's.
-func (s *scene) use(k *loader.Loader, i int) {
+func (s *scene) use(k kernel, i int) {
 	s.rows[i].usage(k, &s.workloads[i].Usage)
 }
 
@@ -267,7 +267,7 @@ func (s *scene) mark(i int) {
 }
 
 // usage takes what the tables say.
-func (r *rows) usage(k *loader.Loader, u *workload.Usage) {
+func (r *rows) usage(k kernel, u *workload.Usage) {
 	u.MemoryBytes, u.WorkingSetBytes, u.Tasks = workload.NoData, workload.NoData, workload.NoData
 	if usage, inactive, ok := k.Usage(loader.Memory, r.memoryCSS, r.id.MemoryID); ok {
 		u.MemoryBytes, u.WorkingSetBytes = usage, signal.WorkingSetBytes(usage, inactive)
@@ -278,7 +278,7 @@ func (r *rows) usage(k *loader.Loader, u *workload.Usage) {
 }
 
 // held is what the cgroup still holds, read now; nothing when it is gone.
-func (r *rows) held(k *loader.Loader) (held workload.Usage) {
+func (r *rows) held(k kernel) (held workload.Usage) {
 	var u workload.Usage
 	memory, pids := k.Refresh(r.at())
 	r.usage(k, &u)

@@ -36,7 +36,7 @@ const (
 // round does not grow with the number of units, but for loads from memory.
 type scout struct {
 	fs      *cgroupfs.FS
-	kernel  *loader.Loader
+	kernel  kernel
 	scanner *workload.Scanner
 	proc    signal.Proc
 	wires   *wires

@@ -15,7 +15,7 @@ import (
 
 // wires are the bounds as the kernel watches them: one wire for each hard bound.
 type wires struct {
-	kernel *loader.Loader
+	kernel kernel
 	// mu guards the next two against the hot thread, which alone changes them.
 	mu     sync.Mutex
 	bounds []decide.Bound

@@ -52,24 +52,16 @@ func (l *Loader) Usage(c Controller, cssID uint32, cgroupID uint64) (usage, inac
 	return usage, inactiveFile, id == cgroupID
 }
 
-// Climb visits a cgroup and its ancestors, as far as their rows are known, until visit
-// returns false.
-func (l *Loader) Climb(c Controller, cssID uint32, visit func(cssID uint32, cgroupID uint64) bool) {
+// Above says whose row a css id is, and which one is its parent's; false where that is not
+// known. Rows of cgroups that were removed may form a circle.
+func (l *Loader) Above(c Controller, cssID uint32) (cgroupID uint64, parent uint32, ok bool) {
 	table := l.table(c)
-	for range maxDepth {
-		if cssID == 0 || int(cssID) >= table.n {
-			return
-		}
-		row, ok := l.read(c, cssID, table.at(int(cssID)))
-		if !ok || !visit(cssID, row.CgroupID) {
-			return
-		}
-		cssID = row.Parent
+	if cssID == 0 || int(cssID) >= table.n {
+		return 0, 0, false
 	}
+	row, ok := l.read(c, cssID, table.at(int(cssID)))
+	return row.CgroupID, row.Parent, ok
 }
-
-// maxDepth bounds a climb, should rows of cgroups that were removed form a circle.
-const maxDepth = 32
 
 // At says where a cgroup's rows stand: 0 where that is not known, or in a hierarchy in
 // which it does not exist.
