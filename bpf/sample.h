@@ -108,6 +108,7 @@ struct node_row {
 	__u64 charges; /* batches that were charged to memory cgroups, as the charge hook saw */
 	__u64 foreign_charges; /* of counters that are no memory cgroup's memory: swap, hugetlb, ... */
 	__u64 uncharged_ns; /* CLOCK_MONOTONIC when memory that nobody is charged for grew near a wire */
+	__u64 lost_crossings; /* of lost_samples: those of wires */
 };
 
 /*

@@ -42,8 +42,10 @@ static __always_inline bool send_record(enum record_kind kind, __u32 index, cons
 	struct node_row *n = the_node();
 
 	if (!r) {
-		if (n)
+		if (n) {
 			__sync_fetch_and_add(&n->lost_samples, 1);
+			__sync_fetch_and_add(&n->lost_crossings, 1);
+		}
 		return false; /* the timer finds the wire still crossed */
 	}
 	__builtin_memset(r, 0, sizeof(*r));

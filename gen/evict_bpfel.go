@@ -124,6 +124,7 @@ type EvictNodeRow struct {
 	Charges           uint64
 	ForeignCharges    uint64
 	UnchargedNs       uint64
+	LostCrossings     uint64
 }
 
 type EvictNominee struct {

@@ -140,6 +140,7 @@ func (l *Loader) Node() sample.Node {
 		UnchargedNs:        atomic.LoadUint64(&n.UnchargedNs),
 		TaskChecks:         n.TaskChecks,
 		LostSamples:        n.LostSamples,
+		LostCrossings:      n.LostCrossings,
 		CrossingsPublished: n.Crossings,
 	}
 }

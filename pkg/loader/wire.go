@@ -28,13 +28,18 @@ type Wire struct {
 	Capacity int64
 	// InactiveFileBytes of the cgroup, from a fresh memory.stat (ScopeCgroupMemory).
 	InactiveFileBytes int64
-	// CgroupID and CSSID name the cgroup (cgroup scopes).
+	// CgroupID and CSSID name the cgroup (cgroup scopes). Cgroup is its path, for who watches
+	// without BPF; the loader has no use for it.
 	CgroupID uint64
 	CSSID    uint32
+	Cgroup   string
 }
 
 // ErrTooManyWires means that one half of the wires is full.
 var ErrTooManyWires = errors.New("too many wires: 15 for memory and 15 for tasks")
+
+// WiresOfHalf is how many numbers each half has: those of memory come first.
+const WiresOfHalf = memoryWires
 
 // The last wire of each half is kept for a drill.
 const (

@@ -93,7 +93,8 @@ type Node struct {
 	ForeignCharges     uint64 // of counters that are no memory cgroup's memory
 	UnchargedNs        uint64 // CLOCK_MONOTONIC when memory that nobody is charged for grew near a wire
 	TaskChecks         uint64
-	LostSamples        uint64
+	LostSamples        uint64 // records that found no room
+	LostCrossings      uint64 // of these, crossings and asks for the hook
 	CrossingsPublished uint64
 }
 
