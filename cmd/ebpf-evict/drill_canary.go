@@ -80,13 +80,13 @@ func rehearse(ctx context.Context, mailbox string, r *drill.Result) (err error) 
 	for _, c := range canaries {
 		for try := 1; ; try++ {
 			number++
-			line, err := send(ctx, box, fs, r.ID, number, c.signal, c.load)
+			reply, err := send(ctx, box, fs, r.ID, number, c.signal, c.load)
 			if err != nil {
 				return err
 			}
-			if line.Tier != record.TierPoll || try == canaryTries {
-				r.Drills = append(r.Drills, *line)
-				if err := verdict(line); err != nil {
+			if !reply.ByClock || try == canaryTries {
+				r.Drills = append(r.Drills, *reply.Line)
+				if err := verdict(&reply); err != nil {
 					return err
 				}
 				break
@@ -96,49 +96,46 @@ func rehearse(ctx context.Context, mailbox string, r *drill.Result) (err error) 
 	return nil
 }
 
-func verdict(l *record.Line) error {
+func verdict(r *drill.Reply) error {
+	l := r.Line
 	if stage := drill.MissedStage(l); stage != "" || l.Outcome != record.OutcomeKilled {
 		return stageError{stage, fmt.Errorf("%s: %s: %s", l.Signal, l.Outcome, l.Reason)}
 	}
-	if l.Tier == record.TierPoll {
+	if r.ByClock {
 		return stageError{drill.StageCrossed, fmt.Errorf("%s: the hook has not seen it, only the clock", l.Signal)}
 	}
 	return nil
 }
 
 // send makes a canary, has its wire armed, lets it go and waits for its end.
-func send(ctx context.Context, box *drill.Mailbox, fs *cgroupfs.FS, id record.ID, number int, s signal.Signal, spec load.Spec) (line *record.Line, err error) {
+func send(ctx context.Context, box *drill.Mailbox, fs *cgroupfs.FS, id record.ID, number int, s signal.Signal, spec load.Spec) (r drill.Reply, err error) {
 	cgroup, name := drill.CgroupOf(id, number)
 	if err := makeCage(fs, cgroup); err != nil {
-		return nil, err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, fs.Remove(cgroup)) }()
 	self, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find this program: %w", err)
+		return r, fmt.Errorf("find this program: %w", err)
 	}
 	spec.Held, spec.Deadline, spec.ProcsFiles = true, drillTimeout, fs.ProcsFiles(cgroup)
 	canary, err := load.Start(self, []string{load.Command}, spec)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, canary.Stop()) }()
 
 	defer func() { _ = box.Forget(name) }()
 	if err := box.Ask(name, drill.Request{ID: id, Signal: string(s), Cgroup: cgroup}); err != nil {
-		return nil, stageError{drill.StageRequest, err}
+		return r, stageError{drill.StageRequest, err}
 	}
 	if _, err := reply(ctx, box, name, true); err != nil {
-		return nil, err
+		return r, err
 	}
 	if err := canary.Go(); err != nil {
-		return nil, err
+		return r, err
 	}
-	r, err := reply(ctx, box, name, false)
-	if err != nil {
-		return nil, err
-	}
-	return r.Line, nil
+	return reply(ctx, box, name, false)
 }
 
 // reply waits for the first reply, or for the last.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/rs/zerolog"
@@ -19,14 +21,16 @@ import (
 )
 
 func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) *cobra.Command {
-	var file, mode, btf string
+	var file, mode, btf, tier string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent",
 		Long: "Watches the node and evicts the first-ranked unit when a threshold is crossed.\n" +
 			"In shadow mode, the default, it decides and records and never kills. SIGHUP reads the\n" +
 			"configuration again; a bad one changes nothing. A drill is held at start and once an hour\n" +
-			"(key drill); where the first one fails, enforce ends with exit code 3.",
+			"(key drill); where the first one fails, enforce ends with exit code 3. Where BPF can't be\n" +
+			"used, cgroup events or a clock watch instead, which is said in log, journal and state; with\n" +
+			"the key leastTier enforce ends with exit code 3 then.",
 		Example: "  ebpf-evict run --config /etc/ebpf-evict/config.yaml --mode enforce",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -34,6 +38,9 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 			defer w.flush()
 			log, err := logTo(w)
 			if err != nil {
+				return err
+			}
+			if err := checkTier(tier); err != nil {
 				return err
 			}
 			load := func() (*config.Config, error) { return loadForRun(file, mode, btf, log) }
@@ -47,7 +54,7 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 			keeper := startKeeper(c) // before this process is a hot one, which starts no child
 			defer keeper.stop()
 			err = agent.Run(cmd.Context(), agent.Options{
-				Config: c, PinDir: loader.DefaultPinDir, Log: log, Reload: onHangup(cmd.Context(), load, log),
+				Config: c, PinDir: loader.DefaultPinDir, Tier: tier, Log: log, Reload: onHangup(cmd.Context(), load, log),
 				Drills: keeper.results,
 				Ready: func() {
 					log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching")
@@ -63,7 +70,16 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (YAML); none: the kubelet's defaults, shadow mode")
 	cmd.Flags().StringVar(&mode, "mode", "", "enforce or shadow; outranks the file")
 	cmd.Flags().StringVar(&btf, "btf", "", btfUsage)
+	cmd.Flags().StringVar(&tier, "tier", "", "how wires are watched, for tests: "+strings.Join(agent.Tiers, ", ")+"; none: the best that this kernel has")
 	return cmd
+}
+
+// checkTier takes the name of a tier, or none.
+func checkTier(tier string) error {
+	if tier != "" && !slices.Contains(agent.Tiers, tier) {
+		return usageError{fmt.Errorf("--tier %q: want one of %s", tier, strings.Join(agent.Tiers, ", "))}
+	}
+	return nil
 }
 
 // loadForRun is the file with the flags on top, and says what of it has no effect.

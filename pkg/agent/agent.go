@@ -56,11 +56,14 @@ type Agent struct {
 	crossings crossings     // of this turn
 	canary    sample.Sample // a drill's crossing of this turn
 	taken     sample.Sample // the last record
-	backstop  backstop
-	slow      bool // the hot thread has no real-time priority
-	late      bool // it was away for a while, and the scout with it
-	clocked   bool // it wakes by itself; else a test makes its turns, whenever it likes
-	leaving   bool // no new eviction; those under way are closed as they are
+	passedNs  uint64
+	// onlyCrossings: this turn is for a crossing or for nothing; no clock asked for it.
+	onlyCrossings bool
+	backstop      backstop
+	slow          bool // the hot thread has no real-time priority
+	late          bool // it was away for a while, and the scout with it
+	clocked       bool // it wakes by itself; else a test makes its turns, whenever it likes
+	leaving       bool // no new eviction; those under way are closed as they are
 
 	blind    [decide.MaxBounds]blindness
 	rootRead rootRead
@@ -106,7 +109,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	others.Go(func() { <-ctx.Done(); a.poller.wake() })
 	defer others.Wait()
 	defer cancel(nil)
-	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode}, nil)
+	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode, Reason: describeTiers(a.kernel)}, nil)
 	a.announceBackstop()
 	if o.Ready != nil {
 		o.Ready()
@@ -114,8 +117,9 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	for ctx.Err() == nil {
 		patience := a.patience()
 		due := now() + uint64(patience)
-		a.poller.wait(patience)
+		only := a.poller.wait(patience)
 		woke := now()
+		a.onlyCrossings = only && woke-a.passedNs < uint64(patience)
 		a.clocked, a.late = true, woke > due+uint64(mostLate)
 		if err := a.turn(woke); err != nil {
 			return err
@@ -187,9 +191,13 @@ func (a *Agent) turn(wokeNs uint64) error {
 			a.late = a.late || a.clocked && wokeNs > s.Ns+uint64(mostLate) // stopped for less than a patience
 		}
 	}
-	if len(a.crossings) > 0 {
+	switch {
+	case len(a.crossings) > 0:
 		a.at(stageWoke)
+	case a.onlyCrossings && a.canary.Seq == 0:
+		return nil // a reading that crossed nothing, near a wire one each millisecond
 	}
+	a.passedNs = wokeNs
 	d := a.pass(a.crossings, wokeNs)
 	a.strikeCanary(&a.canary, wokeNs)
 	a.nominate(&d)

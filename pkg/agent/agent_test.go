@@ -89,7 +89,7 @@ func TestWireStaysAsItIsWithoutData(t *testing.T) {
 func TestALookInDoubtDoesNotAttachTheHook(t *testing.T) {
 	b := newBed(t)
 	b.conf.MarginBytes = 1 << 20
-	b.memoryTier = loader.TierAlloc
+	b.tier = loader.TierAlloc
 	a := b.open(map[string]string{"allocatableMemory.available": "1Mi"}, nil)
 	a.scout.nearness.margin = bedMemory
 	a.scout.refreshNow()

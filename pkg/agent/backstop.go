@@ -123,13 +123,15 @@ func (a *Agent) hasBackstop() bool {
 	return a.backstop.config.Enabled && !a.shadow && a.kernel.Reach() != loader.ReachNone
 }
 
-// announceBackstop says if one is wanted and there is none.
+const noBackstop = "no backstop, nobody kills for an agent that stalls; needs bpf_timer (Linux 5.15)"
+
+// announceBackstop says if one is wanted and there is none. Without BPF the tiers say so.
 func (a *Agent) announceBackstop() {
-	if a.hasBackstop() || !a.backstop.config.Enabled || a.shadow {
+	if _, ok := a.kernel.(*hooked); !ok || a.hasBackstop() || !a.backstop.config.Enabled || a.shadow {
 		return
 	}
-	a.log.Warn().Msg("degraded: no backstop, nobody kills for an agent that stalls; needs bpf_timer (Linux 5.15)")
-	a.degraded("", "no backstop, nobody kills for an agent that stalls; needs bpf_timer (Linux 5.15)")
+	a.log.Warn().Msg("degraded: " + noBackstop)
+	a.degraded(alarm{reason: noBackstop})
 }
 
 // nominateFor names the nominee of one bound, or nobody.

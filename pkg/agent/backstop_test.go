@@ -53,7 +53,7 @@ func TestKillByTheBackstopBecomesAnEvictionOfOurs(t *testing.T) {
 	b.eachEvictionOnce(1)
 	for _, kind := range []record.Kind{record.KindKill, record.KindEviction} {
 		l := b.lines(kind)[0]
-		if l.By != record.ByBackstop || l.Tier != a.kernel.MemoryTier() || len(l.Ranked) != 2 || l.Ranked[0].Name != "hog" || l.Ranked[0].UsageBytes == nil {
+		if l.By != record.ByBackstop || l.Tier != a.memoryTier() || len(l.Ranked) != 2 || l.Ranked[0].Name != "hog" || l.Ranked[0].UsageBytes == nil {
 			t.Errorf("%s: %+v", kind, l)
 		}
 	}

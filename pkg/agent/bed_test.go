@@ -50,8 +50,7 @@ type bed struct {
 	fs   *cgroupfs.FS
 	root string
 	conf *config.Config
-	// memoryTier is as in Options.
-	memoryTier string
+	tier string // forced, "" for the best
 }
 
 const (
@@ -144,7 +143,7 @@ func (b *bed) open(thresholds map[string]string, onStage func(stage)) *Agent {
 	b.conf.EvictionHard = thresholds
 	ctx, cancel := context.WithCancel(context.Background())
 	b.t.Cleanup(cancel)
-	a, _, err := open(ctx, Options{Config: b.conf, MemoryTier: b.memoryTier, Log: zerolog.New(io.Discard), onStage: onStage})
+	a, _, err := open(ctx, Options{Config: b.conf, Tier: b.tier, Log: zerolog.New(io.Discard), onStage: onStage})
 	must(b.t, err)
 	b.t.Cleanup(func() {
 		b.settle(a)

@@ -5,7 +5,6 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
-	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
 // blindAfter is how long a bound's signal must have no data before that is worth a line: a
@@ -33,8 +32,8 @@ func (b *blindness) clear() { b.err = nil }
 func (a *Agent) confess() {
 	for {
 		select {
-		case reason := <-a.scout.alarms:
-			a.degraded("", reason)
+		case al := <-a.scout.alarms:
+			a.degraded(al)
 			continue
 		default:
 		}
@@ -47,11 +46,11 @@ func (a *Agent) confess() {
 		case b.err != nil && !b.said && nowNs-b.sinceNs > uint64(blindAfter):
 			b.said = true
 			a.log.Warn().Err(b.err).Str("signal", string(s.Signal)).Str("root", s.Root).Msg("degraded: signal without data")
-			a.degraded(s.Signal, b.err.Error())
+			a.degraded(alarm{signal: s.Signal, reason: b.err.Error()})
 		case b.err == nil && b.said:
 			b.said = false
 			a.log.Info().Str("signal", string(s.Signal)).Str("root", s.Root).Msg("signal has data again")
-			a.degraded(s.Signal, "has data again")
+			a.degraded(alarm{signal: s.Signal, reason: "has data again"})
 		}
 	}
 }
@@ -83,12 +82,12 @@ func (a *Agent) watchWait(d *decide.Decision) {
 	case !w.said && nowNs-w.sinceNs > uint64(waitAfter):
 		w.said = true
 		a.log.Error().Str("signal", string(s)).Msg("threshold met; the dead hold what is missing, and nobody reaps them")
-		a.degraded(s, "threshold met; the dead hold what is missing, and nobody reaps them")
+		a.degraded(alarm{signal: s, reason: "threshold met; the dead hold what is missing, and nobody reaps them"})
 	}
 }
 
-func (a *Agent) degraded(s signal.Signal, reason string) {
+func (a *Agent) degraded(al alarm) {
 	a.recorder.send(&record.Line{
-		Kind: record.KindDegraded, Node: a.node, Mode: a.mode, Signal: string(s), Reason: reason,
+		Kind: record.KindDegraded, Node: a.node, Mode: a.mode, Signal: string(al.signal), Tier: al.tier, Reason: al.reason,
 	}, nil)
 }

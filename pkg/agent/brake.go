@@ -35,7 +35,7 @@ func (a *Agent) release(e *eviction) {
 
 // releaseStale does it for a victim of a former agent, whose path may be another cgroup's by
 // now.
-func (a *Agent) releaseStale(tree *cgroupfs.FS, in loader.Intent) {
+func (a *Agent) releaseStale(tree *cgroupfs.FS, of ledger, in loader.Intent) {
 	if in.PidsMaxBefore == 0 {
 		return
 	}
@@ -43,7 +43,7 @@ func (a *Agent) releaseStale(tree *cgroupfs.FS, in loader.Intent) {
 		a.log.Error().Err(err).Str("cgroup", in.Cgroup).Int64("pids_max", in.PidsMaxBefore).Msg("pids.max is not set back")
 		return
 	}
-	a.kernel.IntentBraked(in.Slot, 0)
+	of.IntentBraked(in.Slot, 0)
 }
 
 func unbrake(tree *cgroupfs.FS, in loader.Intent) error {

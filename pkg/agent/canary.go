@@ -121,6 +121,9 @@ func isCanary(pid int, cgroup string) error {
 // stage gives the canary what a pass has of everybody else: rows, a root with limits, a
 // bound. The bound is as far away as a canary can go.
 func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, of *workload.Unit, s signal.Signal) error {
+	if err := a.host(of.Cgroup); err != nil {
+		return err
+	}
 	if _, err := a.kernel.Walk(); err != nil {
 		return err
 	}
@@ -160,11 +163,19 @@ func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, of *workload.Unit, s signa
 	return nil
 }
 
+// host has a row for a canary's cgroup, "" for none, where the kernel has to be told.
+func (a *Agent) host(cgroup string) error {
+	if t, ok := a.kernel.(tracker); ok {
+		return t.Host(cgroup)
+	}
+	return nil
+}
+
 // armCanary places the wire. The allocation hook, where that is what would see a unit cross,
 // is attached as for a victim that is being killed, and goes as it does then.
 func (a *Agent) armCanary(c *canary) error {
 	a.wires.killing.Add(1)
-	if a.kernel.MemoryTier() == loader.TierAlloc {
+	if a.memoryTier() != record.TierCharge {
 		if err := a.kernel.Arm(); err != nil {
 			return err
 		}
@@ -173,6 +184,7 @@ func (a *Agent) armCanary(c *canary) error {
 	if !ok {
 		return errors.New("the kernel can't watch its cgroup")
 	}
+	wire.Cgroup = c.scene.workloads[0].Cgroup
 	var err error
 	if c.wire, c.seq, err = a.wires.lend(wire); err != nil {
 		return err

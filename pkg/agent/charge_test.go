@@ -16,7 +16,7 @@ func (b *bed) openCharged(thresholds map[string]string, onStage func(stage)) *Ag
 	b.t.Helper()
 	b.conf.MarginBytes = 1 << 40
 	a := b.open(thresholds, onStage)
-	if refused := a.kernel.ChargeRefused(); refused != nil {
+	if refused := a.kernel.(*hooked).ChargeRefused(); refused != nil {
 		b.t.Skipf("needs %s: %v", loader.TierCharge, refused)
 	}
 	b.look(a)

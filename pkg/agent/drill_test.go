@@ -378,7 +378,7 @@ func TestHostileRequestsAreRefusedAndNobodyIsHit(t *testing.T) {
 // It was attached for the canary alone, and the wires are farther than the margin.
 func TestTheHookGoesAfterADrill(t *testing.T) {
 	b := newBed(t)
-	b.memoryTier = loader.TierAlloc
+	b.tier = loader.TierAlloc
 	b.conf.MarginBytes = 300 << 20 // where a hook that was attached for a wire would stay
 	a := b.open(far, nil)
 	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)

@@ -93,6 +93,9 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 		e.by, e.timeline.Crossed = sample.ObserverTimer, found
 	case c != nil:
 		e.by, e.seq, e.timeline.Crossed = c.By, c.Seq, c.Ns
+		if c.By == sample.ObserverEvent || c.By == sample.ObserverPoll {
+			e.timeline.Crossed = found // the reading came after it was woken
+		}
 	default:
 		// Seen by the clock, or still below after an earlier victim, or a record of an
 		// earlier sequence: a new one.
@@ -230,30 +233,6 @@ func thresholdLine(b *decide.Bound, d *decide.Decision) *record.Threshold {
 		t.ValueBytes, t.MinReclaimBytes = &value, &reclaim
 	}
 	return t
-}
-
-// tierOf names the back-end that saw a crossing.
-func tierOf(by sample.Observer) string {
-	switch by {
-	case sample.ObserverCharge:
-		return record.TierCharge
-	case sample.ObserverAlloc:
-		return record.TierAlloc
-	case sample.ObserverTask:
-		return record.TierTask
-	}
-	return record.TierPoll // the timer, or a look of the agent's own
-}
-
-// tierFor names the back-end that watches a signal.
-func (a *Agent) tierFor(s signal.Signal) string {
-	switch {
-	case s.Disk():
-		return record.TierPoll
-	case s.Memory():
-		return a.kernel.MemoryTier()
-	}
-	return record.TierTask
 }
 
 func (a *Agent) ranked(d *decide.Decision) []record.Ranked {

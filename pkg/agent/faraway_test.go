@@ -17,7 +17,7 @@ import (
 // watch is a kernel side without an agent, which a test answers for.
 func (b *bed) watch(fillPerSecond, margin int64) *loader.Loader {
 	b.t.Helper()
-	kernel, err := loader.Open(loader.Options{FillBytesPerSecond: fillPerSecond, MarginBytes: margin, MemoryTier: b.memoryTier, Log: zerolog.Nop()})
+	kernel, err := loader.Open(loader.Options{FillBytesPerSecond: fillPerSecond, MarginBytes: margin, MemoryTier: b.tier, Log: zerolog.Nop()})
 	must(b.t, err)
 	b.t.Cleanup(func() { must(b.t, kernel.Close()) })
 	_, err = kernel.Walk()
@@ -61,7 +61,7 @@ func fillFromFar(t *testing.T, fill load.Fill, answers bool) {
 		margin         = 128 << 20
 	)
 	b := newBed(t)
-	b.memoryTier = loader.TierAlloc
+	b.tier = loader.TierAlloc
 	b.limit(b.root, capacity, bedTasks)
 	b.create("hog")
 	hog := b.run("hog", load.Spec{Kind: load.Hog, Bytes: 450 << 20, Fill: fill, Held: true})

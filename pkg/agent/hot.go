@@ -117,19 +117,24 @@ func newPoller(crossingsFD int) (*poller, error) {
 	if p.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	for _, fd := range []int{crossingsFD, p.event} {
-		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-		if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-			return nil, fmt.Errorf("add to epoll: %w", err)
-		}
-	}
-	return p, nil
+	return p, errors.Join(p.watch(crossingsFD), p.watch(p.event))
 }
 
-// wait returns when something is there or the time is over.
-func (p *poller) wait(most time.Duration) {
-	_, _ = unix.EpollWait(p.epoll, p.events[:], int(most/time.Millisecond))
-	_, _ = unix.Read(p.event, p.word[:])
+// watch adds what becomes readable when there may be a crossing. It goes when it is closed.
+func (p *poller) watch(fd int) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+	if err := unix.EpollCtl(p.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("add to epoll: %w", err)
+	}
+	return nil
+}
+
+// wait returns when something is there or the time is over. True: there may be a crossing, and
+// nothing else is the reason.
+func (p *poller) wait(most time.Duration) (onlyCrossings bool) {
+	n, err := unix.EpollWait(p.epoll, p.events[:], int(most/time.Millisecond))
+	woken, _ := unix.Read(p.event, p.word[:])
+	return err == nil && n > 0 && woken <= 0
 }
 
 // wake ends a wait, from any goroutine.

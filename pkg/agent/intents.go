@@ -30,17 +30,32 @@ func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, in := range a.kernel.StaleIntents() {
-		a.releaseStale(tree, in)
+	a.closeStale(tree, a.kernel, found)
+	if _, ok := a.kernel.(*lesser); ok {
+		return nil
+	}
+	left, err := leftFile(path) // by an agent that had no BPF
+	switch {
+	case err != nil:
+		a.log.Warn().Err(err).Msg("what an agent without BPF has left can't be read")
+	case left != nil:
+		a.closeStale(tree, left, found)
+	}
+	return nil
+}
+
+// closeStale writes the lines that are missing of a ledger's open intents, and frees them.
+func (a *Agent) closeStale(tree *cgroupfs.FS, of ledger, found map[record.ID]written) {
+	for _, in := range of.StaleIntents() {
+		a.releaseStale(tree, of, in)
 		if in.ByBackstop && in.Signalled && !found[record.ID(in.ID)].kill {
 			a.remember(wallOf(in))
 		}
 		for _, l := range a.intentLines(in, isGone(tree, in), found[record.ID(in.ID)]) {
 			a.recorder.send(l, nil)
 		}
-		a.recorder.after(func() { a.kernel.FreeIntent(in.Slot) })
+		a.recorder.after(func() { of.FreeIntent(in.Slot) })
 	}
-	return nil
 }
 
 // remember counts a kill of the past, since the boot: what loops then is not this agent. A

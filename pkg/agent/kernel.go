@@ -7,8 +7,9 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
-// kernel is what watches and counts for the agent: *loader.Loader, by BPF. What each method
-// promises, and to which thread, is said there.
+// kernel is what watches and counts for the agent: by BPF, hooked, a *loader.Loader that may
+// lose a hook; or without, lesser. What each method promises, and to which thread, is said at
+// the loader's.
 //
 // No method of the hot thread takes a function or a pointer to a local variable: through an
 // interface either would be allocated.
@@ -18,11 +19,11 @@ type kernel interface {
 	hooks
 	understudy
 	ledger
+	// Tier is what watches the wires of a scope now, and if there is a better one, why not that.
+	Tier(sample.Scope) (tier string, why error)
 	SetLimits(memTotalBytes, tasksMax int64) error
 	Close() error
 }
-
-var _ kernel = (*loader.Loader)(nil)
 
 // watcher has the wires, and tells when one is crossed.
 type watcher interface {
@@ -76,6 +77,7 @@ type understudy interface {
 	Licensed() bool
 	Withdraw() bool
 	BackstopActs() bool
+	Reach() loader.Reach
 	TakeNote() (loader.BackstopKill, bool)
 }
 

@@ -28,6 +28,8 @@ type Options struct {
 	Config *config.Config
 	// PinDir is where maps are pinned for bpftool; "" for none.
 	PinDir string
+	// Tier forces how wires are watched, one of Tiers; "" is the best that can be had.
+	Tier string
 	// Lock is the host file that one agent holds; DefaultLock when empty.
 	Lock string
 	// Ready is called when the agent watches.
@@ -37,9 +39,7 @@ type Options struct {
 	Drills <-chan drill.Result
 	// Reload brings configurations that replace Config while the agent runs; may be nil.
 	Reload <-chan *config.Config
-	// MemoryTier is as in loader.Options.
-	MemoryTier string
-	Log        zerolog.Logger
+	Log    zerolog.Logger
 
 	onStage func(stage) // tests stop the agent there
 }
@@ -51,8 +51,9 @@ const DefaultLock = "/run/ebpf-evict/agent.lock"
 var ErrRunning = errors.New("another agent runs on this node")
 
 // Run watches until ctx is done, then detaches and unpins everything. It returns an error
-// of its own kind for a bad root (ErrNoRoot), a second agent (ErrRunning), and what
-// loader.Open returns.
+// of its own kind for a bad root (ErrNoRoot), a second agent (ErrRunning), a tier that the
+// configuration does not put up with (ErrTier), and what loader.Open returns where nothing can
+// do without.
 func Run(ctx context.Context, o Options) error {
 	lock, err := takeLock(orText(o.Lock, DefaultLock))
 	if err != nil {
@@ -132,11 +133,11 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if a.kernel, err = loader.Open(loader.Options{
-		PinDir: o.PinDir, BTF: c.BTF, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes,
-		MemoryTier: o.MemoryTier, RaiseTicker: func() { raise(zerolog.Nop(), tickerPriority) }, Log: o.Log,
-	}); err != nil {
+	if a.kernel, err = openKernel(o, fs); err != nil {
 		return nil, nil, err
+	}
+	if err := isEnough(a.kernel, c, p.settings.Bounds); err != nil {
+		return nil, nil, errors.Join(err, a.kernel.Close())
 	}
 	if err := a.build(ctx, o, p); err != nil {
 		return nil, nil, errors.Join(err, a.close())
@@ -172,13 +173,16 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
 			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 		}),
-		alarms: make(chan string, 16), kicks: make(chan struct{}, 1), met: make(chan *unit, 4*maxGuests),
+		alarms: make(chan alarm, 16), kicks: make(chan struct{}, 1), met: make(chan *unit, 4*maxGuests),
 		known: newKnown(), fills: map[uint64]*fill{},
 	}
 	a.scout.changes.open(o.Log)
 	a.scene, a.reader = newScene(a.kernel.Rows()), a.scout.scanner.NewReader()
 	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {
 		return err
+	}
+	if k, ok := a.kernel.(*hooked); ok {
+		k.enter = a.poller.watch
 	}
 	a.rehearsals = a.openRehearsals(c.State)
 	a.observeDisks(ctx, p)
@@ -187,6 +191,25 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 	}
 	return a.scout.round(false)
 }
+
+// openKernel loads the BPF programs, or opens what can do without them.
+func openKernel(o Options, fs *cgroupfs.FS) (kernel, error) {
+	why := fmt.Errorf("the tier %s was asked for", o.Tier)
+	if o.Tier == "" || !isReading(o.Tier) {
+		k, err := openHooked(o, fs)
+		if err == nil {
+			return k, nil
+		}
+		if o.Tier != "" || errors.Is(err, loader.ErrPrivilege) && !mayKill() {
+			return nil, err
+		}
+		why = err
+	}
+	return openLesser(o, fs, why)
+}
+
+// mayKill: who lacks that as well is not root but of a user namespace.
+func mayKill() bool { return unix.Kill(1, 0) == nil }
 
 // lineWritten is the recorder's hook for the stages at which a line is in the journal.
 func (a *Agent) lineWritten() func(*record.Line) {

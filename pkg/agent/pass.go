@@ -28,12 +28,9 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 		a.refresh()
 		d = a.consider()
 	}
-	if d.Verdict == decide.Evict && !a.seenByHook(&d, woke) {
-		// Without a hook near the wire the tables are as old as the last walk: who filled
-		// since then would look idle, and somebody else would pay.
-		if err := a.kernel.WalkNow(); err == nil {
-			d = a.consider()
-		}
+	if d.Verdict == decide.Evict && !a.seenByHook(&d, woke) && !a.isSaid(&d) {
+		a.walkNow(&d)
+		d = a.consider()
 	}
 	for range lookAgain {
 		if d.Verdict != decide.Evict {
@@ -63,13 +60,29 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 // seenByHook reports whether a hook saw the crossing that d is about, or would have: it has
 // kept the rows of whoever allocates or forks fresh.
 func (a *Agent) seenByHook(d *decide.Decision, woke crossings) bool {
-	if a.settings.Bounds[d.Bound].Signal.Memory() && a.kernel.MemoryTier() == loader.TierCharge {
+	if a.settings.Bounds[d.Bound].Signal.Memory() && a.memoryTier() == record.TierCharge {
 		return true
 	}
 	wire := a.wires.number[d.Bound]
 	c := woke.of(wire, a.armedSeq(wire))
-	return c != nil && c.By != sample.ObserverTimer
+	return c != nil && !isReading(tierOf(c.By))
 }
+
+// walkNow has every row read. Without a hook near the wire the tables are as old as the last
+// walk: who filled since then would look idle, and somebody else would pay. Where no hook tells
+// of strangers either, they are looked for.
+func (a *Agent) walkNow(d *decide.Decision) {
+	if isReading(a.tierFor(a.settings.Bounds[d.Bound].Signal)) {
+		a.refresh()
+		return
+	}
+	if err := a.kernel.WalkNow(); err != nil {
+		a.log.Warn().Err(err).Msg("the rows are as old as the last walk")
+	}
+}
+
+// isSaid: in shadow mode nothing more is to be said of this threshold.
+func (a *Agent) isSaid(d *decide.Decision) bool { return a.shadow && a.shadowMet[d.Bound] }
 
 // isDoubtful reports whether a refusal, or the choice of a victim, may come from what we
 // don't know yet: nobody is spared, or killed, for that before a fresh read. Asked once for
@@ -111,8 +124,8 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 		d.Verdict, d.Victim, d.Reason = decide.Refuse, -1, reasonIncomplete
 		return true
 	}
-	if a.shadow && a.shadowMet[d.Bound] {
-		return true // said already
+	if a.isSaid(d) {
+		return true
 	}
 	e := a.begin(d, woke, wokeNs)
 	if e == nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
-	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -111,6 +110,7 @@ func (r *rehearsals) hold(ctx context.Context, name string) drill.Reply {
 	if err != nil {
 		return r.refuse(&q, fmt.Errorf("request: %w", err))
 	}
+	defer func() { _ = r.host("") }()
 	c, err := r.openCanary(&q)
 	if err != nil {
 		return r.refuse(&q, err)
@@ -130,7 +130,7 @@ func (r *rehearsals) hold(ctx context.Context, name string) drill.Reply {
 	line := r.drillLine(c)
 	r.recorder.send(line, nil)
 	r.note(line)
-	return drill.Reply{State: drill.Done, Line: line}
+	return drill.Reply{State: drill.Done, Line: line, ByClock: r.isByClock(line.Tier, signal.Signal(line.Signal))}
 }
 
 // play arms the wire, lets the canary go and waits for its end.
@@ -232,12 +232,12 @@ func (r *rehearsals) refuse(q *drill.Request, err error) drill.Reply {
 }
 
 // note keeps the last drill for the state file. A drill is well when all its signals are, and
-// a hook saw them: by the timer alone kills come late.
+// the hook saw them where there is one: by the timer alone kills come late.
 func (r *rehearsals) note(l *record.Line) {
 	if l.ID != r.last {
 		r.last, r.ok, r.signalledNs = l.ID, map[string]bool{}, 0
 	}
-	r.ok[l.Signal] = l.Outcome == record.OutcomeKilled && l.Tier != tierOf(sample.ObserverTimer)
+	r.ok[l.Signal] = l.Outcome == record.OutcomeKilled && !r.isByClock(l.Tier, signal.Signal(l.Signal))
 	if t := l.Timeline; t.Signalled != 0 {
 		r.signalledNs = max(r.signalledNs, t.Signalled-t.Crossed)
 	}
@@ -272,10 +272,7 @@ func (a *Agent) hear(ctx context.Context, o Options, fail context.CancelCauseFun
 		}
 		a.log.Error().Str("stage", d.Stage).Str("reason", d.Reason).Msg("degraded: drill failed")
 		a.drills.state.Store(&record.DrillState{Time: record.Time{Time: time.Now()}})
-		select {
-		case a.scout.alarms <- fmt.Sprintf("drill failed at the stage %q: %s", d.Stage, d.Reason):
-		default: // it is in the log
-		}
+		a.scout.raise(alarm{reason: fmt.Sprintf("drill failed at the stage %q: %s", d.Stage, d.Reason)})
 	}
 }
 

@@ -13,7 +13,9 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/fallback"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
@@ -43,7 +45,9 @@ type scout struct {
 	log     zerolog.Logger
 
 	// alarms are for the journal; what finds no room is in the log alone.
-	alarms    chan string
+	alarms    chan alarm
+	tiers     [halves]string    // as they were said last
+	tracked   []fallback.Cgroup // what the kernel was told of, where it has to be
 	tableErr  string
 	published atomic.Pointer[roster]
 	kicks     chan struct{}
@@ -147,10 +151,7 @@ func (s *scout) watchTable() {
 		reason = "workload table is good again"
 	}
 	s.log.Warn().Msg(reason)
-	select {
-	case s.alarms <- reason:
-	default:
-	}
+	s.raise(alarm{reason: reason})
 }
 
 // adopt takes over what a configuration says of units.
@@ -166,6 +167,7 @@ func (s *scout) adopt(p *plan) {
 // round looks at what may have changed, all with scan, publishes it, and does what follows
 // from it.
 func (s *scout) round(scan bool) error {
+	s.watchTiers()
 	if err := s.limits(); err != nil {
 		return err
 	}
@@ -202,6 +204,9 @@ func (s *scout) publish(d depth) error {
 	if err := s.look(d); err != nil {
 		return err
 	}
+	if err := s.track(); err != nil {
+		return err
+	}
 	if err := s.walk(d > changed); err != nil {
 		return err
 	}
@@ -215,6 +220,35 @@ func (s *scout) publish(d depth) error {
 	next := s.known.roster(s.roots, s.published.Load())
 	s.published.Store(next)
 	return s.wires.place(next)
+}
+
+// track tells a kernel that has to know it which cgroups there are: the roots, the units and
+// what a strike kills.
+func (s *scout) track() error {
+	k, ok := s.kernel.(tracker)
+	if !ok {
+		return nil
+	}
+	var all []fallback.Cgroup
+	for _, path := range s.wires.roots {
+		c := fallback.Cgroup{Path: path}
+		if i := slices.IndexFunc(s.roots, func(r root) bool { return r.path == path }); i >= 0 {
+			c.MemoryID, c.PidsID = s.roots[i].id.MemoryID, s.roots[i].id.PidsID
+		}
+		all = append(all, c)
+	}
+	for _, u := range s.known.units {
+		all = append(all, fallback.Cgroup{Path: u.Cgroup, MemoryID: u.ID.MemoryID, PidsID: u.ID.PidsID})
+		for i, t := range u.Targets {
+			all = append(all, fallback.Cgroup{Path: t.Cgroup, MemoryID: u.TargetIDs[i].MemoryID, PidsID: u.TargetIDs[i].PidsID})
+		}
+	}
+	if slices.Equal(all, s.tracked) {
+		return nil
+	}
+	s.tracked = all
+	s.walks.isDue.Store(true) // whoever is new has no figures
+	return k.Track(all)
 }
 
 func (s *scout) limits() error {
@@ -307,11 +341,12 @@ func (s *scout) arm() error {
 	any = any && (s.wires.near.Load() || distance < s.nearness.margin)
 	near, far := s.nearness.judge(distance, any, time.Now())
 	was := s.wires.near.Load()
+	tier, _ := s.kernel.Tier(memoryHalf.scope())
 	if near || far {
 		s.wires.near.Store(near)
 	}
 	switch {
-	case s.kernel.MemoryTier() == loader.TierCharge:
+	case tier == record.TierCharge:
 		return s.helpCharge()
 	case near:
 		if err := s.kernel.Arm(); err != nil || was {

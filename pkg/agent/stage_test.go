@@ -32,6 +32,7 @@ import (
 type agentArgs struct {
 	Config       config.Config
 	PinDir, Lock string
+	Tier         string
 	Die          stage
 	// Ordinary: the agent may not raise its priority.
 	Ordinary bool
@@ -52,7 +53,7 @@ func agentMain(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	o := Options{
-		Config: &in.Config, PinDir: in.PinDir, Lock: in.Lock,
+		Config: &in.Config, PinDir: in.PinDir, Lock: in.Lock, Tier: in.Tier,
 		Log: zerolog.New(os.Stderr).Level(zerolog.ErrorLevel),
 	}
 	if in.Die != 0 {
@@ -95,6 +96,7 @@ func (b *bed) start(die stage) *exec.Cmd {
 func (b *bed) startAs(in agentArgs) *exec.Cmd {
 	b.t.Helper()
 	in.Config, in.PinDir, in.Lock = *b.conf, b.pinDir(), filepath.Join(filepath.Dir(b.conf.Journal), "lock")
+	in.Tier = b.tier
 	arg, err := json.Marshal(in)
 	must(b.t, err)
 	before := len(b.lines(record.KindStart))

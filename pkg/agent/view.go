@@ -6,6 +6,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -27,6 +28,11 @@ func (a *Agent) view() *record.State {
 func (a *Agent) viewSignal(o *signal.Observation) record.SignalState {
 	v := record.SignalState{Signal: string(o.Signal)}
 	available, capacity := o.Available, o.Capacity
+	if scope := scopeOf(o.Signal); scope != sample.ScopeOff {
+		if _, why := a.kernel.Tier(scope); why != nil {
+			v.TierReason = why.Error()
+		}
+	}
 	switch v.Tier = a.tierFor(o.Signal); v.Tier {
 	case record.TierAlloc:
 		v.Armed = a.kernel.Armed()

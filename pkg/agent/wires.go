@@ -104,7 +104,7 @@ func (w *wires) wire(b *decide.Bound, node sample.Node, s *roster) (loader.Wire,
 		if r == nil {
 			return wire, false
 		}
-		wire.Capacity, wire.CgroupID, wire.CSSID = r.pidsMax, r.id.PidsID, r.pidsCSS
+		wire.Capacity, wire.CgroupID, wire.CSSID, wire.Cgroup = r.pidsMax, r.id.PidsID, r.pidsCSS, r.path
 		if b.Signal == signal.AllocatableMemoryAvailable {
 			wire.Capacity, wire.CgroupID, wire.CSSID = r.memoryMax, r.id.MemoryID, r.memoryCSS
 			wire.InactiveFileBytes = r.inactiveFile
@@ -119,6 +119,13 @@ func (w *wires) wire(b *decide.Bound, node sample.Node, s *roster) (loader.Wire,
 
 // boundOf returns the bound that a wire belongs to, -1 for none. For the hot thread.
 func (w *wires) boundOf(wire int) int { return slices.Index(w.number, wire) }
+
+// move has the kernel's watchers take wires over from each other.
+func (w *wires) move(take func(numbers []int)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	take(w.number)
+}
 
 // lend places a drill's wire and arms it.
 func (w *wires) lend(wire loader.Wire) (number int, seq uint64, err error) {

@@ -21,6 +21,13 @@ const (
 	ModeEnforce = "enforce"
 )
 
+// The values of leastTier, best first.
+const (
+	LeastTierBPF   = "bpf"
+	LeastTierEvent = "event"
+	LeastTierPoll  = "poll"
+)
+
 // CompatKubelet is the value of compat that asks for the kubelet's own behaviour.
 const CompatKubelet = "kubelet"
 
@@ -102,6 +109,9 @@ type Config struct {
 	Drill   Drill
 	// Backstop is the kernel's part when the agent does not act in time.
 	Backstop Backstop
+	// LeastTier is the least that may watch a signal with a hard threshold in enforce mode: where
+	// the start finds less, it is refused. LeastTierPoll, the default, never refuses.
+	LeastTier string
 	// MaxFillBytesPerSecond is the fastest rate at which memory could fill. 0, the
 	// default, means that it is derived from the number of CPUs.
 	MaxFillBytesPerSecond int64 `key:"fillBytesPerSecond"`
@@ -162,6 +172,7 @@ func Default() *Config {
 		Hugepages:                        true,
 		Budget:                           Budget{KillsPerMinute: 20, KillsPerHour: 120},
 		Drill:                            Drill{AtStart: true, Every: time.Hour},
+		LeastTier:                        LeastTierPoll,
 		Backstop:                         Backstop{Enabled: true, Grace: time.Millisecond},
 	}
 }

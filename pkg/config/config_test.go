@@ -56,6 +56,7 @@ backstop: {enabled: false, grace: 2ms}
 fillBytesPerSecond: 11G
 marginBytes: 1073741824
 btf: /x/vmlinux
+leastTier: event
 `)
 	want := &Config{
 		EvictionHard:                     map[string]string{"memory.available": "500Mi", "nodefs.available": "10%"},
@@ -87,6 +88,7 @@ btf: /x/vmlinux
 		MaxFillBytesPerSecond:            11e9,
 		MarginBytes:                      1 << 30,
 		BTF:                              "/x/vmlinux",
+		LeastTier:                        LeastTierEvent,
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
@@ -211,6 +213,7 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"backstop grace too long":          {"backstop: {grace: 10.1s}", "backstop.grace", `"10.1s"`, "to 10s"},
 		"backstop grace without a unit":    {"backstop: {grace: 5}", "backstop.grace", "5", "to 10s"},
 		"rate below zero":                  {"fillBytesPerSecond: -1", "fillBytesPerSecond", "-1", "1Gi"},
+		"least tier unknown":               {"leastTier: bpf-alloc", "leastTier", `"bpf-alloc"`, "bpf"},
 		"margin unparsable":                {"marginBytes: much", "marginBytes", `"much"`, "1Gi"},
 		"margin beyond 64 bits":            {"marginBytes: 1e30", "marginBytes", "1e+30", "1Gi"},
 		"two documents":                    {"mode: shadow\n---\nmode: enforce\n", "the file", "", "one YAML document"},

@@ -101,6 +101,7 @@ func (c *Config) keys() map[string]decoder {
 		"budget":                           c.Budget.decode,
 		"drill":                            c.Drill.decode,
 		"backstop":                         c.Backstop.decode,
+		"leastTier":                        choice(&c.LeastTier, LeastTierBPF, LeastTierEvent, LeastTierPoll),
 		"fillBytesPerSecond":               amount(&c.MaxFillBytesPerSecond),
 		"marginBytes":                      amount(&c.MarginBytes),
 		"btf":                              filePath(&c.BTF),

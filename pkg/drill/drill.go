@@ -67,6 +67,8 @@ type Reply struct {
 	State  State        `json:"state"`
 	Reason string       `json:"reason,omitempty"`
 	Line   *record.Line `json:"line,omitempty"`
+	// ByClock: there is a hook for the signal, and it has not seen the canary.
+	ByClock bool `json:"byClock,omitempty"`
 }
 
 // Result is what became of a drill, and what `drill -o json` prints.

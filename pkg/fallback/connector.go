@@ -38,7 +38,7 @@ type connector struct {
 	// It rests until restNs, for pause, at least for leastRest.
 	restNs           uint64
 	pause, leastRest time.Duration
-	buf            [64]byte // the head of a message; the rest is cut off
+	buf              [64]byte // the head of a message; the rest is cut off
 }
 
 const (

@@ -15,12 +15,10 @@ import (
 // readers may be any goroutine; a reading costs two small files a cgroup, and a third, dear
 // one where that is old.
 type Table struct {
-	fs      *cgroupfs.FS
-	mu      sync.Mutex // of Track
-	byPath  map[string]*usages
-	rows    atomic.Pointer[[]*usages] // by number; 0 is nobody
-	walkMu  sync.Mutex
-	scratch cgroupfs.Scratch // of Walk
+	fs     *cgroupfs.FS
+	mu     sync.Mutex // of Track
+	byPath map[string]*usages
+	rows   atomic.Pointer[[]*usages] // by number; 0 is nobody
 }
 
 // usages are the figures of one cgroup.
@@ -49,16 +47,33 @@ func NewTable(fs *cgroupfs.FS) *Table {
 	return t
 }
 
-// Track makes the cgroups of these paths, and no others, the table's. One that is gone is
-// left out; one that was made again under its name is another row.
-func (t *Table) Track(paths []string) error {
+// Cgroup is one to be tracked: the path below the mounts and, where the caller knows them, the
+// inodes that it has in the two hierarchies.
+type Cgroup struct {
+	Path             string
+	MemoryID, PidsID uint64
+}
+
+// is reports whether a row is that cgroup's, without a look at the files.
+func (c *Cgroup) is(u *usages) bool {
+	return u != nil && c.MemoryID|c.PidsID != 0 && c.MemoryID == u.memoryID && c.PidsID == u.pidsID
+}
+
+// Track makes these cgroups, and no others, the table's. One that is gone is left out; one
+// that was made again under its name is another row.
+func (t *Table) Track(cgroups []Cgroup) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rows := append([]*usages(nil), *t.rows.Load()...)
 	var errs []error
-	kept := make(map[string]*usages, len(paths))
-	for _, path := range paths {
+	kept := make(map[string]*usages, len(cgroups))
+	for i := range cgroups {
+		path := cgroups[i].Path
 		if kept[path] != nil {
+			continue
+		}
+		if old := t.byPath[path]; cgroups[i].is(old) {
+			kept[path] = old
 			continue
 		}
 		u, err := t.open(path, t.byPath[path])
@@ -119,14 +134,12 @@ func (t *Table) open(path string, old *usages) (*usages, error) {
 func (t *Table) Close() { _ = t.Track(nil) } // no path, no error
 
 // Walk reads every row again and returns how many there are.
-func (t *Table) Walk() int {
-	t.walkMu.Lock()
-	defer t.walkMu.Unlock()
+func (t *Table) Walk(s *cgroupfs.Scratch) int {
 	n := 0
 	for _, u := range *t.rows.Load() {
 		if u != nil {
 			n++
-			u.read(&t.scratch, now(), inactiveOld)
+			u.read(s, now(), inactiveOld)
 		}
 	}
 	return n

@@ -19,15 +19,23 @@ func find(each func(func(sample.Cgroup)), id uint64) (found sample.Cgroup, ok bo
 	return found, ok
 }
 
+// cgroupsOf are cgroups whose ids are not known.
+func cgroupsOf(paths ...string) (cgroups []Cgroup) {
+	for _, path := range paths {
+		cgroups = append(cgroups, Cgroup{Path: path})
+	}
+	return cgroups
+}
+
 func TestTableFollowsTheFiles(t *testing.T) {
 	b := newBed(t, Poll)
 	table := NewTable(b.fs)
 	defer table.Close()
-	must(t, table.Track([]string{"/", b.path, b.path, b.path + "-that-is-not-there"}))
+	must(t, table.Track(cgroupsOf("/", b.path, b.path, b.path+"-that-is-not-there")))
 	if _, ok := find(table.EachMemory, b.memory.CgroupID); ok {
 		t.Error("a row shows before it was read")
 	}
-	if n := table.Walk(); n != 2 {
+	if n := table.Walk(new(cgroupfs.Scratch)); n != 2 {
 		t.Errorf("%d rows, want the root's and the bed's", n)
 	}
 	row, ok := find(table.EachMemory, b.memory.CgroupID)
@@ -42,7 +50,7 @@ func TestTableFollowsTheFiles(t *testing.T) {
 			t.Fatal("the sleeper died")
 		}
 	}
-	table.Walk()
+	table.Walk(new(cgroupfs.Scratch))
 	if row, ok := table.Memory(row.CSSID, b.memory.CgroupID); !ok || row.Usage < held || row.Ns == 0 {
 		t.Errorf("got %+v, %v, want %d bytes and more", row, ok, held)
 	}
@@ -71,15 +79,28 @@ func TestTableForgetsWhatIsGone(t *testing.T) {
 		paths = append(paths, fmt.Sprintf("%s/%d", b.path, i))
 		must(t, b.fs.Create(paths[i]))
 	}
-	must(t, table.Track(paths))
-	table.Walk()
+	must(t, table.Track(cgroupsOf(paths...)))
+	table.Walk(new(cgroupfs.Scratch))
 	numbers := map[uint32]uint64{}
 	table.EachMemory(func(c sample.Cgroup) { numbers[c.CSSID] = c.CgroupID })
 	if len(numbers) != 5 {
 		t.Fatalf("rows %v, want 5 of their own", numbers)
 	}
+	var known []Cgroup
+	for number, id := range numbers {
+		if got := table.Find(id, 0); got != number {
+			t.Errorf("cgroup %d is found in row %d, want %d", id, got, number)
+		}
+	}
+	for _, path := range paths {
+		c, err := b.fs.Open(path)
+		must(t, err)
+		known = append(known, Cgroup{path, c.MemoryID(), c.PidsID()})
+		must(t, c.Close())
+	}
+	must(t, table.Track(known)) // the same
 	must(t, b.fs.Remove(paths[2]))
-	if n := table.Walk(); n != 5 {
+	if n := table.Walk(new(cgroupfs.Scratch)); n != 5 {
 		t.Errorf("%d rows, want 5 until it is said who is there", n)
 	}
 	left := 0
@@ -88,8 +109,8 @@ func TestTableForgetsWhatIsGone(t *testing.T) {
 		t.Errorf("%d rows have a figure, want 4", left)
 	}
 	must(t, b.fs.Create(paths[2])) // under the same name
-	must(t, table.Track(paths[1:]))
-	if n := table.Walk(); n != 4 {
+	must(t, table.Track(cgroupsOf(paths[1:]...)))
+	if n := table.Walk(new(cgroupfs.Scratch)); n != 4 {
 		t.Errorf("%d rows, want 4", n)
 	}
 	same := 0

@@ -110,7 +110,7 @@ func (w *Watcher) open(o Options) (err error) {
 		}
 	}
 	if o.Tier == Poll {
-		w.why = [2]error{errAsked, errAsked}
+		w.why = [2]error{ErrAsked, ErrAsked}
 		return nil
 	}
 	w.thresholds, w.why[0] = w.openRegistrar()
@@ -120,7 +120,8 @@ func (w *Watcher) open(o Options) (err error) {
 	return w.watch(unix.EPOLL_CTL_ADD, w.connector.fd, 0, 0)
 }
 
-var errAsked = errors.New("the tier poll was asked for")
+// ErrAsked is why nothing better than Poll was tried.
+var ErrAsked = errors.New("the tier poll was asked for")
 
 func (w *Watcher) watch(op, fd int, events uint32, wire int) error {
 	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(wire)}

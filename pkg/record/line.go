@@ -54,9 +54,10 @@ const (
 // The tiers: which back-end saw a crossing.
 const (
 	TierCharge = "bpf-charge"
-	TierAlloc  = "bpf-alloc"
-	TierTask   = "bpf-task"
-	TierPoll   = "poll" // a clock
+	TierAlloc = "bpf-alloc"
+	TierTask  = "bpf-task"
+	TierEvent = "event" // a memory threshold of cgroup v1, or the proc connector
+	TierPoll  = "poll"  // a clock
 )
 
 // Line is one line of the journal. Parts that a kind does not have are absent; a nil
@@ -71,6 +72,7 @@ type Line struct {
 	// Mode is enforce or shadow.
 	Mode string `json:"mode,omitempty"`
 	// Tier is the back-end that saw the crossing: bpf-charge, bpf-alloc, bpf-task, event or poll.
+	// On a degraded line, the one that watches the signal from then on.
 	Tier      string     `json:"tier,omitempty"`
 	Signal    string     `json:"signal,omitempty"`
 	Threshold *Threshold `json:"threshold,omitempty"`

@@ -53,7 +53,9 @@ type SignalState struct {
 	FillPerSecond      *float64 `json:"fillPerSecond,omitempty"`
 	SecondsToThreshold *float64 `json:"secondsToThreshold,omitempty"`
 	Tier               string   `json:"tier"`
-	Armed              bool     `json:"armed"`
+	// TierReason says why it is not a better one.
+	TierReason string `json:"tierReason,omitempty"`
+	Armed      bool   `json:"armed"`
 }
 
 // ThresholdState is a threshold of a signal, in the unit of the signal.

@@ -74,7 +74,9 @@ type world struct {
 	// mode is enforce or shadow; extra is configuration beside the thresholds.
 	mode, extra string
 	// by is a command that leads to the agent.
-	by    []string
+	by []string
+	// tier is forced, "" for the best.
+	tier  string
 	agent *exec.Cmd
 }
 
@@ -124,16 +126,18 @@ func (w *world) config(thresholds map[string]string) string {
 	file := filepath.Join(w.dir, "config.yaml")
 	must(w.t, os.WriteFile(file, []byte(fmt.Sprintf(
 		"mode: %s\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n%s",
-		w.mode, w.root, hard, w.journal, filepath.Join(w.dir, "state.json"), filepath.Join(w.dir, "none.json"), w.extra)), 0o600))
+		w.mode, w.root, hard, w.journal, w.state(), filepath.Join(w.dir, "none.json"), w.extra)), 0o600))
 	return file
 }
+
+func (w *world) state() string { return filepath.Join(w.dir, "state.json") }
 
 // start runs the agent with these thresholds and waits until it watches.
 func (w *world) start(thresholds map[string]string) {
 	w.t.Helper()
 	file := w.config(thresholds)
 	before := w.count(record.KindStart)
-	args := append(w.by[:len(w.by):len(w.by)], binary(w.t), "run", "--config", file, "--log-level", "error")
+	args := append(w.by[:len(w.by):len(w.by)], binary(w.t), "run", "--config", file, "--log-level", "error", "--tier", w.tier)
 	w.agent = exec.Command(args[0], args[1:]...)
 	w.agent.Stderr = os.Stderr
 	w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nor does it outlive a test that is killed

@@ -51,6 +51,10 @@ func TestBadConfigurationIsRefusedInOneSentence(t *testing.T) {
 	}
 }
 
+func TestUnknownTierIsRefusedInOneSentence(t *testing.T) {
+	refused(t, exec.Command(binary(t), "run", "--tier", "bpf", "--log-level", "error"), 2, "--tier")
+}
+
 const nobody = 65534
 
 func TestMissingPrivilegesAreRefusedInOneSentence(t *testing.T) {
@@ -89,6 +93,7 @@ func forAnybody(t *testing.T, bin string) string {
 func TestKernelWithoutBTFIsRefusedInOneSentence(t *testing.T) {
 	bin := binary(t)
 	w := newWorld(t)
+	w.extra = "leastTier: bpf\n"
 	file := w.config(map[string]string{"memory.available": "1Mi"})
 	refused(t, exec.Command("/proc/self/exe", "without-btf", bin, "run", "--config", file, "--log-level", "error"), 3, "CONFIG_DEBUG_INFO_BTF")
 }

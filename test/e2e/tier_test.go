@@ -1,0 +1,188 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+const (
+	memorySignal = "allocatableMemory.available"
+	tasksSignal  = "allocatablePID.available"
+)
+
+// seenBy are the tiers that a line of a signal may have when the agent was forced to one: a
+// reading that was due may come before the event.
+func seenBy(forced, signal string) []string {
+	switch {
+	case forced == record.TierEvent:
+		return []string{record.TierEvent, record.TierPoll}
+	case forced == record.TierPoll:
+		return []string{record.TierPoll}
+	case signal == memorySignal:
+		return []string{record.TierAlloc}
+	}
+	return []string{record.TierTask}
+}
+
+// tally counts by which tiers the evictions were seen.
+type tally map[string]int
+
+func (c tally) take(t *testing.T, forced string, l record.Line) {
+	t.Helper()
+	c[l.Tier]++
+	for _, tier := range seenBy(forced, l.Signal) {
+		if l.Tier == tier {
+			return
+		}
+	}
+	t.Errorf("seen by %s, forced to %s", l.Tier, forced)
+}
+
+// Every tier plays the same scenes to the same end, and the journal says by which.
+func TestEveryTierEvictsTheHogAndTheBomb(t *testing.T) {
+	binary(t)
+	for _, tc := range []struct {
+		name, signal, threshold string
+		spec                    load.Spec
+	}{
+		{"hog", memorySignal, "400Mi", load.Spec{Kind: load.Hog, Bytes: 800 << 20}},
+		{"bomb", tasksSignal, "200", load.Spec{Kind: load.Bomb, Tasks: 1000, NoReap: 500 * time.Millisecond}},
+	} {
+		for _, tier := range []string{record.TierAlloc, record.TierEvent, record.TierPoll} {
+			t.Run(tc.name+" by "+tier, func(t *testing.T) {
+				w := newWorld(t)
+				w.tier = tier
+				bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 200 << 20})
+				w.start(map[string]string{tc.signal: tc.threshold})
+				if isBPF := tier == record.TierAlloc; len(ourPrograms(t)) > 0 != isBPF {
+					t.Errorf("loaded are %v", ourPrograms(t))
+				}
+				var took []time.Duration
+				seen := tally{}
+				for i := range rounds(t, 5) {
+					unit := fmt.Sprintf("%s-%d", tc.name, i)
+					l := w.load(unit, tc.spec)
+					w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
+					line := w.lines(record.KindEviction)[i]
+					took = append(took, evicted(t, line, path.Join(w.root, unit)))
+					seen.take(t, tier, line)
+					if w.populated(unit) || !bystander.Alive() || w.count(record.KindKill) != i+1 {
+						t.Fatalf("round %d: it has processes: %v; the bystander lives: %v; %d kills",
+							i, w.populated(unit), bystander.Alive(), w.count(record.KindKill))
+					}
+					_ = l.Stop()
+					w.remove(unit)
+				}
+				t.Logf("seen to SIGKILL over %d rounds: median %v, worst %v; seen by %v", len(took), median(took), took[len(took)-1], seen)
+				w.saysTier(tier, tc.signal)
+			})
+		}
+	}
+}
+
+// saysTier checks that start line, degraded line and state file tell of a tier without BPF, and
+// tell of none where there is BPF.
+func (w *world) saysTier(tier, signal string) {
+	w.t.Helper()
+	start, degraded := w.lines(record.KindStart)[0], w.lines(record.KindDegraded)
+	state, err := record.ReadState(w.state())
+	must(w.t, err)
+	if tier == record.TierAlloc {
+		if len(degraded) != 0 || state.Signals[0].TierReason != "" || !strings.Contains(start.Reason, record.TierTask) {
+			w.t.Errorf("start line %q, degraded lines %+v, state %+v", start.Reason, degraded, state.Signals)
+		}
+		return
+	}
+	got := state.Signals[0].Tier
+	if got != tier && !(tier == record.TierEvent && signal == memorySignal && w.fs.Version() == cgroupfs.V2) {
+		w.t.Errorf("the state file says tier %s, forced to %s", got, tier)
+	}
+	if state.Signals[0].TierReason == "" || !strings.Contains(start.Reason, got) {
+		w.t.Errorf("start line %q, state %+v", start.Reason, state.Signals)
+	}
+	if len(degraded) != 1 || degraded[0].Tier != got || degraded[0].Signal != signal || !strings.Contains(degraded[0].Reason, "backstop") {
+		w.t.Errorf("degraded lines %+v, want one with the tier %s", degraded, got)
+	}
+}
+
+// Two wires at once, one of them soft, and a drill: by each tier.
+func TestEveryTierPlaysTheOtherScenes(t *testing.T) {
+	binary(t)
+	for _, tier := range []string{record.TierAlloc, record.TierEvent, record.TierPoll} {
+		t.Run("several wires by "+tier, func(t *testing.T) {
+			w := newWorld(t)
+			w.tier = tier
+			bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 100 << 20})
+			w.start(map[string]string{memorySignal: "400Mi", tasksSignal: "200", "memory.available": "1Mi", "pid.available": "1"})
+			hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 800 << 20})
+			bomb := w.load("bomb", load.Spec{Kind: load.Bomb, Tasks: 1000, NoReap: 500 * time.Millisecond})
+			w.await("both evictions", func() bool { return w.count(record.KindEviction) == 2 })
+			_, _ = hog.Stop(), bomb.Stop()
+			victims := map[string]string{}
+			for _, l := range w.lines(record.KindEviction) {
+				evicted(t, l, l.Victim.Cgroup)
+				tally{}.take(t, tier, l)
+				victims[path.Base(l.Victim.Cgroup)] = l.Signal
+			}
+			if victims["hog"] != memorySignal || victims["bomb"] != tasksSignal || !bystander.Alive() {
+				t.Errorf("evicted %v; the bystander lives: %v", victims, bystander.Alive())
+			}
+		})
+		t.Run("soft by "+tier, func(t *testing.T) {
+			w := newWorld(t)
+			w.tier = tier
+			w.extra = "evictionSoft: {" + memorySignal + ": 400Mi}\nevictionSoftGracePeriod: {" + memorySignal + ": 1s}\nevictionMaxPodGracePeriod: 1\n"
+			bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 100 << 20})
+			w.start(map[string]string{})
+			hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 700 << 20, Rate: 1 << 30})
+			w.await("the eviction", func() bool { return w.count(record.KindEviction) == 1 })
+			_ = hog.Stop()
+			l := w.lines(record.KindEviction)[0]
+			if l.Outcome != record.OutcomeKilled || l.Victim.Cgroup != path.Join(w.root, "hog") || l.Timeline.Asked == 0 || !bystander.Alive() {
+				t.Errorf("got %+v, want the hog asked to end; the bystander lives: %v", l, bystander.Alive())
+			}
+		})
+		t.Run("drill by "+tier, func(t *testing.T) {
+			w := newWorld(t)
+			w.tier, w.extra = tier, "drill: {atStart: false, every: 0}\n"
+			w.start(hogsOnly)
+			r, code, errText := w.drill()
+			if code != 0 || !r.OK || len(r.Drills) != 2 {
+				t.Fatalf("exit code %d, %+v: %s", code, r, errText)
+			}
+			for _, l := range r.Drills {
+				tally{}.take(t, tier, l)
+			}
+		})
+	}
+}
+
+// A kernel without BTF is protected all the same, and says what by.
+func TestWithoutBTFTheBestThatIsLeftIsUsed(t *testing.T) {
+	bin := binary(t)
+	w := newWorld(t)
+	file := w.config(map[string]string{memorySignal: "900Mi"})
+	w.agent = exec.Command("/proc/self/exe", "without-btf", bin, "run", "--config", file, "--log-level", "error")
+	w.agent.Stderr = os.Stderr
+	w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	must(t, startForGood(w.agent))
+	t.Cleanup(w.stop)
+	w.await("the agent's start", func() bool { return w.count(record.KindStart) > 0 })
+	hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20})
+	w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
+	_ = hog.Stop()
+	evicted(t, w.lines(record.KindEviction)[0], path.Join(w.root, "hog"))
+	if d := w.lines(record.KindDegraded); len(d) == 0 || !strings.Contains(d[0].Reason, "CONFIG_DEBUG_INFO_BTF") {
+		t.Errorf("degraded lines: %+v", d)
+	}
+}
