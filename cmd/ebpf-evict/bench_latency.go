@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/bench"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -18,6 +20,7 @@ func newBenchLatencyCmd(out, errOut io.Writer, log func() (zerolog.Logger, error
 		output       benchOutput
 		rounds       int
 		tools, rates []string
+		tiers        []string
 		scenario     string
 		fill, sig    string
 	)
@@ -28,7 +31,8 @@ func newBenchLatencyCmd(out, errOut io.Writer, log func() (zerolog.Logger, error
 			"end it. Of the agent the figures are the journal's; beside them stand, for every tool, those\n" +
 			"of one yardstick outside: the hog's own marks, the kernel's trace of signals, its death.",
 		Example: "  ebpf-evict bench latency --scenario spinners\n" +
-			"  ebpf-evict bench latency --tool ebpf-evict,earlyoom --rate 256Mi,max -o json > latency.json",
+			"  ebpf-evict bench latency --tool ebpf-evict,earlyoom --rate 256Mi,max -o json > latency.json\n" +
+			"  ebpf-evict bench latency --tier bpf-alloc,event,poll",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := output.ready(log); err != nil {
@@ -36,7 +40,15 @@ func newBenchLatencyCmd(out, errOut io.Writer, log func() (zerolog.Logger, error
 			}
 			o := bench.LatencyOptions{
 				Rounds: rounds, Scenario: bench.Scenario(scenario), Fill: load.Fill(fill),
-				Signal: signal.Signal(sig), Version: version,
+				Signal: signal.Signal(sig), Tiers: tiers, Version: version,
+			}
+			if len(tiers) == 0 {
+				o.Tiers = []string{""}
+			}
+			for _, tier := range tiers {
+				if err := checkTier(tier); err != nil {
+					return err
+				}
 			}
 			for _, t := range tools {
 				o.Tools = append(o.Tools, bench.Tool(t))
@@ -64,6 +76,7 @@ func newBenchLatencyCmd(out, errOut io.Writer, log func() (zerolog.Logger, error
 	cmd.Flags().StringVar(&scenario, "scenario", string(bench.Idle), fmt.Sprintf("what else goes on: %v", bench.Scenarios))
 	cmd.Flags().StringVar(&fill, "fill", string(load.FillPages), fmt.Sprintf("how the hog takes memory: %v", load.Fills))
 	cmd.Flags().StringSliceVar(&rates, "rate", []string{"max"}, "how fast, a second: quantities such as 256Mi, or max")
+	cmd.Flags().StringSliceVar(&tiers, "tier", nil, "what the agent is forced to watch by, in turn: "+strings.Join(agent.Tiers, ", "))
 	cmd.Flags().StringVar(&sig, "signal", "", "what the agent watches (default allocatableMemory.available, forkbomb: allocatablePID.available)")
 	return cmd
 }

@@ -65,6 +65,9 @@ func (b *Bed) startAgent(ctx context.Context, hard map[signal.Signal]string, mor
 		return nil, fmt.Errorf("write the agent's configuration: %w", err)
 	}
 	a.cmd = exec.Command(b.Self, "run", "--config", file, "--log-level", "error")
+	if b.Tier != "" {
+		a.cmd.Args = append(a.cmd.Args, "--tier", b.Tier)
+	}
 	a.cmd.Stderr = &a.said
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := a.cmd.Start(); err != nil {

@@ -19,6 +19,8 @@ type Bed struct {
 	Dir  string
 	// Self is this program, which loads and agents run.
 	Self string
+	// Tier is what agents are forced to watch by, as of `run --tier`; "" is the best.
+	Tier string
 
 	agents int
 }

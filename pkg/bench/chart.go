@@ -362,5 +362,5 @@ func signalledNs(r *Run) (values []int64) {
 	return values
 }
 
-// plain: nothing else went on and the hog touched pages.
-func plain(r *Run) bool { return r.Scenario == Idle && r.Fill == load.FillPages }
+// plain: nothing else went on, the hog touched pages, and no tier was forced.
+func plain(r *Run) bool { return r.Tier == "" && r.Scenario == Idle && r.Fill == load.FillPages }

@@ -68,7 +68,7 @@ func (r *Report) longest(t Tool, s Scenario) (longest *Run) {
 	for i := range r.Latency {
 		for j := range r.Latency[i].Runs {
 			run := &r.Latency[i].Runs[j]
-			if run.Tool != t || run.Scenario != s || run.RateBytes != 0 || s != Forkbomb && run.Fill != load.FillPages {
+			if run.Tool != t || run.Tier != "" || run.Scenario != s || run.RateBytes != 0 || s != Forkbomb && run.Fill != load.FillPages {
 				continue
 			}
 			if run.Rounds > 0 && (longest == nil || run.Rounds > longest.Rounds) {

@@ -35,6 +35,8 @@ type LatencyOptions struct {
 	Fill     load.Fill
 	// RatesBytes are the fill rates, a run each; 0 is as fast as it goes.
 	RatesBytes []int64
+	// Tiers are what the agent is forced to watch by, a run each; "" is the best there is.
+	Tiers []string
 	// Signal is what the agent watches. Empty: allocatableMemory.available, with a fork
 	// bomb allocatablePID.available.
 	Signal  signal.Signal
@@ -62,8 +64,10 @@ func (o *LatencyOptions) validate() error {
 		return fmt.Errorf("%w: signal %q, want one of memory and pids", ErrOptions, o.Signal)
 	case o.Scenario == Forkbomb && !o.bomb():
 		return fmt.Errorf("%w: a fork bomb crosses no wire of %s", ErrOptions, o.Signal)
-	case o.Rounds < 1 || len(o.Tools) == 0 || len(o.RatesBytes) == 0:
-		return fmt.Errorf("%w: no round, tool or rate", ErrOptions)
+	case o.Rounds < 1 || len(o.Tools) == 0 || len(o.RatesBytes) == 0 || len(o.Tiers) == 0:
+		return fmt.Errorf("%w: no round, tool, rate or tier", ErrOptions)
+	case !slices.Equal(o.Tiers, []string{""}) && !slices.Equal(o.Tools, []Tool{ToolAgent}):
+		return fmt.Errorf("%w: tiers are %s's alone", ErrOptions, ToolAgent)
 	}
 	for _, t := range o.Tools {
 		if _, ok := makers[t]; !ok {
@@ -145,29 +149,40 @@ func MeasureLatency(ctx context.Context, o LatencyOptions) (result Latency, err 
 	runtime.LockOSThread() // not unlocked: it has another priority, and the agent's life hangs on it
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK}, 0)
 	for _, rate := range o.RatesBytes {
-		s, err := newStand(o, rate)
-		if err == nil {
-			err = s.play(ctx)
+		for _, tier := range o.Tiers {
+			if err := result.measure(ctx, o, rate, tier); err != nil {
+				return result, err
+			}
 		}
-		if result.Machine.Kernel == "" && err == nil {
-			result.Machine, err = ThisMachine(o.Version, s.cgroupVersion())
-		}
-		if err = errors.Join(err, s.close()); err != nil {
-			return result, err
-		}
-		for i := range s.runs {
-			s.runs[i].summarise()
-		}
-		result.Runs = append(result.Runs, s.runs...)
 	}
 	result.MemoryBack = result.memoryBack()
 	return result, nil
+}
+
+// measure adds the runs of one rate and tier.
+func (l *Latency) measure(ctx context.Context, o LatencyOptions, rate int64, tier string) error {
+	s, err := newStand(o, rate, tier)
+	if err == nil {
+		err = s.play(ctx)
+	}
+	if l.Machine.Kernel == "" && err == nil {
+		l.Machine, err = ThisMachine(o.Version, s.cgroupVersion())
+	}
+	if err = errors.Join(err, s.close()); err != nil {
+		return err
+	}
+	for i := range s.runs {
+		s.runs[i].summarise()
+	}
+	l.Runs = append(l.Runs, s.runs...)
+	return nil
 }
 
 // stand is what the tools of a run share.
 type stand struct {
 	options    LatencyOptions
 	rate       int64
+	tier       string
 	background *background
 	trace      *sigtrace
 	// peers is the root of the tools that don't watch one.
@@ -185,8 +200,8 @@ type stand struct {
 // agentTurn is long enough that starting one agent after the other takes little of a run.
 const agentTurn = 10
 
-func newStand(o LatencyOptions, rate int64) (*stand, error) {
-	s := &stand{options: o, rate: rate, turn: 1}
+func newStand(o LatencyOptions, rate int64, tier string) (*stand, error) {
+	s := &stand{options: o, rate: rate, tier: tier, turn: 1}
 	var err error
 	if s.background, err = newBackground(o.Scenario); err != nil {
 		return s, err
@@ -198,7 +213,7 @@ func newStand(o LatencyOptions, rate int64) (*stand, error) {
 		return s, err
 	}
 	for _, name := range o.Tools {
-		run := Run{Tool: name, Scenario: o.Scenario, RateBytes: rate, Signal: string(o.Signal), Raw: []Round{}}
+		run := Run{Tool: name, Tier: tier, Scenario: o.Scenario, RateBytes: rate, Signal: string(o.Signal), Raw: []Round{}}
 		if !o.bomb() {
 			run.Fill = o.Fill
 		}

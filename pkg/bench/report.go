@@ -300,7 +300,7 @@ var views = []struct {
 		return string(r.Tool)
 	}},
 	{"Crossing to SIGKILL, ebpf-evict, by what else goes on", "By the agent's journal: the kernel's stamp of the crossing to the return of the first kill.", 1, func(l *Latency, r *Run) string {
-		if l.hasPeers() || r.Tool != ToolAgent || r.Fill != load.FillPages && r.Scenario != Forkbomb || r.Scenario.stalls() {
+		if l.hasPeers() || r.Tool != ToolAgent || r.Tier != "" || r.Fill != load.FillPages && r.Scenario != Forkbomb || r.Scenario.stalls() {
 			return ""
 		}
 		return string(r.Scenario)
@@ -317,10 +317,16 @@ var views = []struct {
 		return ""
 	}},
 	{"Crossing to SIGKILL, ebpf-evict, by how the hog fills", "Nothing else going on.", 2, func(l *Latency, r *Run) string {
-		if l.hasPeers() || r.Tool != ToolAgent || r.Scenario != Idle {
+		if l.hasPeers() || r.Tool != ToolAgent || r.Tier != "" || r.Scenario != Idle {
 			return ""
 		}
 		return string(r.Fill)
+	}},
+	{"Crossing to SIGKILL, ebpf-evict, by tier", "What watches is forced. Without a hook (event, poll) a hog's crossing is the one seen from outside.", 2, func(_ *Latency, r *Run) string {
+		if r.Fill != load.FillPages {
+			return ""
+		}
+		return r.Tier
 	}},
 }
 

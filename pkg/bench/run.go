@@ -13,7 +13,9 @@ type Latency struct {
 // Run is one tool in one scenario. Quantiles are nil when no round has the figure; they are
 // of the rounds that count: neither disturbed nor missed nor of a wrong victim.
 type Run struct {
-	Tool     Tool      `json:"tool"`
+	Tool Tool `json:"tool"`
+	// Tier is what our own agent was forced to watch by; empty is the best there was.
+	Tier     string    `json:"tier,omitempty"`
 	Scenario Scenario  `json:"scenario"`
 	Fill     load.Fill `json:"fill,omitempty"`
 	// RateBytes is how many bytes a second the hog fills at most; 0 is as fast as it can.

@@ -119,7 +119,7 @@ func TestLatencyJSON(t *testing.T) {
 }
 
 func TestWhatCantBeMeasuredIsRefused(t *testing.T) {
-	good := LatencyOptions{Tools: []Tool{ToolAgent}, Rounds: 1, Scenario: Idle, Fill: load.FillPages, RatesBytes: []int64{0}}
+	good := LatencyOptions{Tools: []Tool{ToolAgent}, Rounds: 1, Scenario: Idle, Fill: load.FillPages, RatesBytes: []int64{0}, Tiers: []string{""}}
 	if err := good.validate(); err != nil {
 		t.Fatal(err)
 	}

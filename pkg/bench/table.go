@@ -16,7 +16,7 @@ func (l *Latency) WriteTable(w io.Writer) error {
 	fmt.Fprintln(t, "TOOL\tSCENARIO\tFILL\tRATE\tROUNDS\tMISSED\tWRONG\tDISTURBED\tSIGKILL P50\tP99\tMAX\tDEAD P50\tOVERSHOOT P50\tP99\tBACK P50")
 	for i := range l.Runs {
 		r := &l.Runs[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d", r.Tool, r.Scenario, cmp.Or(string(r.Fill), "-"), FormatRate(r.RateBytes),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d", r.name(), r.Scenario, cmp.Or(string(r.Fill), "-"), FormatRate(r.RateBytes),
 			r.Rounds, r.Missed, r.WrongVictims, r.Disturbed)
 		fmt.Fprintf(t, "\t%s\t%s\n", formatNs(r.CrossedToSignalledNs, p50, p99, most), formatNs(r.CrossedToDeadNs, p50)+"\t"+formatBytes(r.OvershootBytes, p50, p99)+"\t"+formatNs(r.SignalledToBackNs, p50))
 	}
@@ -33,6 +33,14 @@ func (l *Latency) WriteTable(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// name is the tool's, with the tier where that was forced.
+func (r *Run) name() string {
+	if r.Tier == "" {
+		return string(r.Tool)
+	}
+	return fmt.Sprintf("%s (%s)", r.Tool, r.Tier)
 }
 
 // FormatRate writes a fill rate.

@@ -34,7 +34,7 @@ func (s *stand) newAgentTool(purpose string, more map[string]any) (*agentTool, e
 	f, err := newField(purpose, s.options.Scenario.amounts().limit)
 	t := &agentTool{stand: s, field: f, more: more}
 	if err == nil {
-		t.gauge = f.gauge(s.options.Signal)
+		t.gauge, f.Tier = f.gauge(s.options.Signal), s.tier
 	}
 	return t, err
 }
@@ -59,6 +59,8 @@ func (t *agentTool) note() string {
 	switch {
 	case t.options.Scenario.stalls():
 		return "the agent is stopped: the figures are those from outside, as a peer's"
+	case t.reads():
+		return "tier " + t.tier + ": without a hook nobody stamps the crossing, so that of a hog is the one from outside, and that of a fork bomb the agent's wake-up"
 	case t.more != nil:
 		return "backstop.grace 0s: the kernel sends SIGKILL; the figures are from its stamp of the crossing to the first SIGKILL that it traced"
 	}
@@ -194,7 +196,7 @@ func (t *agentTool) judge(ctx context.Context, r *Round, unit string, seen int, 
 	}
 	r.Outside = t.outside(b)
 	switch {
-	case t.options.Scenario.stalls() && r.Outside != nil:
+	case (t.options.Scenario.stalls() || t.reads()) && r.Outside != nil:
 		// Far away it is a timer that sees and stamps the crossing, up to its period late.
 		r.Figures = *r.Outside
 	case t.byKernel():
@@ -208,6 +210,11 @@ func (t *agentTool) judge(ctx context.Context, r *Round, unit string, seen int, 
 		apart := *r.CrossedToSignalledNs - *r.Outside.CrossedToSignalledNs
 		r.CrossedApartNs = &apart
 	}
+}
+
+// reads: no hook sees and stamps a crossing.
+func (t *agentTool) reads() bool {
+	return t.tier == record.TierEvent || t.tier == record.TierPoll
 }
 
 // byKernel: it is the backstop that sends SIGKILL, not the agent.
