@@ -31,6 +31,8 @@ type threshold struct {
 	// at is the value that the kernel compares, 0 for none, and of which cgroup.
 	at    atomic.Int64
 	place atomic.Pointer[place]
+	// failed is why the last one could not be set.
+	failed atomic.Pointer[error]
 	// asked: a new one is on its way. It takes an RCU grace period.
 	asked   atomic.Bool
 	askedNs uint64 // of the thread of Next
@@ -125,11 +127,10 @@ func (g *registrar) watches(r *wire, index int, usage int64, p pace, ns uint64) 
 func (g *registrar) work() {
 	for o := range g.orders {
 		t := &g.w.wires[o.wire].threshold
-		switch err := g.set(t, o); {
-		case err == nil:
-			g.w.lost[0].Store(nil)
-		case !errors.Is(err, cgroupfs.ErrGone):
-			g.w.lose(0, err) // polled, and tried again
+		if err := g.set(t, o); err != nil && !errors.Is(err, cgroupfs.ErrGone) {
+			t.failed.Store(&err) // polled, and tried again
+		} else {
+			t.failed.Store(nil)
 		}
 		t.asked.Store(false)
 	}

@@ -65,7 +65,7 @@ type Watcher struct {
 	thresholds *registrar // nil on v2
 	connector  *connector // nil without
 	why        [2]error   // what keeps memory and tasks from the event tier
-	lost       [2]atomic.Pointer[error]
+	lost       atomic.Pointer[error] // why the connector rests
 
 	memTotal, tasksMax atomic.Int64
 	lastMu             sync.Mutex
@@ -167,8 +167,16 @@ func (w *Watcher) Tier(scope sample.Scope) (Tier, error) {
 	if w.why[half] != nil {
 		return Poll, w.why[half]
 	}
-	if lost := w.lost[half].Load(); lost != nil {
-		return Poll, *lost
+	if half == 1 {
+		if lost := w.lost.Load(); lost != nil {
+			return Poll, *lost
+		}
+		return Event, nil
+	}
+	for i := range memoryWires {
+		if why := w.wires[i].threshold.failed.Load(); why != nil && w.wires[i].seq.Load() != 0 {
+			return Poll, *why
+		}
 	}
 	return Event, nil
 }
@@ -292,9 +300,9 @@ func (w *Watcher) attend(nearestTasks int64, ns uint64) (again uint64) {
 	switch {
 	case err != nil:
 		w.connector.rest(ns)
-		w.lose(1, err)
-	case w.lost[1].Load() != nil && !w.connector.rests(ns):
-		w.lost[1].Store(nil)
+		w.lose(err)
+	case w.lost.Load() != nil && !w.connector.rests(ns):
+		w.lost.Store(nil)
 	}
 	return again
 }
@@ -302,9 +310,8 @@ func (w *Watcher) attend(nearestTasks int64, ns uint64) (again uint64) {
 // never is the time of an alarm that is not wanted.
 const never = math.MaxInt64
 
-// lose has the half watched by readings alone for now. A copy of err: of err itself each look
-// would allocate.
-func (w *Watcher) lose(half int, err error) { w.lost[half].Store(&err) }
+// lose says why tasks are polled for now. A copy of err: of err itself each look would allocate.
+func (w *Watcher) lose(err error) { w.lost.Store(&err) }
 
 // collect takes what woke us and marks the wires that it is about.
 func (w *Watcher) collect(ns uint64) {
