@@ -8,6 +8,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
 // openCharged makes an agent that is told by the charge hook, near its wires. pkg/loader has
@@ -79,4 +80,28 @@ func TestTheHookComesForWhatNobodyIsChargedFor(t *testing.T) {
 		must(t, a.scout.round(false))
 		return !a.kernel.Armed()
 	})
+}
+
+func TestALostChargeHookIsReplacedByTheAllocationHookAndComesBack(t *testing.T) {
+	b := newBed(t)
+	const of = signal.AllocatableMemoryAvailable
+	a := b.openCharged(map[string]string{string(of): "200Mi"}, nil)
+	k := a.kernel.(*hooked)
+	letGo(t, "attach_type:\t24\n") // BPF_TRACE_FENTRY
+	must(t, a.scout.round(false))
+	if lines := b.degraded(a, of); len(lines) != 1 || lines[0].Tier != record.TierAlloc || a.memoryTier() != record.TierAlloc {
+		t.Fatalf("tier %s, degraded lines %+v", a.memoryTier(), lines)
+	}
+	b.await("the allocation hook", func() bool {
+		must(t, a.scout.round(false))
+		return a.kernel.Armed()
+	})
+	if got := b.evictBy(a, "hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20}); got != record.TierAlloc {
+		t.Errorf("seen by %s", got)
+	}
+	k.charge.until = time.Time{} // the rest is over
+	must(t, a.scout.round(false))
+	if lines := b.degraded(a, of); len(lines) != 2 || lines[1].Tier != record.TierCharge || a.memoryTier() != record.TierCharge {
+		t.Errorf("tier %s, degraded lines %+v", a.memoryTier(), lines)
+	}
 }

@@ -28,6 +28,8 @@ type hooked struct {
 	// they stay BPF's, whose timer looks on.
 	lost    [halves]atomic.Pointer[error]
 	standIn atomic.Pointer[reader]
+	// lostCharge is why memory is watched by the allocation hook and no more by the charge hook.
+	lostCharge atomic.Pointer[error]
 	// nextMu is the hot thread's while it reads, and whoever takes the stand-in away waits for
 	// that.
 	nextMu sync.Mutex
@@ -35,6 +37,7 @@ type hooked struct {
 	// The rest is the scout's, which alone moves wires from one to the other, under wires.mu.
 	scopes  []sample.Scope // of the wires, as they were added
 	rests   [halves]rest
+	charge  rest
 	lostNum uint64 // records that found no room, as of the last check
 }
 
@@ -105,8 +108,14 @@ func (k *hooked) Close() error {
 func (k *hooked) Tier(s sample.Scope) (string, error) {
 	h := halfOf(s)
 	why := k.lost[h].Load()
+	if why == nil && h == tasksHalf {
+		return record.TierTask, nil
+	}
 	if why == nil {
-		return [halves]string{k.MemoryTier(), record.TierTask}[h], nil
+		if lost := k.lostCharge.Load(); lost != nil {
+			return record.TierAlloc, *lost
+		}
+		return k.MemoryTier(), nil
 	}
 	standIn := k.standIn.Load()
 	if standIn == nil {
@@ -231,6 +240,9 @@ var errOverflow = errors.New("the ring buffer ran over")
 func (k *hooked) check(w *wires) {
 	var found [halves]error
 	found[memoryHalf], found[tasksHalf] = k.CheckHooks()
+	if k.MemoryTier() == record.TierCharge {
+		found[memoryHalf] = nil // it only helps the charge hook, and is attached when that needs it
+	}
 	if n := k.Node().LostCrossings; n != k.lostNum {
 		k.lostNum = n
 		for h := range halves {
@@ -238,6 +250,7 @@ func (k *hooked) check(w *wires) {
 		}
 	}
 	now := time.Now()
+	k.checkCharge(now)
 	for h := range halves {
 		isLost := k.lost[h].Load() != nil
 		switch {
@@ -250,6 +263,20 @@ func (k *hooked) check(w *wires) {
 				k.rests[h].begin(now)
 			}
 		}
+	}
+}
+
+// checkCharge goes on with the allocation hook where the charge hook is lost.
+func (k *hooked) checkCharge(now time.Time) {
+	err := k.CheckCharge()
+	if err == nil && k.lostCharge.Load() != nil && now.After(k.charge.until) {
+		if err = k.AttachCharge(); err == nil {
+			k.lostCharge.Store(nil)
+		}
+	}
+	if err != nil {
+		k.lostCharge.Store(&err)
+		k.charge.begin(now)
 	}
 }
 

@@ -19,9 +19,14 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
-// detach has the kernel let go of this process's link to a tracepoint, behind the agent's back:
-// the descriptor that holds it becomes another file's.
+// detach has the kernel let go of this process's link to a tracepoint, behind the agent's back.
 func detach(t *testing.T, tracepoint string) {
+	t.Helper()
+	letGo(t, "tp_name:\t"+tracepoint+"\n")
+}
+
+// letGo makes the descriptor that holds a link another file's.
+func letGo(t *testing.T, fdinfo string) {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
@@ -30,20 +35,20 @@ func detach(t *testing.T, tracepoint string) {
 	defer unix.Close(null)
 	for _, e := range fds {
 		info, err := os.ReadFile(filepath.Join("/proc/self/fdinfo", e.Name()))
-		if err != nil || !strings.Contains(string(info), "tp_name:\t"+tracepoint+"\n") {
+		if err != nil || !strings.Contains(string(info), fdinfo) {
 			continue
 		}
 		fd, err := strconv.Atoi(e.Name())
 		must(t, errors.Join(err, unix.Dup3(null, fd, unix.O_CLOEXEC)))
 		return
 	}
-	t.Fatalf("no link to %s is held", tracepoint)
+	t.Fatalf("no link of %q is held", fdinfo)
 }
 
 // near has the allocation hook attached from the start on.
 func (b *bed) near(thresholds map[string]string) (*Agent, *hooked) {
 	b.t.Helper()
-	b.conf.MarginBytes = bedMemory
+	b.conf.MarginBytes, b.tier = bedMemory, record.TierAlloc
 	a := b.open(thresholds, nil)
 	must(b.t, a.scout.round(false))
 	if !a.kernel.Armed() {

@@ -152,7 +152,7 @@ func (s *scout) watchTiers() {
 		reason := fmt.Sprintf("tier %s is back", tier)
 		if why != nil {
 			reason = fmt.Sprintf("tier %s: %v", tier, why)
-			s.log.Warn().Err(why).Str("signals", h.String()).Str("tier", tier).Msg("degraded: crossings are seen later, and nobody knows whose they are")
+			s.log.Warn().Err(why).Str("signals", h.String()).Str("tier", tier).Msg("degraded: " + lack(tier))
 		} else {
 			s.log.Info().Str("signals", h.String()).Str("tier", tier).Msg("tier is back")
 		}
@@ -160,6 +160,14 @@ func (s *scout) watchTiers() {
 			s.raise(alarm{of, tier, reason})
 		}
 	}
+}
+
+// lack is what a tier that is not the best does less well.
+func lack(tier string) string {
+	if isReading(tier) {
+		return "crossings are seen later, and nobody knows whose they are"
+	}
+	return "each page costs more while a wire is near"
 }
 
 // watchedOf are the signals of a half that have a threshold.

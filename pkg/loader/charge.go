@@ -19,9 +19,9 @@ const (
 	TierAlloc = "bpf-alloc"
 )
 
-// MemoryTier is what watches memory: TierCharge or TierAlloc.
+// MemoryTier is what watches memory now: TierCharge or TierAlloc.
 func (l *Loader) MemoryTier() string {
-	if l.charge != nil {
+	if l.charged.Load() {
 		return TierCharge
 	}
 	return TierAlloc
@@ -65,17 +65,47 @@ func (l *Loader) attachCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOpt
 	if err != nil {
 		return fmt.Errorf("load fentry of page_counter_try_charge: %w", plain(err))
 	}
-	defer coll.Close() // the link holds the program
-	hook, err := link.AttachTracing(link.TracingOptions{Program: coll.Programs[gen.EvictProgPageCharge]})
+	defer coll.Close()
+	l.chargeProgram = coll.DetachProgram(gen.EvictProgPageCharge)
+	return l.AttachCharge()
+}
+
+// AttachCharge attaches the charge hook, also where CheckCharge has found it lost.
+func (l *Loader) AttachCharge() error {
+	l.hookMu.Lock()
+	defer l.hookMu.Unlock()
+	if l.charge != nil {
+		return nil
+	}
+	hook, err := link.AttachTracing(link.TracingOptions{Program: l.chargeProgram})
 	if err != nil {
 		return fmt.Errorf("attach fentry of page_counter_try_charge: %w", plain(err))
 	}
 	l.charge = hook
+	l.charged.Store(true)
 	// From here on the timer looks for what nobody is charged for alone.
-	if err := l.objs.ChargeHook.Set(uint32(1)); err != nil {
+	return l.tellOfCharge(1)
+}
+
+func (l *Loader) tellOfCharge(hook uint32) error {
+	if err := l.objs.ChargeHook.Set(hook); err != nil {
 		return fmt.Errorf("tell the far timer of the charge hook: %w", err)
 	}
 	return nil
+}
+
+// CheckCharge says of the charge hook, where it is in use, whether it is lost, and goes on
+// with TierAlloc then: AttachCharge attaches it anew. One system call.
+func (l *Loader) CheckCharge() error {
+	l.hookMu.Lock()
+	defer l.hookMu.Unlock()
+	if l.charge == nil || isAttached(l.charge) {
+		return nil
+	}
+	_ = l.charge.Close()
+	l.charge = nil
+	l.charged.Store(false)
+	return errors.Join(fmt.Errorf("page_counter_try_charge: %w", ErrDetached), l.tellOfCharge(0), l.Tick())
 }
 
 // plain is what the kernel said without cilium's guess at what may have caused it.

@@ -96,6 +96,8 @@ type Loader struct {
 	armed     atomic.Bool
 
 	charge        link.Link
+	chargeProgram *ebpf.Program
+	charged       atomic.Bool
 	chargeRefused error
 
 	// memTotalPages and tasksMax mirror the BPF globals for Look.
@@ -285,6 +287,7 @@ func (l *Loader) Close() error {
 			errs = append(errs, hook.Close())
 		}
 	}
+	errs = append(errs, l.chargeProgram.Close())
 	for _, r := range []*ringbuf.Reader{l.crossings, l.deltas} {
 		if r != nil {
 			errs = append(errs, r.Close())
