@@ -53,11 +53,13 @@ static __always_inline struct cgroup_subsys_state *css_of_counter(struct page_co
  * cgroups together are charged with. Its level is kept in *level, and sinks
  * slowly: a process that ends gives its pages back a moment before their charge.
  */
-static __always_inline bool uncharged_grows(const struct node_row *n, __s64 *level)
+static __always_inline bool uncharged_grows(struct node_row *n, __s64 *level)
 {
-	__s64 uncharged = n->anon_pages + n->file_pages - memory_usage((void *)memory_root);
-	__s64 sunk = *level - uncharged;
+	__s64 uncharged, sunk;
 
+	node_available(n);
+	uncharged = n->anon_pages + n->file_pages - memory_usage((void *)memory_root);
+	sunk = *level - uncharged;
 	if (!*level) {
 		*level = uncharged; /* the first look */
 		return false;

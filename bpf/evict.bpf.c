@@ -42,6 +42,10 @@ const volatile __s64 max_fill_pages_per_second = 1;
 /* Nearer than this the allocation hook must be attached. Set before load. */
 const volatile __s64 margin_pages = 1;
 
+/* Just within the margin. Written by pkg/loader: a constant the verifier would
+ * follow through all wires. */
+__s64 near_pages;
+
 /* How many of each half of the wires are in use. Written by pkg/loader. */
 __u32 memory_wires;
 __u32 task_wires;
@@ -202,28 +206,32 @@ int BPF_PROG(newtask, struct task_struct *child)
 /* When the allocation hook was asked for last, CLOCK_MONOTONIC. */
 __u64 asked_ns;
 
-/* What was not charged at the last look, pages: see uncharged_grows. */
+/* What was not charged at the last look, pages, and whether that grew: see
+ * uncharged_grows. */
 __s64 uncharged_pages;
+__u32 uncharged_grew;
 
 /* Compares all wires, and asks for the allocation hook if that is due. Returns
  * after how many nanoseconds to look again. */
 static __always_inline __s64 look_from_far(void)
 {
 	struct onlooker who = {.by = OBSERVER_TIMER, .atomic = true};
-	struct far_view view = {.hook_seen = is_hook_seen(), .charge_hook = charge_hook};
 	struct node_row *n = the_node();
+	struct far_view view = {};
 	struct far_plan plan;
 	__s64 distance;
 	__u64 now;
 
-	if (n && view.charge_hook) {
-		node_available(n);
-		view.uncharged = uncharged_grows(n, &uncharged_pages);
-		who.beside_charge = true;
-		who.yields = !view.uncharged;
-	}
+	/* As words of a map: of a bool the verifier would follow each value through all
+	 * wires. */
+	WRITE_ONCE(uncharged_grew, n && charge_hook && uncharged_grows(n, &uncharged_pages));
+	who.beside_charge = READ_ONCE(charge_hook);
+	who.yields = READ_ONCE(charge_hook) & ~READ_ONCE(uncharged_grew);
 	distance = check_memory_wires(&who);
 	now = bpf_ktime_get_ns();
+	view.hook_seen = is_hook_seen();
+	view.charge_hook = charge_hook;
+	view.uncharged = uncharged_grew;
 	view.asked_ns_ago = now - asked_ns;
 	plan = plan_far_tick(distance, &view);
 	if (n && view.uncharged && distance < margin_pages)

@@ -75,6 +75,7 @@ struct cgroup_subsys_state {
 	struct list_head sibling;
 	struct list_head children;
 	int id; /* small and dense, 1 is the root */
+	__u64 serial_nr; /* never given twice */
 	struct cgroup_subsys_state *parent;
 } READS;
 

@@ -86,7 +86,7 @@ struct cgroup_row {
 	__u64 updated_ns; /* CLOCK_MONOTONIC */
 	__s64 reported; /* usage when the last delta was sent */
 	__u32 parent; /* css id, 0 for the root */
-	__u32 _pad;
+	__u32 serial; /* of css, to tell it from a later one at its address */
 };
 
 /* The node's counters and our statistics. */

@@ -124,35 +124,48 @@ static __always_inline void send_delta(struct cgroup_row *row, __u32 css_id, enu
 
 /*
  * Reads a cgroup's counters into its row. A row that another CPU is writing is
- * left to it: it is just as fresh.
+ * left to it: it is just as fresh. The charge hook may be preempted (fentry, unlike
+ * a tracepoint): so all is read first, the row is odd for a few stores only, and
+ * what was read before another's write does not replace that.
  */
 static __always_inline struct cgroup_row *refresh_row(enum controller c, struct cgroup_subsys_state *css)
 {
-	__u32 css_id = BPF_CORE_READ(css, id);
+	__u64 now = bpf_ktime_get_ns(), cgroup_id;
+	__u32 css_id = BPF_CORE_READ(css, id), serial = BPF_CORE_READ(css, serial_nr), parent_id;
 	struct cgroup_row *row = row_of(c, css_id);
-	struct cgroup_subsys_state *parent;
-	__u64 cgroup_id;
+	__s64 usage, inactive_file = 0;
 
-	if (!row || row->seq & 1)
+	if (!row)
+		return NULL; /* of more cgroups than the table has room for */
+	if (row->css == (__u64)css && row->serial == serial) { /* they are as they were */
+		cgroup_id = row->cgroup_id;
+		parent_id = row->parent;
+	} else {
+		struct cgroup_subsys_state *parent = BPF_CORE_READ(css, parent);
+
+		cgroup_id = cgroup_id_of(css);
+		parent_id = parent ? BPF_CORE_READ(parent, id) : 0;
+	}
+	if (c == CONTROLLER_MEMORY) {
+		usage = memory_usage(css);
+		inactive_file = memory_inactive_file(css);
+	} else {
+		usage = pids_usage(css);
+	}
+	if (row->seq & 1 || row->updated_ns > now)
 		return row;
 	if (css_id >= rows_used[c])
 		rows_used[c] = css_id + 1;
-	cgroup_id = cgroup_id_of(css);
-	parent = BPF_CORE_READ(css, parent);
-
 	__sync_fetch_and_add(&row->seq, 1);
 	if (row->cgroup_id != cgroup_id)
 		row->reported = 0; /* the id was given to a new cgroup */
 	row->cgroup_id = cgroup_id;
+	row->parent = parent_id;
 	row->css = (__u64)css;
-	row->parent = parent ? BPF_CORE_READ(parent, id) : 0;
-	if (c == CONTROLLER_MEMORY) {
-		row->usage = memory_usage(css);
-		row->inactive_file = memory_inactive_file(css);
-	} else {
-		row->usage = pids_usage(css);
-	}
-	row->updated_ns = bpf_ktime_get_ns();
+	row->serial = serial; /* after what is taken from the row by it */
+	row->usage = usage;
+	row->inactive_file = inactive_file;
+	row->updated_ns = now;
 	__sync_fetch_and_add(&row->seq, 1);
 	return row;
 }

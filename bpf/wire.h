@@ -26,8 +26,8 @@ struct {
 struct onlooker {
 	enum observer by;
 	bool atomic;
-	bool beside_charge; /* the charge hook runs, and sees what is charged sooner */
-	bool yields; /* to the charge hook, which knows the culprit */
+	__u32 beside_charge; /* the charge hook runs, and sees what is charged sooner */
+	__u32 yields; /* to the charge hook, which knows the culprit */
 	struct task_struct *task; /* NULL from the timer: its current task means nothing */
 	struct cgroup_subsys_state *charged; /* that the task has to be in; NULL: it is */
 	struct cgroup_row *row; /* of the cgroup that is charged, or else of that task's */
@@ -139,8 +139,8 @@ static __always_inline __s64 check_wire(__u32 index, __s64 node_value, const str
 		if (w->yielded_ns)
 			w->yielded_ns = 0;
 		/* A cgroup's usage comes no nearer but by charges. */
-		if (who->beside_charge && w->scope == SCOPE_CGROUP_MEMORY && available - w->limit < margin_pages)
-			return margin_pages - 1;
+		if (who->beside_charge && w->scope == SCOPE_CGROUP_MEMORY && available - w->limit < near_pages)
+			return near_pages;
 		return available - w->limit;
 	}
 	if (w->fired != seq && is_left_to_charge(w, who))
@@ -153,7 +153,7 @@ static __always_inline __s64 check_wire(__u32 index, __s64 node_value, const str
 			__sync_fetch_and_add(&n->crossings, 1);
 	}
 	backstop_alert(index, who->by);
-	return who->beside_charge ? margin_pages - 1 : 0; /* near, and known */
+	return who->beside_charge ? near_pages : 0; /* near, and known */
 }
 
 /* Returns the pages to the nearest memory wire. */
