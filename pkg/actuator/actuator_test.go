@@ -220,13 +220,13 @@ func TestKilledUnitThatRunsAgainIsRevived(t *testing.T) {
 // Where nothing is held ready, the process that was seen is hit first.
 func TestStrikeHitsTheCulpritOnlyInItsUnit(t *testing.T) {
 	b := newBed(t)
-	if b.fs.Version() != cgroupfs.V1 {
-		t.Skip("cgroup.kill needs no culprit")
-	}
 	young, _ := b.unit("young", "")
 	h, err := Open(b.fs, &young) // before its first process: nothing is held
 	must(t, err)
 	defer h.Close()
+	if h.kernelKills() {
+		t.Skip("cgroup.kill (v2, 5.14) needs no culprit")
+	}
 	_, bystander := b.unit("bystander", load.Sleeper)
 	if _, err := h.Strike(Culprit{PID: bystander.PID(), Age: time.Minute}); !errors.Is(err, ErrGone) || !bystander.Alive() {
 		t.Fatalf("a culprit of another unit: %v, it lives: %v", err, bystander.Alive())
@@ -251,13 +251,13 @@ func TestStrikeHitsTheCulpritOnlyInItsUnit(t *testing.T) {
 // What runs is signalled sooner than what sleeps, and it is what crossed the wire.
 func TestStrikeHitsACulpritJustSeenBeforeTheOthers(t *testing.T) {
 	b := newBed(t)
-	if b.fs.Version() != cgroupfs.V1 {
-		t.Skip("cgroup.kill needs no culprit")
-	}
 	unit, held := b.unit("unit", load.Sleeper)
 	h, err := Open(b.fs, &unit)
 	must(t, err)
 	defer h.Close()
+	if h.kernelKills() {
+		t.Skip("cgroup.kill (v2, 5.14) needs no culprit")
+	}
 	seen := b.start(unit.Cgroup, load.Sleeper)
 	if n, err := h.Strike(Culprit{PID: seen.PID()}); n != 1 || err != nil {
 		t.Fatalf("struck %d, %v", n, err)

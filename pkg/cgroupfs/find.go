@@ -16,7 +16,7 @@ import (
 const fileIDKernfs = 0xfe
 
 // PathOfMemoryID finds the path of a cgroup by its id in the memory hierarchy, without a
-// look at any other: four system calls. ErrGone when there is none of that id. It needs
+// look at any other: five system calls. ErrGone when there is none of that id. It needs
 // CAP_DAC_READ_SEARCH in the initial user namespace. The path is as of now: who opens it
 // compares the id.
 func (f *FS) PathOfMemoryID(id uint64) (string, error) { return pathOf(f.memory, id) }
@@ -39,6 +39,9 @@ func pathOf(mount string, id uint64) (string, error) {
 		return "", fmt.Errorf("find cgroup %d: %w", id, gone(err))
 	}
 	defer unix.Close(fd)
+	if !(dir{fd: fd}).alive() { // the handle of a removed one that somebody holds opens on 5.10
+		return "", fmt.Errorf("find cgroup %d: %w", id, ErrGone)
+	}
 	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 	if err != nil {
 		return "", fmt.Errorf("find cgroup %d: %w", id, goneFile(err))
