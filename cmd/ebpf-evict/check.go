@@ -173,8 +173,8 @@ func lockingLine(l *preflight.MemoryLocking) string {
 // backstopLines say what the kernel can do in the place of an agent that stalls.
 var backstopLines = map[string]string{
 	"all":  "reaches any process, also while the allocation hook is off; off in shadow mode",
-	"self": "reaches who allocates or forks, and while the allocation hook is off who forks; more from Linux 6.13 on; off in shadow mode",
-	"none": "none without BPF programs",
+	"self": "reaches who allocates or forks (bpf-alloc, far: who forks); all from Linux 6.13 on (bpf_send_signal_task); off in shadow mode",
+	"none": "nobody kills for an agent that stalls; needs the programs, and Linux 5.15 (bpf_timer)",
 }
 
 // sameTiers joins the disk signals, which share a line.
