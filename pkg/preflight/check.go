@@ -13,6 +13,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -23,6 +24,9 @@ type Options struct {
 	Given bool
 	// WithoutBPF: `run` goes on with event and poll where the programs don't load.
 	WithoutBPF bool
+	// LeastTier is the least that enforce puts up with for a hard threshold: bpf, event, or
+	// poll and "".
+	LeastTier string
 	// Root is where /sys/kernel/security and /proc/self are looked for; tests have their
 	// own. Default "/".
 	Root string
@@ -80,7 +84,7 @@ func (r *Report) judge(o Options, fs *cgroupfs.FS) {
 		r.needPrograms(need)
 	}
 	if o.WithoutBPF || r.Programs.OK { // else it has been said
-		r.needSignals(c, need)
+		r.needSignals(o, need)
 	}
 	if o.Given && fs != nil {
 		needPaths(c, fs, need)
@@ -112,9 +116,9 @@ func (r *Report) needPrograms(need func(what, get string)) {
 	}
 }
 
-// needSignals: each threshold has somebody who watches it.
-func (r *Report) needSignals(c *config.Config, need func(what, get string)) {
-	thresholds, err := c.Thresholds()
+// needSignals: each threshold has somebody who watches it, and well enough.
+func (r *Report) needSignals(o Options, need func(what, get string)) {
+	thresholds, err := o.Config.Thresholds()
 	if err != nil {
 		need("configuration", err.Error()) // refused before, by who read it
 		return
@@ -125,13 +129,27 @@ func (r *Report) needSignals(c *config.Config, need func(what, get string)) {
 			continue
 		}
 		told = append(told, t.Signal)
-		if tier := r.tier(t.Signal); tier.Tier == TierNone {
+		switch tier := r.tier(t.Signal); {
+		case tier.Tier == TierNone:
 			need(string(t.Signal), "nothing watches it: "+tier.Why)
+		case t.Hard() && !t.Signal.Disk() && rank(tier.Tier) < rank(o.LeastTier):
+			need(string(t.Signal), fmt.Sprintf("tier %s, and leastTier is %s: %s", tier.Tier, o.LeastTier, tier.Why))
 		}
 		if t.Signal == signal.AllocatablePIDAvailable && !r.Cgroup.Pids && r.Cgroup.Memory {
 			need(string(t.Signal), "enable the pids controller")
 		}
 	}
+}
+
+// rank is how good a tier is, as the key leastTier has them: any hook is bpf.
+func rank(tier string) int {
+	switch tier {
+	case "", record.TierPoll:
+		return 0
+	case "event":
+		return 1
+	}
+	return 2
 }
 
 func (r *Report) tier(s signal.Signal) Tier {

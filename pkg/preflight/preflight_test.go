@@ -123,8 +123,15 @@ func TestWhatIsMissing(t *testing.T) {
 		change     func(*Report)
 		config     string
 		withoutBPF bool
+		least      string
 		want       []string
 	}{
+		"a tier better than poll":            {change: func(r *Report) { r.Tiers = tiers(backends{memory: "poll", tasks: "event"}) }, withoutBPF: true, least: "event", want: []string{"memory.available", "allocatableMemory.available"}},
+		"a tier better than poll, and it is": {change: func(r *Report) { r.Tiers = tiers(backends{memory: "event", tasks: "poll"}) }, withoutBPF: true, least: "event"},
+		"a hook":                             {change: func(r *Report) { r.Tiers = tiers(backends{memory: "event", tasks: "bpf-task"}) }, withoutBPF: true, least: "bpf", want: []string{"memory.available", "allocatableMemory.available"}},
+		"a hook, of a soft threshold": {change: func(r *Report) { r.Tiers = tiers(backends{memory: "poll", tasks: "bpf-task"}) }, withoutBPF: true, least: "bpf",
+			config: "evictionHard: {}\nevictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1m}"},
+		"any tier":                            {change: func(r *Report) { r.Tiers = tiers(backends{memory: "poll", tasks: "poll"}) }, withoutBPF: true, least: "poll"},
 		"nothing":                             {change: func(*Report) {}},
 		"rights that only make it better":     {change: func(r *Report) { r.lose("CAP_SYS_NICE", "CAP_IPC_LOCK", "CAP_SYS_RESOURCE", "CAP_NET_ADMIN") }},
 		"CAP_SYS_ADMIN in place of CAP_BPF":   {change: func(r *Report) { r.lose("CAP_BPF", "CAP_PERFMON") }},
@@ -149,7 +156,7 @@ func TestWhatIsMissing(t *testing.T) {
 			}
 			r := well()
 			tt.change(&r)
-			r.judge(Options{Config: c, WithoutBPF: tt.withoutBPF}, nil)
+			r.judge(Options{Config: c, WithoutBPF: tt.withoutBPF, LeastTier: tt.least}, nil)
 			var got []string
 			for _, m := range r.Missing {
 				if m.Get == "" {
