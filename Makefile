@@ -14,6 +14,9 @@ VM_PKGS ?= $(filter-out ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./test/b
 # Slow under emulation, and about nothing that is another in the VM: they run natively.
 VM_SKIP ?= NoFillPassesAWireUnseen|FastestFillsFromFar|BombOfManyParents|HungDisk|SecondAgent|ACanarysWakeUp|UnitsOfWhichNoEvent
 
+# Kernels of docs/insns.md: those on which the programs load.
+INSNS_KERNELS ?= 6.1 6.12 6.18 newest
+
 BIN := bin/ebpf-evict
 
 export CLANG CLANG_FORMAT GOLANGCI_LINT ROOT_PKGS
@@ -69,6 +72,14 @@ test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=5.10|6.1|6
 .PHONY: kernels
 kernels: build ## what check finds on each kernel and here: docs/kernels.md (KERNELS='5.10 6.1': those anew)
 	scripts/kernels.sh
+
+.PHONY: insns
+insns: ## count what the programs cost in instructions (qemu, no root) and write docs/insns.md
+	go run ./test/insns $(INSNS_KERNELS)
+
+.PHONY: insns-check
+insns-check: ## fail if they cost over 5 % more than docs/insns.md says: KERNEL=6.1|6.12|6.18|newest
+	go run ./test/insns -check $(KERNEL)
 
 .PHONY: demo
 demo: build ## evict a real memory hog and a real fork bomb on this machine (needs Go and root)
