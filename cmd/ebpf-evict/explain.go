@@ -16,8 +16,8 @@ func newExplainCmd(out io.Writer) *cobra.Command {
 	var flags journalFlags
 	cmd := &cobra.Command{
 		Use:   "explain ID",
-		Short: "Tell one eviction: what crossed, who was chosen and why, and each stage's time",
-		Long:  "Tells one eviction of the journal. The start of an ID is enough where only one begins so.",
+		Short: "Tell one eviction or drill: what crossed, who was chosen and why, and each stage's time",
+		Long:  "Tells one eviction, or drill, of the journal. The start of an ID is enough where only one begins so.",
 		Example: "  ebpf-evict explain 01KDYAK383041061050R3GG28A\n" +
 			"  ebpf-evict explain 01kdyak3 -o json",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -32,6 +32,11 @@ func newExplainCmd(out io.Writer) *cobra.Command {
 				return err
 			}
 			e, err := find(all, args[0])
+			if errors.Is(err, errNotFound) {
+				if lines, drillErr := flags.drill(args[0]); drillErr != nil || len(lines) > 0 {
+					return errors.Join(drillErr, printDrillOf(out, flags.output, lines))
+				}
+			}
 			if err != nil {
 				return err
 			}
@@ -45,6 +50,43 @@ func newExplainCmd(out io.Writer) *cobra.Command {
 	return cmd
 }
 
+var errNotFound = errors.New("no eviction or drill")
+
+// drill is the lines of the one drill whose ID begins so.
+func (f *journalFlags) drill(prefix string) (lines []record.Entry, err error) {
+	path, err := f.journal()
+	if err != nil {
+		return nil, err
+	}
+	all, err := record.ReadDrills(path)
+	for _, l := range all {
+		if !strings.HasPrefix(l.ID.String(), strings.ToUpper(prefix)) {
+			continue
+		}
+		if len(lines) > 0 && lines[0].ID != l.ID {
+			return nil, usageError{fmt.Errorf("drills begin with %q, such as %s and %s", prefix, lines[0].ID, l.ID)}
+		}
+		lines = append(lines, l)
+	}
+	return lines, err
+}
+
+func printDrillOf(out io.Writer, format string, lines []record.Entry) error {
+	for i := range lines {
+		l := &lines[i].Line
+		if format == "json" {
+			if _, err := fmt.Fprintf(out, "%s\n", lines[i].Raw); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := fmt.Fprintf(out, "drill %s\n%s\n\n%s\noutcome: %s\n", l.ID, record.Printable(origin(l)), record.RenderTimeline(l), ending(record.Eviction{Closed: &lines[i]})); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func find(all []record.Eviction, prefix string) (record.Eviction, error) {
 	var found []record.Eviction
 	for _, e := range all {
@@ -54,7 +96,7 @@ func find(all []record.Eviction, prefix string) (record.Eviction, error) {
 	}
 	switch len(found) {
 	case 0:
-		return record.Eviction{}, fmt.Errorf("no eviction %q among the %d of the journal", prefix, len(all))
+		return record.Eviction{}, fmt.Errorf("%w %q among the %d of the journal", errNotFound, prefix, len(all))
 	case 1:
 		return found[0], nil
 	}

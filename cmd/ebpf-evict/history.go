@@ -23,16 +23,24 @@ func (f *journalFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "table", "table, or json: the lines as they stand in the journal")
 }
 
+func (f *journalFlags) journal() (string, error) {
+	c, err := loadConfig(f.config)
+	if err != nil {
+		return "", err
+	}
+	return cmp.Or(f.path, c.Journal), nil
+}
+
 // read says on warnings how many lines were skipped.
 func (f *journalFlags) read(warnings io.Writer) ([]record.Eviction, error) {
 	if f.output != "table" && f.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %q: want table or json", f.output)}
 	}
-	c, err := loadConfig(f.config)
+	path, err := f.journal()
 	if err != nil {
 		return nil, err
 	}
-	all, skipped, err := record.ReadEvictions(cmp.Or(f.path, c.Journal))
+	all, skipped, err := record.ReadEvictions(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w (has the agent run? --config names its configuration, --journal another file)", err)
 	}

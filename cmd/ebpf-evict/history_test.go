@@ -150,6 +150,23 @@ outcome: killed; threshold met; 5 processes killed; 600 MiB freed; 2 attempts
 	}
 }
 
+func TestExplainOfADrill(t *testing.T) {
+	const other = `{"schema":"ebpf-evict/v1","kind":"drill","id":"01KDYB0000041061050R3GG28A","time":"2026-01-02T03:07:05.000000000Z","tier":"bpf-alloc","signal":"allocatableMemory.available","outcome":"killed"}`
+	first := strings.Replace(doneLine, `"kind":"eviction"`, `"kind":"drill"`, 1)
+	second := strings.Replace(first, `"signal":"memory.available"`, `"signal":"pid.available"`, 1)
+	path := writeJournal(t, first, second, other)
+	got, _, err := explain(t, "--journal", path, "01KDYAK")
+	if err != nil || strings.Count(got, "drill 01KDYAK383041061050R3GG28A\n") != 2 || strings.Count(got, "SIGKILL           85.0 µs") != 2 {
+		t.Errorf("%v:\n%s", err, got)
+	}
+	if got, _, err := explain(t, "--journal", path, "01KDYAK", "-o", "json"); err != nil || got != first+"\n"+second+"\n" {
+		t.Errorf("json: %q, %v", got, err)
+	}
+	if _, _, err := explain(t, "--journal", path, "01KDY"); err == nil || !strings.Contains(err.Error(), "drills begin with") {
+		t.Errorf("of two drills: %v", err)
+	}
+}
+
 func TestJournalCommandsFail(t *testing.T) {
 	path := writeJournal(t, killLine, openLine)
 	for name, c := range map[string]struct {
@@ -165,7 +182,7 @@ func TestJournalCommandsFail(t *testing.T) {
 		"empty id":        {[]string{""}, explain, true, "want one ID"},
 		"two ids":         {[]string{"a", "b"}, explain, true, "want one ID"},
 		"start of two":    {[]string{"01KDYA"}, explain, true, "01KDYAZZZZ041061050R3GG28A"},
-		"no such id":      {[]string{"02"}, explain, false, `no eviction "02"`},
+		"no such id":      {[]string{"02"}, explain, false, `no eviction or drill "02"`},
 		"missing journal": {[]string{"--journal", path + "x"}, history, false, "has the agent run?"},
 	} {
 		t.Run(name, func(t *testing.T) {

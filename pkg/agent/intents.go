@@ -18,12 +18,15 @@ import (
 func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 	found := map[record.ID]written{}
 	_, err := record.ScanJournal(path, func(e record.Entry) error {
-		w := found[e.ID]
-		w.kill = w.kill || e.Kind == record.KindKill
-		w.eviction = w.eviction || e.Kind == record.KindEviction
-		found[e.ID] = w
-		if e.Kind == record.KindKill {
+		switch w := found[e.ID]; e.Kind {
+		case record.KindKill:
 			a.remember(e.Time.Time)
+			if w.kill == nil && !w.eviction {
+				w.kill = &e.Line
+			}
+			found[e.ID] = w
+		case record.KindEviction:
+			found[e.ID] = written{eviction: true}
 		}
 		return nil
 	})
@@ -48,7 +51,7 @@ func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 func (a *Agent) closeStale(tree *cgroupfs.FS, of ledger, found map[record.ID]written) {
 	for _, in := range of.StaleIntents() {
 		a.releaseStale(tree, of, in)
-		if in.ByBackstop && in.Signalled && !found[record.ID(in.ID)].kill {
+		if in.ByBackstop && in.Signalled && found[record.ID(in.ID)] == (written{}) {
 			a.remember(wallOf(in))
 		}
 		for _, l := range a.intentLines(in, isGone(tree, in), found[record.ID(in.ID)]) {
@@ -66,12 +69,19 @@ func (a *Agent) remember(killed time.Time) {
 	}
 }
 
-// written says which lines of an eviction are in the journal.
-type written struct{ kill, eviction bool }
+// written says which lines of an eviction are in the journal. The kill line is kept while the
+// other is not there.
+type written struct {
+	kill     *record.Line
+	eviction bool
+}
 
 // intentLines are the lines that are missing. A kill line is written only for a SIGKILL
 // that is known to have been sent.
 func (a *Agent) intentLines(in loader.Intent, gone bool, w written) (lines []*record.Line) {
+	if w.eviction {
+		return nil
+	}
 	line := func(kind record.Kind, outcome record.Outcome, reason string) {
 		lines = append(lines, &record.Line{
 			Kind: kind, ID: record.ID(in.ID), Node: a.node, Mode: a.mode, Signal: in.Signal,
@@ -85,18 +95,22 @@ func (a *Agent) intentLines(in loader.Intent, gone bool, w written) (lines []*re
 			lines[len(lines)-1].Victim.CgroupID = in.MemoryID
 		}
 	}
-	if in.Signalled && !w.kill {
-		line(record.KindKill, "", "signalled; the agent died before it could write this")
+	closeKill := func(outcome record.Outcome, reason string) {
+		if w.kill == nil {
+			line(record.KindKill, "", "signalled; the agent died before it could write this")
+			line(record.KindEviction, outcome, reason)
+			return
+		}
+		closing := *w.kill // which knows the ranking and the stages
+		closing.Kind, closing.Outcome, closing.Reason = record.KindEviction, outcome, reason
+		lines = append(lines, &closing)
 	}
-	if w.eviction {
-		return lines
-	}
-	killed := in.Signalled || w.kill
+	killed := in.Signalled || w.kill != nil
 	switch {
 	case killed && gone:
-		line(record.KindEviction, record.OutcomeKilled, "the agent died before it could write this")
+		closeKill(record.OutcomeKilled, "the agent died before it could write this")
 	case killed:
-		line(record.KindEviction, record.OutcomeFailed, "signalled; not dead when the next agent started")
+		closeKill(record.OutcomeFailed, "signalled; not dead when the next agent started")
 	case gone:
 		line(record.KindEviction, record.OutcomeGone, "the agent died while it signalled; the unit is gone")
 	default:

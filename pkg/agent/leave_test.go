@@ -109,6 +109,7 @@ func TestIntentLines(t *testing.T) {
 	}
 	kill := line{record.KindKill, ""}
 	closed := func(o record.Outcome) line { return line{record.KindEviction, o} }
+	killLine := &record.Line{Kind: record.KindKill, Ranked: []record.Ranked{{UID: "/a/b"}}, Timeline: &record.Timeline{Crossed: 1, Decided: 2, Signalled: 3}}
 	for name, tc := range map[string]struct {
 		signalled, gone bool
 		written         written
@@ -118,9 +119,9 @@ func TestIntentLines(t *testing.T) {
 		"nobody knows, it is gone":            {false, true, written{}, []line{closed(record.OutcomeGone)}},
 		"signalled, gone":                     {true, true, written{}, []line{kill, closed(record.OutcomeKilled)}},
 		"signalled, it lives":                 {true, false, written{}, []line{kill, closed(record.OutcomeFailed)}},
-		"kill line there, gone":               {true, true, written{kill: true}, []line{closed(record.OutcomeKilled)}},
-		"kill line there, it lives":           {true, false, written{kill: true}, []line{closed(record.OutcomeFailed)}},
-		"both lines there":                    {true, true, written{true, true}, nil},
+		"kill line there, gone":               {true, true, written{kill: killLine}, []line{closed(record.OutcomeKilled)}},
+		"kill line there, it lives":           {true, false, written{kill: killLine}, []line{closed(record.OutcomeFailed)}},
+		"both lines there":                    {true, true, written{nil, true}, nil},
 		"closed as not signalled, slot taken": {false, false, written{eviction: true}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -128,6 +129,9 @@ func TestIntentLines(t *testing.T) {
 			a := &Agent{}
 			for _, l := range a.intentLines(loader.Intent{ID: [16]byte{1}, Cgroup: "/a/b", Signalled: tc.signalled}, tc.gone, tc.written) {
 				got = append(got, line{l.Kind, l.Outcome})
+				if tc.written.kill != nil && (len(l.Ranked) != 1 || *l.Timeline != *killLine.Timeline) {
+					t.Errorf("the ranking and the stages of the kill line are lost: %+v", l)
+				}
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)

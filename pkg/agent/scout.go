@@ -46,6 +46,7 @@ type scout struct {
 
 	// alarms are for the journal; what finds no room is in the log alone.
 	alarms    chan alarm
+	stoodDown uint64            // how often the backstop had when that was said last
 	tiers     [halves]string    // as they were said last
 	tracked   []fallback.Cgroup // what the kernel was told of, where it has to be
 	tableErr  string

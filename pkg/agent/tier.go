@@ -138,6 +138,10 @@ func (s *scout) raise(a alarm) {
 func (s *scout) watchTiers() {
 	if k, ok := s.kernel.(*hooked); ok {
 		k.check(s.wires)
+		if _, n := k.BackstopSignals(); n != s.stoodDown {
+			s.stoodDown = n
+			s.raise(alarm{reason: "the backstop was due and stood down: the unit that it may kill was no more for sure the one to evict"})
+		}
 	}
 	settings := s.settings.Load()
 	if settings == nil {

@@ -324,6 +324,9 @@ func scaleTimes(points []Point) (template.HTML, error) {
 }
 
 func scaleMemory(points []Point) (template.HTML, error) {
+	if !slices.ContainsFunc(points, func(p Point) bool { return p.RSSFarBytes > 0 || p.RSSNearBytes > 0 }) {
+		return "", nil // a chart of nothing has no scale
+	}
 	p := newChart("units", "MiB")
 	err := pointsChart(p, points, []func(*Point) (float64, bool){
 		func(p *Point) (float64, bool) { return float64(p.RSSFarBytes) / (1 << 20), p.RSSFarBytes > 0 },

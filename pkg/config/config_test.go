@@ -368,8 +368,15 @@ evictionSoft: {memory.available: 200Mi}
 evictionSoftGracePeriod: {memory.available: 0s}`, []signal.Threshold{
 			{Signal: mem, Value: mi(200, "200Mi")},
 			{Signal: alloc, Value: mi(200, "200Mi")}}},
-		"allocatable given by hand stays beside its copy": {
-			"evictionHard: {memory.available: 100Mi, allocatableMemory.available: 300Mi}", []signal.Threshold{
+		"allocatable given by hand is not copied": {
+			"evictionHard: {memory.available: 500Mi, allocatableMemory.available: 200Mi}", []signal.Threshold{
+				{Signal: mem, Value: mi(500, "500Mi")},
+				{Signal: alloc, Value: mi(200, "200Mi")}}},
+		"allocatable turned off by hand is not copied": {
+			"evictionHard: {memory.available: 500Mi, allocatableMemory.available: 0%}", []signal.Threshold{
+				{Signal: mem, Value: mi(500, "500Mi")}}},
+		"as the kubelet, allocatable given by hand stays beside its copy": {
+			"evictionHard: {memory.available: 100Mi, allocatableMemory.available: 300Mi}\ncompat: kubelet", []signal.Threshold{
 				{Signal: mem, Value: mi(100, "100Mi")},
 				{Signal: alloc, Value: mi(300, "300Mi")},
 				{Signal: alloc, Value: mi(100, "100Mi")}}},

@@ -31,7 +31,8 @@ var defaultHard = map[signal.Signal]string{
 // Thresholds returns what was asked for, hard before soft and both in the order of
 // signal.Names, and after these the copies for allocatableMemory.available: as in the
 // kubelet, each memory.available threshold without grace period (a soft one of 0s is one)
-// is copied when enforceNodeAllocatable holds "pods". "0%" and "100%" turn a signal off.
+// is copied when enforceNodeAllocatable holds "pods", and, but for compat, nothing is given
+// for it. "0%" and "100%" turn a signal off.
 // Of two thresholds of a signal without grace period the one of evictionSoft is the later:
 // it is the one that the kubelet copies to containerfs. The error is an *Error.
 func (c *Config) Thresholds() ([]signal.Threshold, error) {
@@ -50,10 +51,17 @@ func (c *Config) Thresholds() ([]signal.Threshold, error) {
 	if err := c.setMinReclaim(all); err != nil {
 		return nil, err
 	}
-	if slices.Contains(c.EnforceNodeAllocatable, "pods") {
+	if slices.Contains(c.EnforceNodeAllocatable, "pods") && !c.givesAllocatable() {
 		all = append(all, allocatable(all)...)
 	}
 	return all, nil
+}
+
+// givesAllocatable: the roots have a hard threshold of their own, or none by "0%", and the
+// node's would outrank it where it is larger. The kubelet copies that all the same.
+func (c *Config) givesAllocatable() bool {
+	_, given := c.EvictionHard[string(signal.AllocatableMemoryAvailable)]
+	return given && c.Compat != CompatKubelet
 }
 
 // hard is evictionHard with the defaults it asks for.

@@ -62,9 +62,9 @@ type Watcher struct {
 	nodeOK             bool
 	node               sample.Node
 
-	thresholds *registrar // nil on v2
-	connector  *connector // nil without
-	why        [2]error   // what keeps memory and tasks from the event tier
+	thresholds *registrar            // nil on v2
+	connector  *connector            // nil without
+	why        [2]error              // what keeps memory and tasks from the event tier
 	lost       atomic.Pointer[error] // why the connector rests
 
 	memTotal, tasksMax atomic.Int64

@@ -28,6 +28,17 @@ func (e Eviction) Entries() []*Entry {
 	return es
 }
 
+// ReadDrills returns the drill lines of a journal. Errors are those of ReadJournal.
+func ReadDrills(path string) (lines []Entry, err error) {
+	_, err = ScanJournal(path, func(e Entry) error {
+		if e.Kind == KindDrill {
+			lines = append(lines, e)
+		}
+		return nil
+	})
+	return lines, err
+}
+
 // ReadEvictions reads the evictions of a journal in the order of their first line. It
 // joins kill and eviction lines by their id. Errors are those of ReadJournal.
 func ReadEvictions(path string) (all []Eviction, skipped int, err error) {

@@ -54,10 +54,10 @@ const (
 // The tiers: which back-end saw a crossing.
 const (
 	TierCharge = "bpf-charge"
-	TierAlloc = "bpf-alloc"
-	TierTask  = "bpf-task"
-	TierEvent = "event" // a memory threshold of cgroup v1, or the proc connector
-	TierPoll  = "poll"  // a clock
+	TierAlloc  = "bpf-alloc"
+	TierTask   = "bpf-task"
+	TierEvent  = "event" // a memory threshold of cgroup v1, or the proc connector
+	TierPoll   = "poll"  // a clock
 )
 
 // Line is one line of the journal. Parts that a kind does not have are absent; a nil
