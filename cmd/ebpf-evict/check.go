@@ -15,9 +15,6 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
-// runsWithoutBPF: `run` goes on with the tiers event and poll where the programs don't load.
-const runsWithoutBPF = false
-
 func newCheckCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Command {
 	var file, btf, format string
 	cmd := &cobra.Command{
@@ -42,7 +39,7 @@ func newCheckCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comma
 				return err
 			}
 			c.BTF = cmp.Or(btf, c.BTF)
-			r := preflight.Check(preflight.Options{Config: c, Given: file != "", WithoutBPF: runsWithoutBPF, Log: log})
+			r := preflight.Check(preflight.Options{Config: c, Given: file != "", Log: log})
 			if err := printReport(out, format, &r); err != nil {
 				return err
 			}

@@ -13,7 +13,6 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
-	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -22,11 +21,6 @@ type Options struct {
 	Config *config.Config
 	// Given: the configuration is the user's, and its roots and directories must exist.
 	Given bool
-	// WithoutBPF: `run` goes on with event and poll where the programs don't load.
-	WithoutBPF bool
-	// LeastTier is the least that enforce puts up with for a hard threshold: bpf, event, or
-	// poll and "".
-	LeastTier string
 	// Root is where /sys/kernel/security and /proc/self are looked for; tests have their
 	// own. Default "/".
 	Root string
@@ -47,12 +41,8 @@ func Check(o Options) Report {
 	}
 	load := loader.Options{BTF: c.BTF, Log: o.Log}
 	r.probe(load)
-	found := r.tryPrograms(load)
-	if o.WithoutBPF {
-		found = found.instead(r.Fallback)
-	}
-	r.Tiers = tiers(found)
-	r.judge(o, fs)
+	r.Tiers = tiers(r.tryPrograms(load).instead(r.Fallback))
+	r.judge(o, os.Geteuid(), fs)
 	return r
 }
 
@@ -71,20 +61,26 @@ func (r *Report) probe(o loader.Options) {
 }
 
 // judge says what is missing for this configuration in enforce mode.
-func (r *Report) judge(o Options, fs *cgroupfs.FS) {
+func (r *Report) judge(o Options, euid int, fs *cgroupfs.FS) {
 	c := o.Config
 	need := func(what, get string) { r.Missing = append(r.Missing, Missing{what, get}) }
+	if euid != 0 {
+		need("root", "run ends where it is not root")
+	}
 	if r.Cgroup.Error != "" {
 		need("cgroups", r.Cgroup.Error)
 	}
 	if !held(r.Capabilities, "CAP_KILL") {
 		need("CAP_KILL", "run as root of the host, or add it: no unit of another user can be killed")
 	}
-	if !o.WithoutBPF && !r.Programs.OK {
+	if len(r.below(c)) > 0 && !r.Programs.OK {
 		r.needPrograms(need)
 	}
-	if o.WithoutBPF || r.Programs.OK { // else it has been said
-		r.needSignals(o, need)
+	for _, t := range r.below(c) {
+		need(t.Signal, fmt.Sprintf("tier %s, and leastTier is %s: %s", t.Tier, c.LeastTier, t.Why))
+	}
+	if !r.Cgroup.Pids && r.Cgroup.Memory && watches(c, signal.AllocatablePIDAvailable) {
+		need(string(signal.AllocatablePIDAvailable), "enable the pids controller")
 	}
 	if o.Given && fs != nil {
 		needPaths(c, fs, need)
@@ -116,45 +112,40 @@ func (r *Report) needPrograms(need func(what, get string)) {
 	}
 }
 
-// needSignals: each threshold has somebody who watches it, and well enough.
-func (r *Report) needSignals(o Options, need func(what, get string)) {
-	thresholds, err := o.Config.Thresholds()
-	if err != nil {
-		need("configuration", err.Error()) // refused before, by who read it
-		return
-	}
-	var told []signal.Signal
-	for _, t := range thresholds {
-		if slices.Contains(told, t.Signal) {
-			continue
-		}
-		told = append(told, t.Signal)
-		switch tier := r.tier(t.Signal); {
-		case tier.Tier == TierNone:
-			need(string(t.Signal), "nothing watches it: "+tier.Why)
-		case t.Hard() && !t.Signal.Disk() && rank(tier.Tier) < rank(o.LeastTier):
-			need(string(t.Signal), fmt.Sprintf("tier %s, and leastTier is %s: %s", tier.Tier, o.LeastTier, tier.Why))
-		}
-		if t.Signal == signal.AllocatablePIDAvailable && !r.Cgroup.Pids && r.Cgroup.Memory {
-			need(string(t.Signal), "enable the pids controller")
+// below are the tiers of signals that nobody watches well enough: a soft threshold is well
+// with any, a hard one of memory or tasks with leastTier (agent.ErrTier).
+func (r *Report) below(c *config.Config) (found []Tier) {
+	for _, t := range r.Tiers {
+		s := signal.Signal(t.Signal)
+		hard := slices.ContainsFunc(thresholds(c), func(h signal.Threshold) bool { return h.Signal == s && h.Hard() })
+		if watches(c, s) && t.Tier == TierNone || hard && !s.Disk() && rank(t.Tier) < rank(c.LeastTier) {
+			found = append(found, t)
 		}
 	}
+	return found
 }
 
 // rank is how good a tier is, as the key leastTier has them: any hook is bpf.
 func rank(tier string) int {
 	switch tier {
-	case "", record.TierPoll:
+	case TierNone:
 		return 0
-	case "event":
+	case config.LeastTierPoll:
 		return 1
+	case config.LeastTierEvent:
+		return 2
 	}
-	return 2
+	return 3
 }
 
-func (r *Report) tier(s signal.Signal) Tier {
-	i := slices.IndexFunc(r.Tiers, func(t Tier) bool { return t.Signal == string(s) })
-	return r.Tiers[i]
+func watches(c *config.Config, s signal.Signal) bool {
+	return slices.ContainsFunc(thresholds(c), func(t signal.Threshold) bool { return t.Signal == s })
+}
+
+// thresholds are those of a configuration that has been read: there is no error any more.
+func thresholds(c *config.Config) []signal.Threshold {
+	ts, _ := c.Thresholds()
+	return ts
 }
 
 // needPaths: what the configuration names is there.

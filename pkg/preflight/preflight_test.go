@@ -115,37 +115,44 @@ func (r *Report) lose(names ...string) {
 // refuse is what a kernel without our programs leaves.
 func (r *Report) refuse(why string) {
 	r.Programs = Programs{Error: why}
-	r.Tiers = tiers(backends{memory: TierNone, tasks: TierNone, memoryWhy: why, tasksWhy: why})
+	r.watchBy("poll", "event")
+}
+
+func (r *Report) watchBy(memory, tasks string) {
+	r.Tiers = tiers(backends{memory: memory, tasks: tasks})
 }
 
 func TestWhatIsMissing(t *testing.T) {
+	const (
+		bpf   = "leastTier: bpf\n"
+		event = "leastTier: event\n"
+		soft  = "evictionHard: {}\nevictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1m}\n"
+	)
+	memory := []string{"memory.available", "allocatableMemory.available"}
 	for name, tt := range map[string]struct {
-		change     func(*Report)
-		config     string
-		withoutBPF bool
-		least      string
-		want       []string
+		change func(*Report)
+		config string
+		euid   int
+		want   []string
 	}{
-		"a tier better than poll":            {change: func(r *Report) { r.Tiers = tiers(backends{memory: "poll", tasks: "event"}) }, withoutBPF: true, least: "event", want: []string{"memory.available", "allocatableMemory.available"}},
-		"a tier better than poll, and it is": {change: func(r *Report) { r.Tiers = tiers(backends{memory: "event", tasks: "poll"}) }, withoutBPF: true, least: "event"},
-		"a hook":                             {change: func(r *Report) { r.Tiers = tiers(backends{memory: "event", tasks: "bpf-task"}) }, withoutBPF: true, least: "bpf", want: []string{"memory.available", "allocatableMemory.available"}},
-		"a hook, of a soft threshold": {change: func(r *Report) { r.Tiers = tiers(backends{memory: "poll", tasks: "bpf-task"}) }, withoutBPF: true, least: "bpf",
-			config: "evictionHard: {}\nevictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1m}"},
-		"any tier":                            {change: func(r *Report) { r.Tiers = tiers(backends{memory: "poll", tasks: "poll"}) }, withoutBPF: true, least: "poll"},
-		"nothing":                             {change: func(*Report) {}},
-		"rights that only make it better":     {change: func(r *Report) { r.lose("CAP_SYS_NICE", "CAP_IPC_LOCK", "CAP_SYS_RESOURCE", "CAP_NET_ADMIN") }},
-		"CAP_SYS_ADMIN in place of CAP_BPF":   {change: func(r *Report) { r.lose("CAP_BPF", "CAP_PERFMON") }},
-		"the right to kill":                   {change: func(r *Report) { r.lose("CAP_KILL") }, want: []string{"CAP_KILL"}},
-		"the rights to load":                  {change: func(r *Report) { r.lose("CAP_BPF", "CAP_SYS_ADMIN"); r.refuse("EPERM") }, want: []string{"CAP_BPF"}},
-		"types":                               {change: func(r *Report) { r.BTF = BTF{Error: "none"}; r.refuse("no BTF") }, want: []string{"BTF"}},
-		"reading of memory":                   {change: func(r *Report) { r.Lockdown = Lockdown{"confidentiality", "forbids"}; r.refuse("unknown func") }, want: []string{"lockdown"}},
-		"an old kernel":                       {change: func(r *Report) { r.refuse("unknown func bpf_timer_init#169") }, want: []string{"BPF programs"}},
-		"an old kernel, and run can do with":  {change: func(r *Report) { r.refuse("unknown func") }, withoutBPF: true, want: []string{"memory.available", "allocatableMemory.available"}},
-		"a drill at start":                    {change: func(r *Report) { r.Drill.Possible = false }, want: []string{"drill"}},
-		"a drill that nobody asks for":        {change: func(r *Report) { r.Drill.Possible = false }, config: "drill: {atStart: false}"},
-		"memory cgroups":                      {change: func(r *Report) { r.Cgroup = Cgroup{Error: "no memory controller"} }, want: []string{"cgroups"}},
-		"the pids controller, unused":         {change: func(r *Report) { r.Cgroup.Pids = false }},
-		"the pids controller, unused and old": {change: func(r *Report) { r.Cgroup.Pids = false; r.refuse("unknown func") }, want: []string{"BPF programs"}},
+		"nothing":                            {change: func(*Report) {}},
+		"rights that only make it better":    {change: func(r *Report) { r.lose("CAP_SYS_NICE", "CAP_IPC_LOCK", "CAP_SYS_RESOURCE", "CAP_NET_ADMIN") }},
+		"CAP_SYS_ADMIN in place of CAP_BPF":  {change: func(r *Report) { r.lose("CAP_BPF", "CAP_PERFMON") }, config: bpf},
+		"the right to kill":                  {change: func(r *Report) { r.lose("CAP_KILL") }, want: []string{"CAP_KILL"}},
+		"root":                               {change: func(*Report) {}, euid: 1000, want: []string{"root"}},
+		"the rights to load":                 {change: func(r *Report) { r.lose("CAP_BPF", "CAP_SYS_ADMIN"); r.refuse("EPERM") }, config: bpf, want: append([]string{"CAP_BPF"}, memory...)},
+		"types":                              {change: func(r *Report) { r.BTF = BTF{Error: "none"}; r.refuse("no BTF") }, config: bpf, want: append([]string{"BTF"}, memory...)},
+		"reading of memory":                  {change: func(r *Report) { r.Lockdown = Lockdown{"confidentiality", "forbids"}; r.refuse("unknown func") }, config: bpf, want: append([]string{"lockdown"}, memory...)},
+		"an old kernel":                      {change: func(r *Report) { r.refuse("unknown func x#169") }, config: bpf, want: append([]string{"BPF programs"}, memory...)},
+		"an old kernel that will do":         {change: func(r *Report) { r.refuse("unknown func x#169") }},
+		"an old kernel, nothing hard":        {change: func(r *Report) { r.refuse("unknown func x#169") }, config: bpf + soft},
+		"a tier better than poll":            {change: func(r *Report) { r.watchBy("poll", "event") }, config: event, want: memory},
+		"a tier better than poll, and it is": {change: func(r *Report) { r.watchBy("event", "poll") }, config: event},
+		"anybody who watches":                {change: func(r *Report) { r.watchBy(TierNone, "poll") }, config: soft, want: memory[:1]},
+		"a drill at start":                   {change: func(r *Report) { r.Drill = Drill{Error: "read-only"} }, want: []string{"drill"}},
+		"a drill that nobody asks for":       {change: func(r *Report) { r.Drill.Possible = false }, config: "drill: {atStart: false}"},
+		"memory cgroups":                     {change: func(r *Report) { r.Cgroup = Cgroup{Error: "no memory controller"} }, want: []string{"cgroups"}},
+		"the pids controller, unused":        {change: func(r *Report) { r.Cgroup.Pids = false }},
 		"the pids controller": {change: func(r *Report) { r.Cgroup.Pids = false }, config: `evictionHard: {allocatablePID.available: "10"}`,
 			want: []string{"allocatablePID.available"}},
 	} {
@@ -156,7 +163,7 @@ func TestWhatIsMissing(t *testing.T) {
 			}
 			r := well()
 			tt.change(&r)
-			r.judge(Options{Config: c, WithoutBPF: tt.withoutBPF, LeastTier: tt.least}, nil)
+			r.judge(Options{Config: c}, tt.euid, nil)
 			var got []string
 			for _, m := range r.Missing {
 				if m.Get == "" {

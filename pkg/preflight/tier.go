@@ -21,7 +21,7 @@ var expected = map[string]time.Duration{
 	record.TierCharge: 150 * time.Microsecond,
 	record.TierAlloc:  150 * time.Microsecond,
 	record.TierTask:   250 * time.Microsecond,
-	"event":           350 * time.Microsecond,
+	record.TierEvent:  350 * time.Microsecond,
 	record.TierPoll:   time.Millisecond,
 }
 

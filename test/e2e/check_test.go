@@ -19,10 +19,10 @@ import (
 )
 
 // checked runs a check -o json, by whatever leads to it, and returns its report and exit code.
-func checked(t *testing.T, cmd *exec.Cmd) (r preflight.Report, code int) {
+func checked(t *testing.T, cmd *exec.Cmd, args ...string) (r preflight.Report, code int) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	cmd.Args = append(cmd.Args, "check", "-o", "json", "--log-level", "error")
+	cmd.Args = append(append(cmd.Args, "check", "-o", "json", "--log-level", "error"), args...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
@@ -35,6 +35,17 @@ func checked(t *testing.T, cmd *exec.Cmd) (r preflight.Report, code int) {
 		t.Errorf("protects %t, exit code %d, missing %v", r.Protects, cmd.ProcessState.ExitCode(), r.Missing)
 	}
 	return r, cmd.ProcessState.ExitCode()
+}
+
+// hooksOnly is the flags for a configuration that asks for BPF.
+func hooksOnly(t *testing.T) []string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ebpf-evict-e2e-") // which anybody may read
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	file := filepath.Join(dir, "config.yaml")
+	must(t, errors.Join(os.Chmod(dir, 0o755), os.WriteFile(file, []byte("leastTier: bpf\n"), 0o644)))
+	return []string{"--config", file}
 }
 
 func missing(r preflight.Report) (names []string) {
@@ -99,8 +110,8 @@ func TestCheckNamesTheMissingRight(t *testing.T) {
 	t.Run("another user than root", func(t *testing.T) {
 		cmd := exec.Command(forAnybody(t, bin))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-		r, code := checked(t, cmd)
-		for _, name := range []string{"CAP_KILL", "CAP_BPF", "CAP_PERFMON", "drill"} {
+		r, code := checked(t, cmd, hooksOnly(t)...)
+		for _, name := range []string{"root", "CAP_KILL", "CAP_BPF", "CAP_PERFMON", "drill"} {
 			if code != 3 || !slices.Contains(missing(r), name) {
 				t.Errorf("exit code %d, missing %v, want %s", code, missing(r), name)
 			}
@@ -110,11 +121,31 @@ func TestCheckNamesTheMissingRight(t *testing.T) {
 		cmd := exec.Command(bin)
 		self := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: self, GidMappings: self}
-		r, code := checked(t, cmd)
+		r, code := checked(t, cmd, hooksOnly(t)...)
 		if code != 3 || !slices.Contains(missing(r), "CAP_BPF") || !slices.Contains(missing(r), "CAP_KILL") {
 			t.Errorf("exit code %d, missing %v: capabilities of a user namespace count for nothing here", code, missing(r))
 		}
 	})
+}
+
+// withoutHooks checks that nothing but tiers without BPF is left, and that who asks for BPF
+// is told what is in its way.
+func withoutHooks(t *testing.T, why string, check func() *exec.Cmd) (r preflight.Report) {
+	t.Helper()
+	r, code := checked(t, check())
+	if code != 0 || r.Programs.OK || r.Backstop.Reach != "none" {
+		t.Errorf("exit code %d, missing %v, programs %+v, backstop %+v", code, missing(r), r.Programs, r.Backstop)
+	}
+	for signal, want := range map[string]string{"memory.available": r.Fallback.Memory, "pid.available": r.Fallback.Tasks} {
+		if tier := tierOf(t, r, signal); tier.Tier != want || want != "event" && want != "poll" {
+			t.Errorf("%s: %+v, want event or poll", signal, tier)
+		}
+	}
+	r, code = checked(t, check(), hooksOnly(t)...)
+	if code != 3 || len(r.Missing) == 0 || r.Missing[0].What != why {
+		t.Errorf("exit code %d, missing %v, want %s first", code, missing(r), why)
+	}
+	return r
 }
 
 func TestCheckWithoutBTF(t *testing.T) {
@@ -123,25 +154,21 @@ func TestCheckWithoutBTF(t *testing.T) {
 	types, err := os.ReadFile("/sys/kernel/btf/vmlinux")
 	must(t, err)
 	must(t, os.WriteFile(copied, types, 0o600))
+	check := func() *exec.Cmd { return exec.Command("/proc/self/exe", "without-btf", bin) }
 	t.Run("hidden", func(t *testing.T) {
-		r, code := checked(t, exec.Command("/proc/self/exe", "without-btf", bin))
-		if code != 3 || r.BTF.OK || !slices.Equal(missing(r), []string{"BTF"}) || !strings.Contains(r.BTF.Error, "CONFIG_DEBUG_INFO_BTF") {
-			t.Errorf("exit code %d, missing %v, %+v", code, missing(r), r.BTF)
+		if r := withoutHooks(t, "BTF", check); r.BTF.OK || !strings.Contains(r.BTF.Error, "CONFIG_DEBUG_INFO_BTF") {
+			t.Errorf("%+v", r.BTF)
 		}
 	})
 	t.Run("in a file", func(t *testing.T) {
-		cmd := exec.Command("/proc/self/exe", "without-btf", bin, "check", "--btf", copied, "-o", "json")
-		out, err := cmd.Output()
-		var r preflight.Report
-		must(t, errors.Join(err, json.Unmarshal(out, &r)))
-		if !r.Protects || r.BTF.File != copied || !r.Programs.OK {
+		if r, _ := checked(t, check(), "--btf", copied); !r.Protects || r.BTF.File != copied || !r.Programs.OK {
 			t.Errorf("missing %v, %+v, %+v", r.Missing, r.BTF, r.Programs)
 		}
 	})
 	t.Run("in a file, for an agent", func(t *testing.T) {
 		w := newWorld(t)
 		w.by = []string{"/proc/self/exe", "without-btf"}
-		w.extra = "btf: " + copied + "\n"
+		w.extra = "leastTier: bpf\nbtf: " + copied + "\n"
 		w.start(hogsOnly)
 	})
 }
@@ -185,12 +212,11 @@ func TestCheckUnderLockdown(t *testing.T) {
 		t.Skip("needs a kernel booted with lockdown=confidentiality: `make test-vm` boots one and sets EBPF_EVICT_LOCKDOWN")
 	}
 	bin := binary(t)
-	r, code := checked(t, exec.Command(bin))
-	if code != 3 || r.Lockdown.Mode != "confidentiality" || !slices.Equal(missing(r), []string{"lockdown"}) {
-		t.Errorf("exit code %d, missing %v, %+v", code, missing(r), r.Lockdown)
+	r := withoutHooks(t, "lockdown", func() *exec.Cmd { return exec.Command(bin) })
+	if r.Lockdown.Mode != "confidentiality" {
+		t.Errorf("%+v", r.Lockdown)
 	}
-	refused := slices.ContainsFunc(r.Hooks, func(h preflight.Hook) bool { return !h.OK && h.Error != "" })
-	if r.Programs.OK || !refused {
-		t.Errorf("programs %+v, hooks %+v: want the verifier's words", r.Programs, r.Hooks)
+	if !slices.ContainsFunc(r.Hooks, func(h preflight.Hook) bool { return !h.OK && h.Error != "" }) {
+		t.Errorf("hooks %+v: want the verifier's words", r.Hooks)
 	}
 }
