@@ -157,7 +157,7 @@ func schedulingLine(s *preflight.Scheduling) string {
 	if s.OK {
 		return s.Class
 	}
-	return fmt.Sprintf("%s (%s): kills may take milliseconds under load, and the backstop acts first; add CAP_SYS_NICE, and on v1 cpu.rt_runtime_us", s.Class, s.Error)
+	return fmt.Sprintf("%s (%s): kills may take milliseconds under load, and the backstop's grace is 0; add CAP_SYS_NICE, and on v1 cpu.rt_runtime_us", s.Class, s.Error)
 }
 
 func lockingLine(l *preflight.MemoryLocking) string {

@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/gen"
 )
@@ -328,7 +329,7 @@ func (l *Loader) SetLimits(memTotalBytes, tasksMax int64) error {
 // explain turns cilium's errors into ours; its hint at MEMLOCK misleads above 5.11.
 func explain(err error) error {
 	var verifier *ebpf.VerifierError
-	if errors.As(err, &verifier) {
+	if errors.As(err, &verifier) && !errors.Is(err, unix.EPERM) { // the verifier itself says EACCES or EINVAL
 		return err
 	}
 	if errors.Is(err, os.ErrPermission) {

@@ -38,11 +38,9 @@ func Probe(o Options) ([]Hook, error) {
 	if err != nil {
 		return nil, err
 	}
-	can, err := abilities(o, types)
-	if err != nil {
-		return nil, err
+	if can, err := abilities(o, types); err == nil { // else nothing loads, and each program says why
+		can.stubBackstop(all)
 	}
-	can.stubBackstop(all)
 	return probe(all, types, o.Log), nil
 }
 

@@ -104,7 +104,7 @@ func scheduling() Scheduling {
 		class, err := agent.Raise(1)
 		s := Scheduling{OK: class == agent.ClassFIFO, Class: string(class)}
 		if err != nil {
-			s.Error = err.Error()
+			s.Error = words(err)
 		}
 		found <- s
 	}()

@@ -185,7 +185,7 @@ func TestTiersWithoutBPF(t *testing.T) {
 	found := backends{memory: TierNone, tasks: "bpf-task", memoryWhy: "refused"}.instead(Fallback{Memory: "poll", MemoryWhy: "cgroup v2", Tasks: "event"})
 	all := tiers(found)
 	for _, want := range []Tier{
-		{Signal: "memory.available", Tier: "poll", ExpectedLatencyNs: 1_000_000, Why: "cgroup v2; refused"},
+		{Signal: "memory.available", Tier: "poll", ExpectedLatencyNs: 1_000_000, Why: "no BPF; cgroup v2"},
 		{Signal: "allocatablePID.available", Tier: "bpf-task", ExpectedLatencyNs: 250_000},
 		{Signal: "imagefs.available", Tier: "poll", ExpectedLatencyNs: 50_000_000, Why: "statfs"},
 	} {

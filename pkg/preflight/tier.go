@@ -63,9 +63,11 @@ func (r *Report) tryPrograms(o loader.Options) (b backends) {
 // reaches are the names of whom the backstop reaches.
 var reaches = map[loader.Reach]string{loader.ReachNone: "none", loader.ReachSelf: "self", loader.ReachAll: "all"}
 
-// words are an error's without cilium/ebpf's hint at a limit that counts before 5.11 alone.
+// words are an error's on one line, without cilium/ebpf's hint at a limit that counts before
+// 5.11 alone.
 func words(err error) string {
-	return strings.ReplaceAll(err.Error(), " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
+	text := strings.ReplaceAll(err.Error(), " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)", "")
+	return strings.ReplaceAll(text, "\n", "; ")
 }
 
 func tryFallback(fs *cgroupfs.FS, fsErr error, log zerolog.Logger) Fallback {
@@ -81,7 +83,7 @@ func tryFallback(fs *cgroupfs.FS, fsErr error, log zerolog.Logger) Fallback {
 	of := func(scope sample.Scope) (string, string) {
 		tier, why := w.Tier(scope)
 		if why != nil {
-			return string(tier), why.Error()
+			return string(tier), words(why)
 		}
 		return string(tier), ""
 	}
@@ -93,23 +95,16 @@ func tryFallback(fs *cgroupfs.FS, fsErr error, log zerolog.Logger) Fallback {
 // instead puts the tiers without BPF where there is no better one.
 func (b backends) instead(f Fallback) backends {
 	if b.memory == TierNone {
-		b.memory, b.memoryWhy = f.Memory, joined(f.MemoryWhy, b.memoryWhy)
+		b.memory, b.memoryWhy = f.Memory, noBPF(f.MemoryWhy)
 	}
 	if b.tasks == TierNone {
-		b.tasks, b.tasksWhy = f.Tasks, joined(f.TasksWhy, b.tasksWhy)
+		b.tasks, b.tasksWhy = f.Tasks, noBPF(f.TasksWhy)
 	}
 	return b
 }
 
-func joined(parts ...string) string {
-	var said []string
-	for _, p := range parts {
-		if p != "" {
-			said = append(said, p)
-		}
-	}
-	return strings.Join(said, "; ")
-}
+// noBPF is why a tier without BPF is none better. Why there is no BPF is said elsewhere.
+func noBPF(why string) string { return strings.TrimSuffix("no BPF; "+why, "; ") }
 
 func tiers(b backends) []Tier {
 	all := make([]Tier, 0, len(signal.Names()))
