@@ -81,8 +81,13 @@ const (
 	reasonIncomplete decide.Reason = "a unit can't be opened, and may be the one to evict"
 )
 
-// overdue is how long a victim holds up the next one: 1 GiB is back in 65 to 235 ms.
-const overdue = 5 * time.Second
+const (
+	// overdue is how long a victim holds up the next one: 1 GiB is back in 65 to 235 ms.
+	overdue = 5 * time.Second
+	// drained is the same for one that has less left than is missing: a frozen or blocked task
+	// does not die, and process_mrelease has taken its memory.
+	drained = 250 * time.Millisecond
+)
 
 // watch is the life of the agent. The hot thread is this goroutine's.
 func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {

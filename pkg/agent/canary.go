@@ -157,7 +157,7 @@ func (a *Agent) stage(c *canary, cg *cgroupfs.Cgroup, of *workload.Unit, s signa
 	threshold.Value.Text = strconv.FormatInt(threshold.Value.Value, 10)
 	c.settings = decide.Settings{
 		Bounds: []decide.Bound{{Threshold: threshold, Root: drill.Parent}},
-		Budget: decide.Budget{PerMinute: 1, PerHour: 1}, Overdue: overdue,
+		Budget: decide.Budget{PerMinute: 1, PerHour: 1}, Overdue: overdue, Drained: drained,
 	}
 	c.input.Observations = make([]signal.Observation, 0, 1)
 	return nil

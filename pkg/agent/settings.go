@@ -43,7 +43,7 @@ func settingsOf(c *config.Config, roots []string, l signal.Layout) (decide.Setti
 		return s, err
 	}
 	asked := decide.WithContainerFs(&s, l)
-	s.Bounds, s.Layout, s.Overdue = nil, l, overdue
+	s.Bounds, s.Layout, s.Overdue, s.Drained = nil, l, overdue, drained
 	for _, b := range asked {
 		if !b.Signal.Allocatable() {
 			s.Bounds = append(s.Bounds, b)

@@ -98,7 +98,7 @@ func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
 	r := s.resourceOf(b.Signal)
 	d.Reclaim = s.reclaimFor(r)
 	switch {
-	case in.awaits(s, b, r):
+	case in.awaits(s, b, r, d.Missing()):
 		d.Verdict, d.Reason = Wait, ReasonDying
 	case d.Missing() <= in.credit(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonCredit
@@ -147,12 +147,17 @@ func (d *Decision) pick(s *Settings, in *Input, b *Bound) {
 }
 
 // awaits reports whether a victim killed for the same resource is still running and not
-// yet overdue.
-func (in *Input) awaits(s *Settings, b *Bound, r resource) bool {
+// yet overdue. Memory that the dying don't hold any more none of them can give back, however
+// long it takes to die.
+func (in *Input) awaits(s *Settings, b *Bound, r resource, missing int64) bool {
+	patience := s.Overdue
+	if r == memory && missing > in.credit(s, b, r) {
+		patience = min(patience, s.Drained)
+	}
 	for i := range in.Dying {
 		v := &in.Dying[i]
 		if v.Populated && v.counts(b) && s.resourceOf(v.Signal) == r &&
-			(v.Terminating || elapsed(in.NowNs, v.KilledNs) < uint64(max(0, s.Overdue))) {
+			(v.Terminating || elapsed(in.NowNs, v.KilledNs) < uint64(max(0, patience))) {
 			return true
 		}
 	}

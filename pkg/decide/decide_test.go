@@ -39,6 +39,7 @@ func settings(bounds ...decide.Bound) *decide.Settings {
 		Bounds:  bounds,
 		Budget:  decide.Budget{PerMinute: 10, PerHour: 60},
 		Overdue: 5 * time.Second,
+		Drained: time.Second / 4,
 	}
 }
 
@@ -63,7 +64,7 @@ func with(w workload.Workload, change func(*workload.Workload)) workload.Workloa
 func dying(cgroup string, held int64) decide.Dying {
 	return decide.Dying{
 		UID: cgroup, Cgroup: cgroup, Signal: signal.MemoryAvailable,
-		KilledNs: now - second, Populated: true, HeldBytes: held,
+		KilledNs: now - second/10, Populated: true, HeldBytes: held,
 	}
 }
 
@@ -283,9 +284,21 @@ func TestDecide(t *testing.T) {
 		},
 		"one instant before a victim is overdue": {
 			in: decide.Input{Workloads: []workload.Workload{hog}, Dying: []decide.Dying{
-				also(dying("/old", 0), func(v *decide.Dying) { v.KilledNs = now - 5*second + 1 }),
+				also(dying("/old", 60), func(v *decide.Dying) { v.KilledNs = now - 5*second + 1 }),
 			}},
 			want: decide.Wait, reason: decide.ReasonDying,
+		},
+		"one instant before it is clear that a victim has nothing left to give": {
+			in: decide.Input{Workloads: []workload.Workload{hog}, Dying: []decide.Dying{
+				also(dying("/old", 0), func(v *decide.Dying) { v.KilledNs = now - second/4 + 1 }),
+			}},
+			want: decide.Wait, reason: decide.ReasonDying,
+		},
+		"a victim that can't die and has nothing left to give does not hold up the next": {
+			in: decide.Input{Workloads: []workload.Workload{hog}, Dying: []decide.Dying{
+				also(dying("/old", 0), func(v *decide.Dying) { v.KilledNs = now - second/4 }),
+			}},
+			want: decide.Evict, reason: decide.ReasonMet, victim: "/hog",
 		},
 		"an overdue victim no longer holds up the next": {
 			in: decide.Input{Workloads: []workload.Workload{hog}, Dying: []decide.Dying{

@@ -64,6 +64,9 @@ type Settings struct {
 	Budget                Budget
 	// Overdue is how long a victim may take to die before it no longer holds up the next.
 	Overdue time.Duration
+	// Drained is the same where the dying hold less memory than is missing. Longer than what
+	// was read of them at an earlier moment than the signal can make a difference.
+	Drained time.Duration
 }
 
 // GracePeriodSeconds is the grace that the kill of a unit gets as an override of its own:

@@ -63,6 +63,7 @@ func drawSettings(t *rapid.T) *decide.Settings {
 		Layout:           rapid.SampledFrom([]signal.Layout{singleFs, dedicatedFs, splitFs}).Draw(t, "layout"),
 		TransitionPeriod: time.Duration(rapid.IntRange(0, 90).Draw(t, "transition")) * time.Second,
 		Budget:           decide.Budget{PerMinute: often(t, 2, "perMinute"), PerHour: often(t, 3, "perHour")},
+		Drained:          time.Duration(rapid.IntRange(0, 3).Draw(t, "drained")) * time.Second / 4,
 		Overdue:          time.Duration(rapid.IntRange(0, 3).Draw(t, "overdue")) * time.Second,
 	}
 }
