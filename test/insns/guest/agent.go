@@ -37,7 +37,7 @@ type wire struct {
 }
 
 func openAgent(tier string) (*agent, error) {
-	kernel, err := loader.Open(loader.Options{Log: zerolog.New(os.Stdout).Level(zerolog.WarnLevel)})
+	kernel, err := loader.Open(loader.Options{MemoryTier: tier, Log: zerolog.New(os.Stdout).Level(zerolog.WarnLevel)})
 	if err != nil {
 		return nil, err
 	}
@@ -81,8 +81,8 @@ func (a *agent) addWires() error {
 	return nil
 }
 
-// place moves the node's wires, and has the allocation hook attached where the wire of memory
-// is near.
+// place moves the node's wires, and has the allocation hook attached where its tier does so
+// near the wire.
 func (a *agent) place(p count.Place) error {
 	node, err := a.kernel.Look()
 	if err != nil {
@@ -105,7 +105,7 @@ func (a *agent) place(p count.Place) error {
 		a.kernel.SetWire(w.index, w.Wire)
 		a.kernel.ArmWire(w.index)
 	}
-	if p == count.Far {
+	if p == count.Far || a.kernel.MemoryTier() == loader.TierCharge {
 		err = a.kernel.Disarm()
 	} else {
 		err = a.kernel.Arm()
