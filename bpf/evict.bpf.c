@@ -351,7 +351,7 @@ static __always_inline bool refresh_if(enum controller c, __u32 css_id, __u64 cg
 	struct cgroup_subsys_state *css = row ? css_of_row(row, cgroup_id) : NULL;
 
 	if (css)
-		refresh_row(c, css);
+		refresh_row(c, css, bpf_ktime_get_ns(), 0);
 	return css;
 }
 

@@ -84,6 +84,7 @@ struct cgroup_row {
 	__s64 usage; /* pages or tasks */
 	__s64 inactive_file; /* pages, memory only: up to one rstat flush old */
 	__u64 updated_ns; /* CLOCK_MONOTONIC */
+	__u64 inactive_ns; /* likewise, of inactive_file */
 	__s64 reported; /* usage when the last delta was sent */
 	__u32 parent; /* css id, 0 for the root */
 	__u32 serial; /* of css, to tell it from a later one at its address */

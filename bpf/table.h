@@ -122,17 +122,44 @@ static __always_inline void send_delta(struct cgroup_row *row, __u32 css_id, enu
 	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 }
 
+/* What tells a cgroup from all others, two neighbours in every kernel: one read. */
+struct css_name {
+	__s32 id;
+	__u32 flags;
+	__u64 serial_nr;
+};
+
+static __always_inline struct css_name name_of(struct cgroup_subsys_state *css)
+{
+	struct css_name name = {};
+
+	if (bpf_core_field_offset(css->serial_nr) - bpf_core_field_offset(css->id) ==
+	    __builtin_offsetof(struct css_name, serial_nr)) {
+		bpf_core_read(&name, sizeof(name), &css->id);
+	} else {
+		name.id = BPF_CORE_READ(css, id);
+		name.serial_nr = BPF_CORE_READ(css, serial_nr);
+	}
+	return name;
+}
+
+/* The kernel's estimate of inactive file pages moves each 2 s, or when somebody
+ * reads memory.stat: the hooks need not read it each time. */
+#define INACTIVE_AGE_NS (10 * 1000000ULL)
+
 /*
  * Reads a cgroup's counters into its row. A row that another CPU is writing is
  * left to it: it is just as fresh. The charge hook may be preempted (fentry, unlike
  * a tracepoint): so all is read first, the row is odd for a few stores only, and
  * what was read before another's write does not replace that.
  */
-static __always_inline struct cgroup_row *refresh_row(enum controller c, struct cgroup_subsys_state *css)
+static __always_inline struct cgroup_row *refresh_row(enum controller c, struct cgroup_subsys_state *css, __u64 now,
+						      __u64 inactive_age)
 {
-	__u64 now = bpf_ktime_get_ns(), cgroup_id;
-	__u32 css_id = BPF_CORE_READ(css, id), serial = BPF_CORE_READ(css, serial_nr), parent_id;
+	struct css_name name = name_of(css);
+	__u32 css_id = name.id, serial = name.serial_nr, parent_id;
 	struct cgroup_row *row = row_of(c, css_id);
+	__u64 cgroup_id, inactive_ns = 0;
 	__s64 usage, inactive_file = 0;
 
 	if (!row)
@@ -140,6 +167,10 @@ static __always_inline struct cgroup_row *refresh_row(enum controller c, struct 
 	if (row->css == (__u64)css && row->serial == serial) { /* they are as they were */
 		cgroup_id = row->cgroup_id;
 		parent_id = row->parent;
+		if (now - row->inactive_ns < inactive_age) {
+			inactive_ns = row->inactive_ns;
+			inactive_file = row->inactive_file;
+		}
 	} else {
 		struct cgroup_subsys_state *parent = BPF_CORE_READ(css, parent);
 
@@ -148,7 +179,10 @@ static __always_inline struct cgroup_row *refresh_row(enum controller c, struct 
 	}
 	if (c == CONTROLLER_MEMORY) {
 		usage = memory_usage(css);
-		inactive_file = memory_inactive_file(css);
+		if (!inactive_ns) {
+			inactive_ns = now;
+			inactive_file = memory_inactive_file(css);
+		}
 	} else {
 		usage = pids_usage(css);
 	}
@@ -165,6 +199,7 @@ static __always_inline struct cgroup_row *refresh_row(enum controller c, struct 
 	row->serial = serial; /* after what is taken from the row by it */
 	row->usage = usage;
 	row->inactive_file = inactive_file;
+	row->inactive_ns = inactive_ns;
 	row->updated_ns = now;
 	__sync_fetch_and_add(&row->seq, 1);
 	return row;
@@ -176,6 +211,7 @@ static __always_inline struct cgroup_row *refresh_path(enum controller c, struct
 						       enum observer by)
 {
 	struct cgroup_row *leaf = NULL;
+	__u64 now = bpf_ktime_get_ns();
 
 	for (int depth = 0; depth < MAX_DEPTH; depth++) {
 		struct cgroup_row *row;
@@ -183,7 +219,7 @@ static __always_inline struct cgroup_row *refresh_path(enum controller c, struct
 
 		if (!css)
 			break;
-		row = refresh_row(c, css);
+		row = refresh_row(c, css, now, INACTIVE_AGE_NS);
 		if (!leaf)
 			leaf = row;
 		if (c == CONTROLLER_MEMORY && row) {
@@ -238,9 +274,9 @@ static __always_inline struct cgroup_subsys_state *css_of_sibling(struct list_he
 __noinline int walk_visit(__u64 css, __u32 controller)
 {
 	if (controller == CONTROLLER_MEMORY)
-		refresh_row(CONTROLLER_MEMORY, (void *)css);
+		refresh_row(CONTROLLER_MEMORY, (void *)css, bpf_ktime_get_ns(), 0);
 	else
-		refresh_row(CONTROLLER_PIDS, (void *)css);
+		refresh_row(CONTROLLER_PIDS, (void *)css, bpf_ktime_get_ns(), 0);
 	return 0;
 }
 

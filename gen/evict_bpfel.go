@@ -51,6 +51,7 @@ type EvictCgroupRow struct {
 	Usage        int64
 	InactiveFile int64
 	UpdatedNs    uint64
+	InactiveNs   uint64
 	Reported     int64
 	Parent       uint32
 	Serial       uint32
