@@ -107,6 +107,10 @@ func reportTable(r *preflight.Report) string {
 	}
 	t.group("BPF programs, each by itself")
 	for _, h := range r.Hooks {
+		if h.Unused {
+			t.line(true, h.Program, h.Section+", not used on this kernel")
+			continue
+		}
 		t.line(h.OK, h.Program, h.Section+after(": ", h.Error))
 	}
 	t.line(r.Programs.OK, "all together", cmp.Or(r.Programs.Error, fmt.Sprintf("run, and see %d memory cgroups", r.Programs.Cgroups)))

@@ -42,11 +42,16 @@ func abilities(o Options, types *kernelTypes) (able, error) {
 
 // trim takes out of the object what this kernel can't load, and what only stands in for it.
 func (a able) trim(spec *ebpf.CollectionSpec) error {
-	if a.timers {
-		return takeOut(spec, gen.EvictProgTick)
-	}
 	a.stubBackstop(spec)
-	return takeOut(spec, gen.EvictProgStartFarTimer, gen.EvictProgInitBackstop)
+	return takeOut(spec, a.unused()...)
+}
+
+// unused are the programs that are of no use on this kernel.
+func (a able) unused() []string {
+	if a.timers {
+		return []string{gen.EvictProgTick}
+	}
+	return []string{gen.EvictProgStartFarTimer, gen.EvictProgInitBackstop}
 }
 
 // stubBackstop takes the backstop out of the hooks where it can't run.

@@ -18,6 +18,8 @@ type Hook struct {
 	// Section is where it belongs, as bpf/ has it: "tp_btf/mm_page_alloc"; "raw_tp" and
 	// "syscall" are run by user space alone.
 	Section string
+	// Unused: on this kernel Open does without, whatever it says to it.
+	Unused bool
 	// Err is nil when it loads and, if it has a hook, could be attached. A
 	// *ebpf.VerifierError has the verifier's log.
 	Err error
@@ -38,10 +40,15 @@ func Probe(o Options) ([]Hook, error) {
 	if err != nil {
 		return nil, err
 	}
-	if can, err := abilities(o, types); err == nil { // else nothing loads, and each program says why
+	can, err := abilities(o, types)
+	if err == nil { // else nothing loads, and each program says why
 		can.stubBackstop(all)
 	}
-	return probe(all, types, o.Log), nil
+	hooks := probe(all, types, o.Log)
+	for i := range hooks {
+		hooks[i].Unused = err == nil && slices.Contains(can.unused(), hooks[i].Program)
+	}
+	return hooks, nil
 }
 
 func probe(all *ebpf.CollectionSpec, types *kernelTypes, log zerolog.Logger) (hooks []Hook) {

@@ -52,7 +52,7 @@ func (r *Report) probe(o loader.Options) {
 		r.BTF.OK, r.BTF.Error = false, err.Error()
 	}
 	for _, h := range hooks {
-		hook := Hook{Program: h.Program, Section: h.Section, OK: h.Err == nil}
+		hook := Hook{Program: h.Program, Section: h.Section, OK: h.Err == nil, Unused: h.Unused}
 		if h.Err != nil {
 			hook.Error = words(h.Err)
 		}

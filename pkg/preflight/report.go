@@ -70,7 +70,9 @@ type Hook struct {
 	// Section is the hook, such as tp_btf/mm_page_alloc; raw_tp and syscall have none.
 	Section string `json:"section"`
 	OK      bool   `json:"ok"`
-	Error   string `json:"error,omitempty"`
+	// Unused: on this kernel another one does its work.
+	Unused bool   `json:"unused,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Programs is whether they run together, as `run` needs them.

@@ -147,6 +147,8 @@ func verdict(r *preflight.Report, program string) string {
 	for _, h := range r.Hooks {
 		switch {
 		case h.Program != program:
+		case h.Unused:
+			return "unused"
 		case h.OK:
 			return "yes"
 		default:
@@ -164,7 +166,7 @@ func words(reports []preflight.Report) string {
 		of := map[string][]string{}
 		var order []string
 		for _, h := range r.Hooks {
-			if h.OK {
+			if h.OK || h.Unused {
 				continue
 			}
 			if of[h.Error] == nil {

@@ -28,6 +28,7 @@ func TestPage(t *testing.T) {
 		Schema: preflight.Schema, Kernel: "5.10.0-46-cloud-amd64", Cgroup: preflight.Cgroup{Version: "v2"},
 		Hooks: []preflight.Hook{
 			{Program: "look", Section: "raw_tp", OK: true},
+			{Program: "start", Section: "syscall", Unused: true, Error: "argument"},
 			{Program: "newtask", Section: "tp_btf/task_newtask", Error: "unknown func `x`#169"},
 		},
 		Programs: preflight.Programs{Error: "program newtask: refused"}, Fallback: preflight.Fallback{Memory: "poll", Tasks: "event"},
@@ -54,8 +55,8 @@ func TestPage(t *testing.T) {
 	for what, want := range map[string]string{
 		"a row of a kernel that takes none": "\n| 5.10.0-46-cloud-amd64 | v2 | none | none | poll, event | none | pidfds | SCHED_FIFO | lacks BPF programs |\n",
 		"a row of one that takes all":       "\n| 7.3.4+deb13-cloud-amd64 | v2 | bpf-charge | bpf-task | poll, event | all | cgroup.kill | SCHED_FIFO | protects |\n",
-		"hooks first, and who has none":     "| program | hook | 5.10.0 | 7.3.4 |\n|---|---|---|---|\n| charge | `fentry/page_counter_try_charge` | – | yes |\n| newtask | `tp_btf/task_newtask` | no | yes |\n| look | `raw_tp` | yes | yes |\n",
-		"the kernel's words":                "- 5.10.0, newtask: `unknown func 'x'#169`\n- 5.10.0, all together: `program newtask: refused`\n",
+		"hooks first, and who has none":     "| program | hook | 5.10.0 | 7.3.4 |\n|---|---|---|---|\n| charge | `fentry/page_counter_try_charge` | – | yes |\n| newtask | `tp_btf/task_newtask` | no | yes |\n| look | `raw_tp` | yes | yes |\n| start | `syscall` | unused | – |\n",
+		"the kernel's words":                "\n\n- 5.10.0, newtask: `unknown func 'x'#169`\n- 5.10.0, all together: `program newtask: refused`\n",
 		"the command":                       "`make kernels`",
 	} {
 		if !strings.Contains(out.String(), want) {
