@@ -72,6 +72,7 @@ measure memoryback latency --scenario memoryback --tool ebpf-evict,plain-kill --
 for fill in thp tmpfs populate; do
 	measure "fill-$fill" latency --fill "$fill" --rounds "$(rounds 50)"
 done
+measure tiers latency --tier bpf-alloc,event,poll --rounds "$(rounds 40)"
 measure peers-max latency --tool "$all" --rounds "$(rounds 30)"
 for part in 128Mi:6 512Mi:10 1Gi:10; do
 	measure "peers-${part%:*}" latency --tool "$all" --rate "${part%:*}" --rounds "$(rounds "${part#*:}")"

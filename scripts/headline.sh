@@ -11,13 +11,13 @@ def bytes: if . == null then "–" elif . < 1048576 then "\(. / 1024 | round) Ki
 def pct: ((. - 1) * 1000 | round / 10 + 0 | tostring | sub("^-0$"; "0")) + " %";
 def ours: startswith("ebpf-evict");
 def times: if . < 10 then . * 10 | round / 10 else round end | "\(.)×";
-def row: "| \(.tool)\(.beside // "")\(if .scenario != "idle" then ", " + .scenario else "" end)\(if (.fill // "4k") != "4k" then ", " + .fill else "" end) | \(.rounds) | \(.missed) | \(.wrongVictims) | \(.disturbed) | \(.crossedToSignalledNs.p50 | us) | \(.crossedToSignalledNs.p99 | us) | \(.crossedToDeadNs.p50 | us) | \(.overshootBytes.p50 | bytes) |";
+def row: "| \(.tool)\(if .tier then " by " + .tier else "" end)\(.beside // "")\(if .scenario != "idle" then ", " + .scenario else "" end)\(if (.fill // "4k") != "4k" then ", " + .fill else "" end) | \(.rounds) | \(.missed) | \(.wrongVictims) | \(.disturbed) | \(.crossedToSignalledNs.p50 | us) | \(.crossedToSignalledNs.p99 | us) | \(.crossedToDeadNs.p50 | us) | \(.overshootBytes.p50 | bytes) |";
 (.latency[0] | "Linux \(.kernel), \(.cpus) CPUs (\(.cpu)), cgroup \(.cgroup), \(.date[:10]). Hogs fill as fast as they can.\n"),
 "| who, what else goes on | rounds | missed | wrong | disturbed | SIGKILL p50 | p99 | dead p50 | overshoot p50 |",
 "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
 ([.latency[] | any(.runs[]; .tool | ours | not) as $peers | .runs[] | select(.rateBytes == 0 and .rounds > 0 and .scenario != "memoryback")
   | if $peers and (.tool | ours) then .beside = ", beside the peers" else . end]
-  | sort_by(.beside == null and (.tool | ours | not), .tool == "ebpf-evict-kernel-first", .beside != null, .scenario != "idle") | .[] | row),
+  | sort_by(.beside == null and (.tool | ours | not), .tool == "ebpf-evict-kernel-first", .tier != null, .beside != null, .scenario != "idle") | .[] | row),
 ([.latency[] | (.runs[] | select(.tool == "ebpf-evict" and .scenario == "idle" and .fill == "4k" and .rateBytes == 0)) as $us | .runs[]
   | select(.scenario == "idle" and .fill == "4k" and .rateBytes == 0 and (.tool | ours | not)) | select(.outside.crossedToSignalledNs and $us.outside.crossedToSignalledNs)
   | "\(.tool) \(.outside.crossedToSignalledNs.p50 / $us.outside.crossedToSignalledNs.p50 | times)"]
