@@ -125,8 +125,7 @@ struct mem_cgroup_per_node {
 	struct lruvec lruvec;
 } READS;
 
-/* mm/memcontrol.c; private to it since 6.1, an array inside mem_cgroup before.
- */
+/* mm/memcontrol.c; in include/linux/memcontrol.h up to 6.0, since 5.13. */
 struct memcg_vmstats {
 	long state[64];
 } READS;
@@ -136,6 +135,16 @@ struct mem_cgroup {
 	struct page_counter memory;
 	struct memcg_vmstats *vmstats;
 	struct mem_cgroup_per_node *nodeinfo[64];
+} READS;
+
+/* From 5.13 (2d146aa3aa84, "mm: memcontrol: switch to rstat") up to 6.0. */
+struct mem_cgroup___embedded {
+	struct memcg_vmstats vmstats;
+} READS;
+
+/* Before. */
+struct mem_cgroup___atomic {
+	atomic_long_t vmstats[64];
 } READS;
 
 struct pids_cgroup {

@@ -62,7 +62,9 @@ func meminfo(t *testing.T) map[string]int64 {
 func TestMain(m *testing.M) {
 	switch os.Args[0] {
 	case "hold":
-		hold()
+		hold(false)
+	case "hold what is free to take":
+		hold(true)
 	case "fork":
 		keepForking()
 	case "fill":
@@ -75,7 +77,7 @@ func TestMain(m *testing.M) {
 // touch maps and touches anonymous memory, a page at a time.
 func touch(t *testing.T, bytes int) (release func()) {
 	t.Helper()
-	release, err := use(bytes)
+	_, release, err := use(bytes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,16 +85,16 @@ func touch(t *testing.T, bytes int) (release func()) {
 }
 
 // use takes so much memory.
-func use(bytes int) (release func(), err error) {
-	mem, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+func use(bytes int) (mem []byte, release func(), err error) {
+	mem, err = unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	_ = unix.Madvise(mem, unix.MADV_NOHUGEPAGE)
 	for i := 0; i < len(mem); i += os.Getpagesize() {
 		mem[i] = 1
 	}
-	return func() { _ = unix.Munmap(mem) }, nil
+	return mem, func() { _ = unix.Munmap(mem) }, nil
 }
 
 func TestNodeMemoryLiesBetweenTwoReadsOfProc(t *testing.T) {
@@ -208,6 +210,52 @@ func TestUsageEqualsTheUsageFile(t *testing.T) {
 			t.Errorf("tasks: table %d, file %d", got, want)
 		}
 	}
+}
+
+func TestInactiveFileEqualsMemoryStat(t *testing.T) {
+	const slack = 2 << 20 // each CPU holds back some pages, of those that go and those that come
+	l := open(t, Options{})
+	dir := newCgroup(t)
+	startRole(t, dir, "hold what is free to take")
+	key := "inactive_file"
+	if dir.memory != dir.pids { // v1
+		key = "total_inactive_file"
+	}
+	id := inode(t, dir.memory)
+	for end := time.Now().Add(soon); ; time.Sleep(10 * time.Millisecond) {
+		want := readKey(t, filepath.Join(dir.memory, "memory.stat"), key) // what it reads is flushed
+		if _, err := l.Walk(); err != nil {
+			t.Fatal(err)
+		}
+		row, ok := l.Row(Memory, l.Find(Memory, id), id)
+		off := row.InactiveFileBytes - want
+		if ok && want > held/2 && off > -slack && off < slack {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("inactive file: table %d (%v), memory.stat %d", row.InactiveFileBytes, ok, want)
+		}
+	}
+}
+
+// readKey reads a figure of a file with a key and a figure in each line.
+func readKey(t *testing.T, path, key string) int64 {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == key {
+			n, err := strconv.ParseInt(f[1], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("%s tells no %s", path, key)
+	return 0
 }
 
 func TestCrossingIsReportedOncePerSequence(t *testing.T) {
@@ -549,7 +597,12 @@ func child(t *testing.T, role string) (p *os.Process, stdin *os.File, gone chan 
 // startIn runs a process that holds still in the cgroup until the test ends.
 func startIn(t *testing.T, d cgroupDirs) *os.Process {
 	t.Helper()
-	p, w, _ := child(t, "hold")
+	return startRole(t, d, "hold")
+}
+
+func startRole(t *testing.T, d cgroupDirs, role string) *os.Process {
+	t.Helper()
+	p, w, _ := child(t, role)
 	for _, dir := range []string{d.memory, d.pids} {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(p.Pid)), 0); err != nil {
 			t.Fatal(err)
@@ -568,11 +621,19 @@ func startIn(t *testing.T, d cgroupDirs) *os.Process {
 	return p
 }
 
-// hold is the process of startIn.
-func hold() {
+// held is what the processes of startIn use.
+const held = 16 << 20
+
+// hold is the process of startIn. Pages that are free to take lie among the inactive file pages,
+// though no file has them (mm/swap.c).
+func hold(free bool) {
 	one := make([]byte, 1)
 	_, _ = os.Stdin.Read(one)
-	if _, err := use(8 << 20); err != nil {
+	mem, _, err := use(held)
+	if err == nil && free {
+		err = unix.Madvise(mem, unix.MADV_FREE)
+	}
+	if err != nil {
 		return // the test waits for its usage in vain
 	}
 	_, _ = os.Stdin.Read(one) // until the other end is closed
