@@ -24,11 +24,12 @@ type able struct {
 	reach Reach
 }
 
+// abilities tries the kernel. What fails for another reason than that it lacks something is an
+// error: ErrPrivilege where it refuses BPF to this process.
 func abilities(o Options, types *kernelTypes) (able, error) {
 	if o.able != nil {
 		return *o.able, nil
 	}
-
 	err := features.HaveProgramHelper(ebpf.Syscall, asm.FnTimerInit)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return able{reach: ReachNone}, nil

@@ -92,7 +92,7 @@ func (t *ticker) set(after time.Duration) error {
 // Close ends the thread.
 func (t *ticker) Close() error {
 	t.closing.Store(true)
-	if err := t.set(atOnce); err != nil {
+	if err := t.Tick(); err != nil {
 		return err // it would wait for good
 	}
 	<-t.ended
