@@ -67,6 +67,9 @@ type buried struct {
 // has changed.
 func (k *known) roster(roots []root, former *roster) *roster {
 	next := &roster{roots: roots, room: k.room, incomplete: len(k.unread) > 0}
+	for path, children := range k.links {
+		next.levels = append(next.levels, level{path, children})
+	}
 	if !k.room.holds(len(k.units)) {
 		k.room = newRoom(len(k.units))
 		next.room = k.room

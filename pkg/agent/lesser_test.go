@@ -66,31 +66,42 @@ func TestABrakedUnitOfADeadAgentWithoutBPFGetsItsLimitBack(t *testing.T) {
 	first := b.start(stageBraked)
 	must(t, bomb.Go())
 	_ = first.Wait()
-	c, err := b.fs.Open(path.Join(b.root, "bomb"))
-	must(t, err)
-	defer c.Close()
-	if most, err := c.PidsMax(); err != nil || most != 0 {
-		t.Fatalf("pids.max is %d (%v): this test sees nothing", most, err)
+	if most := b.pidsMax("bomb"); b.brakes() && most != 0 {
+		t.Fatalf("pids.max is %d: this test sees nothing", most)
 	}
 	b.start(0)
-	b.await("pids.max", func() bool {
-		most, err := c.PidsMax()
-		return err == nil && most == 390
-	})
+	b.await("pids.max", func() bool { return b.pidsMax("bomb") == 390 })
 }
 
-// A unit that nobody has told of, and whose rows nobody has read: it is the victim, not
-// whoever looked largest at the last look.
+// The victim is who holds most now, not whoever looked largest at the last look.
 func TestTheClockLooksAgainBeforeItNamesAVictim(t *testing.T) {
-	b := newBed(t)
-	b.tier = record.TierPoll
-	idle := b.sleeper("idle", 24<<20)
-	grown := b.sleeper("grown", 8<<20)
-	a := b.open(map[string]string{"allocatableMemory.available": "400Mi"}, nil)
-	young := b.sleeper("young", 96<<20) // the scout has not looked since
-	must(t, a.turn(now()))
-	if !young.Wait(time.Minute) || !idle.Alive() || !grown.Alive() {
-		t.Errorf("alive: the young unit %v, the idle ones %v and %v", young.Alive(), idle.Alive(), grown.Alive())
+	for name, grow := range map[string]func(*bed, *load.Load) *load.Load{
+		"a unit has grown": func(b *bed, known *load.Load) *load.Load {
+			must(b.t, known.Go())
+			b.await("its memory", func() bool {
+				n, err := known.Progress()
+				must(b.t, err)
+				return n >= 96<<20
+			})
+			return known
+		},
+		"a unit has come that nobody has told of": func(b *bed, _ *load.Load) *load.Load {
+			return b.sleeper("young", 96<<20)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			b.tier = record.TierPoll
+			idle := b.sleeper("idle", 24<<20)
+			b.create("known")
+			known := b.run("known", load.Spec{Kind: load.Hog, Bytes: 96 << 20, Held: true})
+			a := b.open(map[string]string{"allocatableMemory.available": "400Mi"}, nil)
+			hog := grow(b, known)
+			must(t, a.turn(now()))
+			if !hog.Wait(time.Minute) || !idle.Alive() || hog != known && !known.Alive() {
+				t.Errorf("alive: the hog %v, the idle one %v, the known one %v", hog.Alive(), idle.Alive(), known.Alive())
+			}
+		})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -208,8 +209,17 @@ func openKernel(o Options, fs *cgroupfs.FS) (kernel, error) {
 	return openLesser(o, fs, why)
 }
 
-// mayKill: who lacks that as well is not root but of a user namespace.
-func mayKill() bool { return unix.Kill(1, 0) == nil }
+// mayKill reports whether processes of any user can be killed: who lacks that as well can
+// evict nobody. The root of a user namespace lacks it, whatever its capabilities say.
+func mayKill() bool {
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil || !slices.Equal(strings.Fields(string(ids)), []string{"0", "0", "4294967295"}) {
+		return false
+	}
+	var caps [2]unix.CapUserData
+	err = unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0])
+	return err == nil && caps[0].Effective&(1<<unix.CAP_KILL) != 0
+}
 
 // lineWritten is the recorder's hook for the stages at which a line is in the journal.
 func (a *Agent) lineWritten() func(*record.Line) {

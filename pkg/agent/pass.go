@@ -72,13 +72,23 @@ func (a *Agent) seenByHook(d *decide.Decision, woke crossings) bool {
 // walk: who filled since then would look idle, and somebody else would pay. Where no hook tells
 // of strangers either, they are looked for.
 func (a *Agent) walkNow(d *decide.Decision) {
-	if isReading(a.tierFor(a.settings.Bounds[d.Bound].Signal)) {
-		a.refresh()
+	if isReading(a.tierFor(a.settings.Bounds[d.Bound].Signal)) && a.hasStrangers() {
+		a.refresh() // which has them read as well
 		return
 	}
 	if err := a.kernel.WalkNow(); err != nil {
 		a.log.Warn().Err(err).Msg("the rows are as old as the last walk")
 	}
+}
+
+// hasStrangers reports whether there are other units than the scene has, or fewer.
+func (a *Agent) hasStrangers() bool {
+	for _, l := range a.scene.from.levels {
+		if a.fs.Links(l.path) != l.children {
+			return true
+		}
+	}
+	return false
 }
 
 // isSaid: in shadow mode nothing more is to be said of this threshold.

@@ -249,6 +249,9 @@ func (s *scout) track() error {
 	}
 	s.tracked = all
 	s.walks.isDue.Store(true) // whoever is new has no figures
+	if s.walks.took < quickWalk {
+		s.walks.at = time.Time{} // no record of a crossing will say where its row is
+	}
 	return k.Track(all)
 }
 

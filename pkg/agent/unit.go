@@ -140,8 +140,16 @@ type roster struct {
 	held []int
 	// room is for the hot thread, which allocates nothing.
 	room *room
+	// levels are where units can come and go.
+	levels []level
 	// incomplete: a unit that is there can't be read or opened, and may be the one to evict.
 	incomplete bool
+}
+
+// level is a cgroup whose children are units, and how many there were.
+type level struct {
+	path     string
+	children uint64
 }
 
 // room is space for a scene.

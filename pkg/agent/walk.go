@@ -26,6 +26,8 @@ const (
 	// youngWalk is how soon a new unit gets its rows. Should it cross a wire before, the
 	// record says where they are.
 	youngWalk = 50 * time.Millisecond
+	// quickWalk is what a walk may take that comes as soon as there is a new unit, without BPF.
+	quickWalk = 5 * time.Millisecond
 )
 
 func (w *walks) pause(near bool) time.Duration {

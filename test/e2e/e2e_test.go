@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 			os.Exit(load.Main(os.Args[2:]))
 		case "without-btf":
 			os.Exit(withoutBTF(os.Args[2:]))
+		case "without-cap-bpf":
+			os.Exit(withoutCapBPF(os.Args[2:]))
 		case "read-only-cgroups":
 			os.Exit(withReadOnlyCgroups(os.Args[2:]))
 		}

@@ -1,14 +1,18 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
@@ -167,22 +171,45 @@ func TestEveryTierPlaysTheOtherScenes(t *testing.T) {
 	}
 }
 
-// A kernel without BTF is protected all the same, and says what by.
-func TestWithoutBTFTheBestThatIsLeftIsUsed(t *testing.T) {
+// A node whose kernel has no BTF, or whose agent may not use BPF, is protected all the same,
+// and the journal says by what and why.
+func TestWithoutBPFTheBestThatIsLeftIsUsed(t *testing.T) {
 	bin := binary(t)
-	w := newWorld(t)
-	file := w.config(map[string]string{memorySignal: "900Mi"})
-	w.agent = exec.Command("/proc/self/exe", "without-btf", bin, "run", "--config", file, "--log-level", "error")
-	w.agent.Stderr = os.Stderr
-	w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(t, startForGood(w.agent))
-	t.Cleanup(w.stop)
-	w.await("the agent's start", func() bool { return w.count(record.KindStart) > 0 })
-	hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20})
-	w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
-	_ = hog.Stop()
-	evicted(t, w.lines(record.KindEviction)[0], path.Join(w.root, "hog"))
-	if d := w.lines(record.KindDegraded); len(d) == 0 || !strings.Contains(d[0].Reason, "CONFIG_DEBUG_INFO_BTF") {
-		t.Errorf("degraded lines: %+v", d)
+	for _, tc := range []struct{ without, reason string }{
+		{"without-btf", "CONFIG_DEBUG_INFO_BTF"},
+		{"without-cap-bpf", "CAP_BPF"},
+	} {
+		t.Run(tc.without, func(t *testing.T) {
+			w := newWorld(t)
+			w.extra = "drill: {atStart: false, every: 0}\n" // a canary needs CAP_SYS_ADMIN, as BPF does
+			file := w.config(map[string]string{memorySignal: "900Mi"})
+			w.agent = exec.Command("/proc/self/exe", tc.without, bin, "run", "--config", file, "--log-level", "error")
+			w.agent.Stderr = os.Stderr
+			w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			must(t, startForGood(w.agent))
+			t.Cleanup(w.stop)
+			w.await("the agent's start", func() bool { return w.count(record.KindStart) > 0 })
+			hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20})
+			w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
+			_ = hog.Stop()
+			evicted(t, w.lines(record.KindEviction)[0], path.Join(w.root, "hog"))
+			if d := w.lines(record.KindDegraded); len(d) == 0 || !strings.Contains(d[0].Reason, tc.reason) {
+				t.Errorf("degraded lines: %+v", d)
+			}
+		})
 	}
+}
+
+// withoutCapBPF executes a program as a root that may not use BPF.
+func withoutCapBPF(args []string) int {
+	runtime.LockOSThread()
+	var err error
+	for _, c := range []uintptr{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_ADMIN} {
+		err = errors.Join(err, unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0))
+	}
+	if err == nil {
+		err = unix.Exec(args[0], args, os.Environ())
+	}
+	fmt.Fprintln(os.Stderr, "without-cap-bpf:", err)
+	return 1
 }
