@@ -68,7 +68,7 @@ func probe(all *ebpf.CollectionSpec, types *kernelTypes, log zerolog.Logger) (ho
 func alone(all *ebpf.CollectionSpec, name string) *ebpf.CollectionSpec {
 	one := all.Copy()
 	p := one.Programs[name]
-	one.Programs, one.Variables = map[string]*ebpf.ProgramSpec{name: p}, nil
+	one.Programs = map[string]*ebpf.ProgramSpec{name: p}
 	used := map[string]*ebpf.MapSpec{}
 	for i := range p.Instructions {
 		if ref := p.Instructions[i].Reference(); one.Maps[ref] != nil {
@@ -76,6 +76,8 @@ func alone(all *ebpf.CollectionSpec, name string) *ebpf.CollectionSpec {
 		}
 	}
 	one.Maps = used
+	// The others, constants the verifier counts on among them, are in sections of it.
+	maps.DeleteFunc(one.Variables, func(_ string, v *ebpf.VariableSpec) bool { return used[v.SectionName] == nil })
 	return one
 }
 

@@ -78,6 +78,28 @@ func loadedPrograms(t *testing.T) map[string]int {
 	}
 }
 
+// A constant bounds loops: with another one the verifier may come to another verdict.
+func TestAProgramAloneHasItsConstants(t *testing.T) {
+	all, err := spec(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := all.Variables[gen.EvictVarNumaIds].Set(int32(7)); err != nil {
+		t.Fatal(err)
+	}
+	for name := range all.Programs {
+		one := alone(all, name)
+		var ids int32
+		if v := one.Variables[gen.EvictVarNumaIds]; one.Maps[".rodata"] == nil {
+			if v != nil {
+				t.Errorf("%s: a constant and no section for it", name)
+			}
+		} else if v == nil || v.Get(&ids) != nil || ids != 7 {
+			t.Errorf("%s: numa_ids %d, want 7", name, ids)
+		}
+	}
+}
+
 func TestProbeHasTheVerifiersWords(t *testing.T) {
 	open(t, Options{})
 	types, err := loadTypes("")
