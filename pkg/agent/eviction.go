@@ -86,8 +86,12 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 	}
 	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
 	e.wire = a.wires.number[d.Bound]
-	// What the clock found was crossed before it looked, nobody knows when.
+	// What the clock found was crossed before it looked, nobody knows when; what is met for a
+	// while, by a grace period or a victim that was waited for, when that was seen first.
 	found := min(wokeNs, d.Observed.Ns)
+	if since, ok := a.memory.MetSince(d.Bound); ok {
+		found = min(found, since)
+	}
 	switch c := woke.of(e.wire, a.armedSeq(e.wire)); {
 	case e.wire == noWire:
 		e.by, e.timeline.Crossed = sample.ObserverTimer, found

@@ -51,7 +51,8 @@ func TestSoftVictimEndsByItself(t *testing.T) {
 
 func TestSoftVictimThatDoesNotHearIsKilledAfterItsGrace(t *testing.T) {
 	b := newBed(t)
-	b.soft("470Mi", time.Millisecond, 1)
+	const patience = 300 * time.Millisecond
+	b.soft("470Mi", patience, 1)
 	deaf := b.deaf("deaf", 64<<20)
 	a := b.open(map[string]string{}, nil)
 	b.turns(a, "the eviction to be closed", func() bool { return a.open[0].recorded })
@@ -62,6 +63,9 @@ func TestSoftVictimThatDoesNotHearIsKilledAfterItsGrace(t *testing.T) {
 	tl := b.line(record.KindEviction, "deaf").Timeline
 	if tl.Signalled < tl.Asked+uint64(time.Second) || tl.Dead < tl.Signalled {
 		t.Errorf("%+v, want SIGKILL a second after SIGTERM", tl)
+	}
+	if tl.Asked < tl.Crossed+uint64(patience) {
+		t.Errorf("%+v, want SIGTERM after the threshold's grace period of %s", tl, patience)
 	}
 }
 

@@ -148,3 +148,7 @@ func (m *Memory) spent(s *Settings, nowNs uint64) bool {
 	minute, hour := m.Left(s, nowNs)
 	return minute == 0 || hour == 0
 }
+
+// MetSince is when a threshold was first seen met of the passes up to the last one; false
+// where that did not see it met.
+func (m *Memory) MetSince(bound int) (ns uint64, ok bool) { return m.sinceNs[bound], m.met[bound] }
