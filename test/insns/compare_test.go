@@ -46,8 +46,8 @@ func TestCompare(t *testing.T) {
 		"another build of the kernel that does":     {table: table, now: kernel("6.1.1", 8480, 200, 0.0001)},
 		"another build, and the programs add more":  {table: table, now: kernel("6.1.1", 8480, 220, 0.0001), want: "the programs add +220.0"},
 		"a guest that was not quiet":                {table: table, now: kernel("6.1.0", 8000, 200, 0.02), want: "two passes differ by 2.0 %"},
-		"a state that the table does not have":      {table: without(table, count.Fault, near), now: table, want: "fault bpf-alloc near: counted true, in the table false"},
-		"a state that was not counted":              {table: table, now: without(table, count.Fork, near), want: "fork bpf-alloc near: counted false, in the table true"},
+		"a state that the table does not have":      {table: without(table, count.Fault, near), now: table, want: "fault bpf-charge near: counted true, in the table false"},
+		"a state that was not counted":              {table: table, now: without(table, count.Fork, near), want: "fork bpf-charge near: counted false, in the table true"},
 		"a kernel that the table does not have":     {now: table, want: "in the table false"},
 	}
 	for name, tt := range tests {

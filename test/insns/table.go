@@ -79,9 +79,11 @@ The work is done by a process in a container's cgroup four levels deep, with a w
 node and one for the pods' root, of memory and of tasks each. ` + "`off`" + ` is the work without any
 program; the others are what the programs add to it.
 
+- **bpf-charge**: the hook of each batch of 64 pages (5.10: 32) that is charged to a cgroup, always
+  attached. **bpf-alloc**: the hook of each allocation, attached while memory is near a wire. In
+  both, forks have their own hook, always attached, which looks at one fork of 16 at most.
 - **far**: the node's wires are far away; what a node pays that has memory.
-- **near**: memory is within the margin of the wire (512 MiB), so that all CPUs still have their
-  whole credit.
+- **near**: memory is within the margin of the wire (512 MiB) and far enough for the whole credit.
 - **crossed**: the wires are passed, and each allocation and each fork has the programs look at
   all cgroups above it and at all wires: the most that they can cost, for the time between a
   crossing and the recovery.

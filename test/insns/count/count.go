@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 )
 
 // Command is the argument that has the guest's program count.
@@ -42,8 +44,11 @@ type Tier struct {
 	Places []Place
 }
 
-// Tiers are all that every kernel of the table offers.
-var Tiers = []Tier{{"bpf-alloc", []Place{Far, Near, Crossed}}}
+// Tiers are all that each kernel of the table offers.
+var Tiers = []Tier{
+	{loader.TierCharge, []Place{Far, Near, Crossed}},
+	{loader.TierAlloc, []Place{Far, Near, Crossed}},
+}
 
 // Off is the state without any program loaded.
 const Off = "off"

@@ -23,12 +23,12 @@ const workArg = "work"
 const (
 	faultRounds = 9
 	faultBytes  = 16 << 20
-	forkRounds  = 21
+	forkRounds  = 41
 	// forks of a round: the hook looks at one of so many.
 	forks = 16
 	// rest is after each fork, for what the kernel frees behind RCU: in a row of forks it comes
 	// into others, and makes them differ by a tenth. An idle CPU skips it.
-	rest = 50 * time.Millisecond
+	rest = 25 * time.Millisecond
 )
 
 // work prints the instructions of each work, as JSON.
@@ -102,13 +102,13 @@ func perFork() (float64, error) {
 	return usual(took[:]), nil
 }
 
-// usual is the mean of a round's events, of each of which the lower quartile of all rounds
+// usual is the mean of a round's events, of each of which the lower sixth of all rounds
 // counts: timers come into some, and nearly half of the forks find a slab empty.
 func usual(took [][]int) float64 {
 	var sum int
 	for _, rounds := range took {
 		slices.Sort(rounds)
-		sum += rounds[len(rounds)/4]
+		sum += rounds[len(rounds)/6]
 	}
 	return float64(sum) / float64(len(took))
 }
