@@ -33,7 +33,8 @@ func newDrillCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comma
 		Example: "  ebpf-evict drill\n  ebpf-evict drill -o json | jq .drills[].timelineNs",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := log(); err != nil { // a bad --log-level
+			l, err := log()
+			if err != nil {
 				return err
 			}
 			if format != "table" && format != "json" {
@@ -46,6 +47,7 @@ func newDrillCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comma
 			if err := agentRuns(c.State); err != nil {
 				return err
 			}
+			joinHostCgroups(l)
 			return printDrill(out, format, holdDrill(cmd.Context(), drill.MailboxOf(c.State)))
 		},
 	}

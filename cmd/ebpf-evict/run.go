@@ -43,6 +43,7 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 			if err := checkTier(tier); err != nil {
 				return err
 			}
+			joinHostCgroups(log)
 			load := func() (*config.Config, error) { return loadForRun(file, mode, btf, log) }
 			c, err := load()
 			if err != nil {

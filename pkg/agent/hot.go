@@ -58,8 +58,8 @@ func keepOwnMemory(fs *cgroupfs.FS, log zerolog.Logger) {
 		return
 	}
 	defer func() { _ = c.Close() }()
-	if procs, err := c.Procs(nil); err != nil || c.Path() == "/" || slices.ContainsFunc(procs, isForeign) {
-		return // shared with others, or the root, which has no such file
+	if procs, err := c.Procs(nil); err != nil || c.Path() == "/" || !slices.Contains(procs, os.Getpid()) || slices.ContainsFunc(procs, isForeign) {
+		return // shared with others, another one of that path outside our cgroup namespace, or the root, which has no such file
 	}
 	if err := c.SetMemoryMin(ownMemory); err != nil && !errors.Is(err, cgroupfs.ErrUnsupported) {
 		log.Info().Err(err).Msg("memory.min not set")

@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "load":
 			os.Exit(load.Main(os.Args[2:]))
+		case "in-cgroup-namespace":
+			os.Exit(inCgroupNamespace(os.Args[2:]))
 		case "without-btf":
 			os.Exit(withoutBTF(os.Args[2:]))
 		case "without-cap-bpf":

@@ -12,24 +12,24 @@ import (
 const cgroupRoot = "/sys/fs/cgroup"
 
 func mountAll() error {
-	mounts := []struct{ target, fstype string }{
-		{"/proc", "proc"},
-		{"/sys", "sysfs"},
-		{"/sys/kernel/security", "securityfs"},
-		{"/dev", "devtmpfs"},
-		{"/dev/shm", "tmpfs"},
-		{cgroupRoot, "cgroup2"},
-		{"/sys/fs/bpf", "bpf"},
-		{"/sys/kernel/tracing", "tracefs"},
-		{"/run", "tmpfs"},
-		{"/tmp", "tmpfs"},
+	mounts := []struct{ target, fstype, options string }{
+		{"/proc", "proc", ""},
+		{"/sys", "sysfs", ""},
+		{"/sys/kernel/security", "securityfs", ""},
+		{"/dev", "devtmpfs", ""},
+		{"/dev/shm", "tmpfs", ""},
+		{cgroupRoot, "cgroup2", "nsdelegate,memory_recursiveprot"}, // as systemd does
+		{"/sys/fs/bpf", "bpf", ""},
+		{"/sys/kernel/tracing", "tracefs", ""},
+		{"/run", "tmpfs", ""},
+		{"/tmp", "tmpfs", ""},
 	}
 	for _, m := range mounts {
 		// Missing only where the parent is a plain directory; the kernel makes the others.
 		if err := os.MkdirAll(m.target, 0o755); err != nil {
 			return err
 		}
-		if err := unix.Mount(m.fstype, m.target, m.fstype, 0, ""); err != nil {
+		if err := unix.Mount(m.fstype, m.target, m.fstype, 0, m.options); err != nil {
 			return fmt.Errorf("mount %s at %s: %w", m.fstype, m.target, err)
 		}
 	}
