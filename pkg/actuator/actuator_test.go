@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -145,25 +146,111 @@ func TestOldIdentityHitsNothingOfTheNewUnit(t *testing.T) {
 	}
 }
 
-// SIGKILL waits in a task that somebody froze on cgroup v1.
+// freeze freezes a cgroup and waits until it is.
+func (b *bed) freeze(u workload.Unit) {
+	b.t.Helper()
+	file, word, state, want := filepath.Join("/sys/fs/cgroup/freezer", u.Cgroup, "freezer.state"), "FROZEN", "", "FROZEN\n"
+	thawed := "THAWED"
+	state = file
+	if b.fs.Version() == cgroupfs.V2 {
+		file, word, thawed = filepath.Join(b.fs.MemoryDir(u.Cgroup), "cgroup.freeze"), "1", "0"
+		state, want = filepath.Join(b.fs.MemoryDir(u.Cgroup), "cgroup.events"), "frozen 1\n"
+	}
+	must(b.t, os.WriteFile(file, []byte(word), 0))
+	b.t.Cleanup(func() { _ = os.WriteFile(file, []byte(thawed), 0) })
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		data, err := os.ReadFile(state)
+		must(b.t, err)
+		if strings.Contains(string(data), want) {
+			return
+		}
+		if time.Now().After(end) {
+			b.t.Fatalf("%s never frozen: %q", u.Cgroup, data)
+		}
+	}
+}
+
+// SIGKILL waits in a task that somebody froze on v1, which Finish thaws. On v2 it does not,
+// and the cgroup, frozen still, is unpopulated.
 func TestFrozenUnitDies(t *testing.T) {
 	b := newBed(t)
-	if b.fs.Version() != cgroupfs.V1 {
-		t.Skip("cgroup v2 kills frozen tasks by itself")
-	}
 	victim, dying := b.unit("frozen", load.Sleeper)
-	must(t, os.WriteFile(filepath.Join("/sys/fs/cgroup/freezer", victim.Cgroup, "freezer.state"), []byte("FROZEN"), 0))
+	b.freeze(victim)
 	h, err := Open(b.fs, &victim)
 	must(t, err)
 	defer h.Close()
 	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(nil, monotonic, 30*time.Second); out.DeadNs == 0 {
+	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
 		t.Errorf("finish: %+v", out)
 	}
 	if dying.Alive() {
 		t.Error("the frozen unit lives")
+	}
+}
+
+// A frozen task does not hear SIGTERM, and on v2 it can't be known whether the freezer wants
+// it to: the grace runs, then SIGKILL ends it.
+func TestFrozenUnitThatIsAskedToEndDies(t *testing.T) {
+	b := newBed(t)
+	victim, dying := b.unit("frozen", load.Sleeper)
+	b.freeze(victim)
+	h, err := Open(b.fs, &victim)
+	must(t, err)
+	defer h.Close()
+	out := h.End(nil, monotonic, 100*time.Millisecond, 30*time.Second, func() {})
+	if out.Err != nil || out.DeadNs == 0 || dying.Alive() {
+		t.Errorf("ended as %+v; it lives: %v", out, dying.Alive())
+	}
+}
+
+// Threads of a process may be in cgroups of their own below its domain (v2), where neither
+// cgroup.procs nor cgroup.kill work.
+func TestUnitWithThreadedCgroupsBelowDies(t *testing.T) {
+	b := newBed(t)
+	if b.fs.Version() != cgroupfs.V2 {
+		t.Skip("needs cgroup v2, where the memory controller is")
+	}
+	victim, _ := b.unit("domain", "")
+	must(t, b.fs.Create(victim.Cgroup+"/threads"))
+	// Both the domain and the memory controller, which is none of threads, are in the way.
+	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(victim.Cgroup), "cgroup.subtree_control"), []byte("-memory -pids"), 0))
+	dying := b.start(victim.Cgroup, load.Sleeper)
+	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(victim.Cgroup), "threads", "cgroup.type"), []byte("threaded"), 0))
+	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(victim.Cgroup), "threads", "cgroup.threads"), []byte(strconv.Itoa(dying.PID())), 0))
+	h, err := Open(b.fs, &victim)
+	must(t, err)
+	defer h.Close()
+	if _, err := h.Strike(Culprit{}); err != nil {
+		t.Fatalf("strike: %v", err)
+	}
+	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 || dying.Alive() {
+		t.Errorf("finish: %+v; it lives: %v", out, dying.Alive())
+	}
+}
+
+// A unit, or a pod's container, that somebody made threaded: it is killed process by process.
+func TestUnitThatIsThreadedItselfDies(t *testing.T) {
+	b := newBed(t)
+	if b.fs.Version() != cgroupfs.V2 {
+		t.Skip("needs cgroup v2, where the memory controller is")
+	}
+	pod, _ := b.unit("pod", "")
+	must(t, b.fs.Create(pod.Cgroup+"/c"))
+	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(pod.Cgroup), "cgroup.subtree_control"), []byte("-memory -pids"), 0))
+	dying := b.start(pod.Cgroup, load.Sleeper)
+	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(pod.Cgroup), "c", "cgroup.type"), []byte("threaded"), 0))
+	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(pod.Cgroup), "c", "cgroup.threads"), []byte(strconv.Itoa(dying.PID())), 0))
+	pod.Targets = []workload.Target{{Cgroup: pod.Cgroup + "/c"}}
+	h, err := Open(b.fs, &pod)
+	must(t, err)
+	defer h.Close()
+	if _, err := h.Strike(Culprit{}); err != nil {
+		t.Fatalf("strike: %v", err)
+	}
+	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 || dying.Alive() {
+		t.Errorf("finish: %+v; it lives: %v", out, dying.Alive())
 	}
 }
 

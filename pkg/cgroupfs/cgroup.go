@@ -190,7 +190,7 @@ func (c *Cgroup) HoldPidsMax() (err error) {
 // Procs appends the processes (thread group ids) of the cgroup and of all below it, sorted,
 // each once. On V1 those of the memory and of the pids hierarchy: a runtime moves a process
 // into one after the other. Zombies are not among them (not listed since 5.2), a process
-// whose first thread has ended while others run is. ErrUnsupported for a threaded cgroup.
+// whose first thread has ended while others run is. Of a threaded cgroup, those of its threads.
 func (c *Cgroup) Procs(dst []int) ([]int, error) {
 	from := len(dst)
 	dst, err := c.memory.procs(dst)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -166,11 +168,20 @@ func (d dir) eachChild(visit func(dir) error) error {
 	return nil
 }
 
-// procs appends the processes of the cgroup and of all below it.
+// procs appends the processes of the cgroup and of all below it, of a threaded cgroup those
+// of its threads.
 func (d dir) procs(dst []int) ([]int, error) {
 	if d.fd < 0 {
 		return dst, ErrGone
 	}
+	dst, err := d.domainProcs(dst)
+	if errors.Is(err, ErrUnsupported) {
+		return d.threadGroups(dst)
+	}
+	return dst, err
+}
+
+func (d dir) domainProcs(dst []int) ([]int, error) {
 	err := d.parse("cgroup.procs", func(data []byte) (err error) {
 		dst, err = parsePIDs(dst, data)
 		return err
@@ -180,10 +191,38 @@ func (d dir) procs(dst []int) ([]int, error) {
 	}
 	err = d.eachChild(func(child dir) error {
 		var err error
-		dst, err = child.procs(dst)
+		dst, err = child.domainProcs(dst)
 		if errors.Is(err, ErrUnsupported) {
 			return nil // threaded: its processes show in the domain above
 		}
+		return err
+	})
+	return dst, err
+}
+
+// threadGroups lists by threads, which the kernel shows of any v2 cgroup.
+func (d dir) threadGroups(dst []int) ([]int, error) {
+	var tids []int
+	err := d.parse("cgroup.threads", func(data []byte) (err error) {
+		tids, err = parsePIDs(nil, data)
+		return err
+	})
+	if err != nil {
+		return dst, err
+	}
+	for _, tid := range tids {
+		status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+		if err != nil {
+			continue // it has ended
+		}
+		_, rest, _ := strings.Cut(string(status), "\nTgid:\t")
+		text, _, _ := strings.Cut(rest, "\n")
+		if tgid, err := strconv.Atoi(text); err == nil {
+			dst = append(dst, tgid)
+		}
+	}
+	err = d.eachChild(func(child dir) (err error) {
+		dst, err = child.threadGroups(dst)
 		return err
 	})
 	return dst, err

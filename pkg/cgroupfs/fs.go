@@ -16,7 +16,7 @@ var (
 	// ErrGone means that the cgroup no longer exists: normal life.
 	ErrGone = errors.New("cgroup is gone")
 	// ErrUnsupported means that the kernel can't do this with this cgroup: cgroup.kill
-	// before 5.14 or on v1, or listing the processes of a threaded cgroup.
+	// before 5.14, on v1 or of a threaded cgroup.
 	ErrUnsupported = errors.New("not supported for this cgroup")
 	// ErrNoKey means that the kernel does not tell this figure of this cgroup: the file or
 	// the key in it is absent, or the controller is not enabled. It is never zero.
