@@ -92,6 +92,13 @@ func TestFiguresOfALiveCgroup(t *testing.T) {
 		return tasks > 0
 	})
 	scratch := new(Scratch)
+	text, err := os.ReadFile(filepath.Join(f.MemoryDir(path), "memory.stat"))
+	if err != nil || len(text) > len(scratch)/2 { // it grows from version to version
+		t.Errorf("memory.stat of %d bytes, %v: want room for twice as many", len(text), err)
+	}
+	if v, err := figures.InactiveFileBytes(scratch); err != nil || v < 0 {
+		t.Errorf("inactive file %d, %v: want the figure that every kernel tells", v, err)
+	}
 	for name, read := range map[string]func() (int64, error){
 		"memory.current": figures.MemoryCurrentBytes,
 		"memory.stat":    func() (int64, error) { return figures.InactiveFileBytes(scratch) },

@@ -7,16 +7,19 @@ import "strings"
 //	cgroupfs  /kubepods/burstable/pod0a1b2c3d-…
 //	systemd   /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b2c3d_….slice
 //
-// Guaranteed pods are directly below kubepods.
+// Guaranteed pods are directly below kubepods. With a cgroupRoot of its own (kind's is
+// /kubelet) the systemd driver puts its name before each:
+//
+//	/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod0a1b2c3d_….slice
 
 // podUID returns the uid of a pod from the name of its cgroup, "" for any other name.
 func podUID(name string) string {
-	if unit, ok := strings.CutSuffix(name, ".slice"); ok {
-		i := strings.LastIndex(unit, "-pod")
-		if i < 0 || !strings.HasPrefix(unit, "kubepods") {
+	if rest, ok := afterKubepods(name); ok {
+		i := strings.LastIndex(rest, "-pod")
+		if i < 0 {
 			return ""
 		}
-		return uidOf(strings.ReplaceAll(unit[i+len("-pod"):], "_", "-"))
+		return uidOf(strings.ReplaceAll(rest[i+len("-pod"):], "_", "-"))
 	}
 	if uid, ok := strings.CutPrefix(name, "pod"); ok {
 		return uidOf(uid)
@@ -36,24 +39,36 @@ func uidOf(s string) string {
 // isKubeletLevel reports whether a name is one of the kubelet's levels above its pods.
 func isKubeletLevel(name string) bool {
 	switch name {
-	case "kubepods", "kubepods.slice",
-		"besteffort", "burstable",
-		"kubepods-besteffort.slice", "kubepods-burstable.slice":
+	case "kubepods", "besteffort", "burstable":
 		return true
 	}
-	return false
+	rest, ok := afterKubepods(name)
+	return ok && (rest == "" || rest == "-besteffort" || rest == "-burstable")
+}
+
+// afterKubepods is what follows kubepods in the name of one of the systemd driver's slices.
+func afterKubepods(name string) (rest string, ok bool) {
+	unit, ok := strings.CutSuffix(name, ".slice")
+	if !ok {
+		return "", false
+	}
+	if rest, ok := strings.CutPrefix(unit, "kubepods"); ok {
+		return rest, true
+	}
+	_, rest, ok = strings.Cut(unit, "-kubepods")
+	return rest, ok
 }
 
 func inKubepods(dir string) bool {
-	return strings.Contains(dir, "/kubepods/") || strings.Contains(dir, "/kubepods.slice/")
+	return strings.Contains(dir, "/kubepods/") || strings.Contains(dir, "/kubepods.slice/") || strings.Contains(dir, "-kubepods.slice/")
 }
 
 // qosOf reads a pod's QoS class off its path.
 func qosOf(dir string) QOSClass {
 	switch {
-	case strings.Contains(dir, "/besteffort/"), strings.Contains(dir, "/kubepods-besteffort.slice/"):
+	case strings.Contains(dir, "/besteffort/"), strings.Contains(dir, "kubepods-besteffort.slice/"):
 		return QOSBestEffort
-	case strings.Contains(dir, "/burstable/"), strings.Contains(dir, "/kubepods-burstable.slice/"):
+	case strings.Contains(dir, "/burstable/"), strings.Contains(dir, "kubepods-burstable.slice/"):
 		return QOSBurstable
 	}
 	return QOSGuaranteed

@@ -99,6 +99,7 @@ func (n *node) scan(o Options) map[string]Unit {
 
 func TestScanFindsUnits(t *testing.T) {
 	const slice = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + underlineB + ".slice"
+	const nested = "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod" + underlineB + ".slice"
 	for name, tc := range map[string]struct {
 		cgroups, roots []string
 		want           map[string]string // cgroup to uid and QoS
@@ -115,6 +116,15 @@ func TestScanFindsUnits(t *testing.T) {
 			[]string{slice + "/cri-containerd-1.scope"},
 			[]string{"/kubepods.slice"},
 			map[string]string{slice: uidB + " Burstable"},
+		},
+		"systemd driver below a cgroupRoot, as kind's": {
+			[]string{nested + "/cri-containerd-1.scope", "/kubelet.slice/kubelet-kubepods.slice/stranger.slice"},
+			[]string{"/kubelet.slice"},
+			map[string]string{nested: uidB + " Burstable"},
+		},
+		"cgroupfs driver below a cgroupRoot": {
+			[]string{"/kubelet/kubepods/besteffort/pod" + uidA + "/c", "/kubelet/kubepods/stranger"}, []string{"/kubelet/kubepods"},
+			map[string]string{"/kubelet/kubepods/besteffort/pod" + uidA: uidA + " BestEffort"},
 		},
 		"a stranger among the pods is none": {
 			[]string{"/kubepods/burstable/stranger", "/kubepods/other"}, []string{"/kubepods"}, map[string]string{},
