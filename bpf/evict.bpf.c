@@ -132,7 +132,7 @@ int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp
 	who.atomic = !(gfp & GFP_MAY_SLEEP);
 	css = css_of(who.task, CONTROLLER_MEMORY);
 	who.css_id = BPF_CORE_READ(css, id);
-	who.row = refresh_path(CONTROLLER_MEMORY, css, OBSERVER_ALLOC);
+	who.row = refresh_memory_path(css, OBSERVER_ALLOC);
 	credit->pages = credit_for(check_memory_wires(&who), MAX_PAGE_CREDIT);
 	n = the_node();
 	if (n)
@@ -166,7 +166,7 @@ int BPF_PROG(page_charge, struct page_counter *counter)
 	who.task = (void *)bpf_get_current_task();
 	who.charged = css; /* khugepaged, a remote write, a swap-in: current may be anybody */
 	who.css_id = BPF_CORE_READ(css, id);
-	who.row = refresh_path(CONTROLLER_MEMORY, css, OBSERVER_CHARGE);
+	who.row = refresh_memory_path(css, OBSERVER_CHARGE);
 	check_memory_wires(&who);
 	__sync_fetch_and_add(&n->charges, 1);
 	return 0;
@@ -195,7 +195,7 @@ int BPF_PROG(newtask, struct task_struct *child)
 	if (css_of(who.task, CONTROLLER_PIDS) != css)
 		who.task = child; /* put there by clone3: its parent is elsewhere */
 	who.css_id = BPF_CORE_READ(css, id);
-	who.row = refresh_path(CONTROLLER_PIDS, css, OBSERVER_TASK);
+	who.row = refresh_pids_path(css, OBSERVER_TASK);
 	credit->forks = credit_for(check_task_wires(&who), MAX_FORK_CREDIT);
 	n = the_node();
 	if (n)

@@ -243,6 +243,18 @@ static __always_inline struct cgroup_row *refresh_path(enum controller c, struct
 	return leaf;
 }
 
+/* Not in the hooks' own frames: what they call behind it needs the stack, of 512
+ * bytes for all. */
+static __noinline struct cgroup_row *refresh_memory_path(struct cgroup_subsys_state *css, enum observer by)
+{
+	return refresh_path(CONTROLLER_MEMORY, css, by);
+}
+
+static __noinline struct cgroup_row *refresh_pids_path(struct cgroup_subsys_state *css, enum observer by)
+{
+	return refresh_path(CONTROLLER_PIDS, css, by);
+}
+
 /* The css of a row if it is still the cgroup that the caller means. */
 static __always_inline struct cgroup_subsys_state *css_of_row(struct cgroup_row *row, __u64 cgroup_id)
 {
