@@ -65,6 +65,8 @@ func TestMain(m *testing.M) {
 		hold(false)
 	case "hold what is free to take":
 		hold(true)
+	case "read":
+		readFile()
 	case "fork":
 		keepForking()
 	case "fill":

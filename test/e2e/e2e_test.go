@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 			os.Exit(load.Main(os.Args[2:]))
 		case "in-cgroup-namespace":
 			os.Exit(inCgroupNamespace(os.Args[2:]))
+		case "read-file":
+			os.Exit(readFile(os.Args[2:]))
 		case "without-btf":
 			os.Exit(withoutBTF(os.Args[2:]))
 		case "without-cap-bpf":

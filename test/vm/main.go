@@ -152,7 +152,7 @@ func build(ctx context.Context, dir string, opts options, packages []string) ([]
 	// An emulated round takes ten times as long; natively there are more of them.
 	// Of two values of a key a Go program takes the first (syscall.copyenv).
 	manifest := guest.Manifest{Env: append(opts.env[:len(opts.env):len(opts.env)],
-		"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "EBPF_EVICT_ROUNDS=3")}
+		"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp", "EBPF_EVICT_ROUNDS=3", "EBPF_EVICT_DISK="+guestDisk)}
 	if opts.bin != "" {
 		archive.file(guestBin, opts.bin)
 		manifest.Env = append(manifest.Env, "EBPF_EVICT_BIN="+guestBin)
