@@ -61,6 +61,7 @@ type Agent struct {
 	onlyCrossings bool
 	backstop      backstop
 	slow          bool // the hot thread has no real-time priority
+	apart         bool // in a PID namespace of its own: the PIDs of BPF's records are others' here
 	late          bool // it was away for a while, and the scout with it
 	clocked       bool // it wakes by itself; else a test makes its turns, whenever it likes
 	leaving       bool // no new eviction; those under way are closed as they are
@@ -116,6 +117,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	defer cancel(nil)
 	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode, Reason: describeTiers(a.kernel)}, nil)
 	a.announceBackstop()
+	a.announceApart()
 	if o.Ready != nil {
 		o.Ready()
 	}

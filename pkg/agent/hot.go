@@ -146,3 +146,22 @@ func (p *poller) close() {
 	_ = unix.Close(p.epoll)
 	_ = unix.Close(p.event)
 }
+
+// initPIDNamespace is its inode number (PROC_PID_INIT_INO, include/linux/proc_ns.h).
+const initPIDNamespace = 0xEFFFFFFC
+
+// isApart reports whether this process sees other PIDs than the kernel's records have.
+func isApart() bool {
+	var st unix.Stat_t
+	err := unix.Stat("/proc/self/ns/pid", &st)
+	return err != nil || st.Ino != initPIDNamespace
+}
+
+const apartReason = "a PID namespace of its own: who crossed is not struck first, nor reached by the backstop, and without cgroup.kill units of other namespaces can't be killed; needs hostPID"
+
+func (a *Agent) announceApart() {
+	if a.apart {
+		a.log.Warn().Msg("degraded: " + apartReason)
+		a.degraded(alarm{reason: apartReason})
+	}
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // Far from the wire no hook keeps the tables fresh: they say that the hog is empty, and the
@@ -67,4 +68,21 @@ func (b *bed) hasKill(unit string) bool {
 		}
 	}
 	return false
+}
+
+// The number that BPF knows somebody by is somebody else's in another PID namespace.
+func TestWhoCrossedIsNobodyInAPIDNamespaceOfItsOwn(t *testing.T) {
+	b := newBed(t)
+	b.sleeper("unit", 8<<20)
+	a := b.open(far, nil)
+	b.look(a)
+	targets := a.scene.units[0].targets
+	crossed := sample.Sample{CSSID: targets[0].memoryCSS, CgroupID: targets[0].id.MemoryID, TGID: 4711, By: sample.ObserverAlloc, Ns: now()}
+	if c := a.culpritOf(&crossed, targets); c.PID != 4711 || a.apart {
+		t.Fatalf("the culprit is %d, apart: %v; this test sees nothing", c.PID, a.apart)
+	}
+	a.apart = true
+	if c := a.culpritOf(&crossed, targets); c.PID != 0 {
+		t.Errorf("the culprit is %d", c.PID)
+	}
 }

@@ -116,7 +116,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	a := &Agent{
 		mode: c.Mode, shadow: c.Mode != config.ModeEnforce, log: o.Log, state: c.State,
 		fs: fs, proc: signal.NewProc("/proc"), onStage: o.onStage,
-		fillPerSecond: c.MaxFillBytesPerSecond, stopDisks: func() {},
+		fillPerSecond: c.MaxFillBytesPerSecond, stopDisks: func() {}, apart: isApart(),
 	}
 	if !c.Hugepages {
 		a.proc = a.proc.IgnoreHugepages()

@@ -221,9 +221,10 @@ func (a *Agent) culprit(e *eviction, woke crossings) actuator.Culprit {
 }
 
 // culpritOf is nobody where the record is an interrupt's, or of a task that is elsewhere:
-// whoever allocates when a wire is compared shows that it is crossed.
+// whoever allocates when a wire is compared shows that it is crossed; and where its number
+// is somebody else's here.
 func (a *Agent) culpritOf(c *sample.Sample, targets []rows) actuator.Culprit {
-	if c.CSSID == 0 || c.Atomic || !a.crossedIn(c, targets) {
+	if a.apart || c.CSSID == 0 || c.Atomic || !a.crossedIn(c, targets) {
 		return actuator.Culprit{}
 	}
 	return actuator.Culprit{PID: int(c.TGID), Age: time.Duration(now() - c.Ns)}
