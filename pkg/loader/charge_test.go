@@ -206,7 +206,8 @@ func stepper(kind, dir string) (func(n int) (uintptr, error), error) {
 		return func(n int) (uintptr, error) {
 			part := mem[n*stepBytes : (n+1)*stepBytes]
 			if kind == "populated" {
-				return base, unix.Madvise(part, unix.MADV_POPULATE_WRITE)
+				_, err := unix.Mmap(-1, 0, stepBytes, unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_POPULATE)
+				return base, err
 			}
 			for i := 0; i < len(part); i += 4096 {
 				part[i] = 1
