@@ -88,7 +88,7 @@ func fits(n sample.Node) error {
 	total, free := int64(si.Totalram)*int64(si.Unit), int64(si.Freeram)*int64(si.Unit)
 	used := n.AnonBytes + n.FileBytes
 	const slack = 16 // a share: other work goes on meanwhile
-	if n.Tasks < tasks-tasks/slack-64 || n.Tasks > tasks+tasks/slack+64 ||
+	if n.Tasks <= 0 || n.Tasks < tasks-tasks/slack-64 || n.Tasks > tasks+tasks/slack+64 ||
 		n.AnonBytes < 0 || n.FileBytes <= 0 || n.InactiveFileBytes < 0 || n.InactiveFileBytes > n.FileBytes ||
 		used > total-free+total/slack {
 		return fmt.Errorf("%w: by it there are %d tasks and %d bytes of memory used; the kernel says %d, and at most %d",
