@@ -30,25 +30,27 @@ func without(k count.Kernel, work, state string) count.Kernel {
 }
 
 func TestCompare(t *testing.T) {
-	table := kernel("6.1.0", 8000, 200, 0.0001)
+	table := kernel("5.10.1", 8000, 200, 0.0001)
+	ceiled := kernel("6.1.0", 8000, 50, 0.0001)
 	near := count.Tiers[0].State(count.Near)
 	tests := map[string]struct {
 		table, now count.Kernel
 		want       string // in the first complaint; "" for none
 	}{
-		"the same":                  {table: table, now: table},
-		"cheaper":                   {table: table, now: kernel("6.1.0", 8000, 100, 0.0001)},
-		"the programs add 4 % more": {table: table, now: kernel("6.1.0", 8000, 208, 0.0001)},
-		"the programs add 6 % more": {table: table, now: kernel("6.1.0", 8000, 212, 0.0001), want: "the programs add +212.0 instructions, +200.0 in the table"},
-		"6 % more, in a count that is not so exact": {table: table, now: kernel("6.1.0", 8000, 212, 0.002)},
-		"6 % more than a table that was not":        {table: kernel("6.1.0", 8000, 200, 0.002), now: kernel("6.1.0", 8000, 212, 0.0001)},
-		"the work takes 6 % more":                   {table: table, now: kernel("6.1.0", 8480, 200, 0.0001), want: "8680 instructions, 8200 in the table"},
-		"another build of the kernel that does":     {table: table, now: kernel("6.1.1", 8480, 200, 0.0001)},
-		"another build, and the programs add more":  {table: table, now: kernel("6.1.1", 8480, 220, 0.0001), want: "the programs add +220.0"},
-		"a guest that was not quiet":                {table: table, now: kernel("6.1.0", 8000, 200, 0.02), want: "two passes differ by 2.0 %"},
-		"a state that the table does not have":      {table: without(table, count.Fault, near), now: table, want: "fault bpf-charge near: counted true, in the table false"},
-		"a state that was not counted":              {table: table, now: without(table, count.Fork, near), want: "fork bpf-charge near: counted false, in the table true"},
-		"a kernel that the table does not have":     {now: table, want: "in the table false"},
+		"the same":                                 {table: table, now: table},
+		"cheaper":                                  {table: table, now: kernel("5.10.1", 8000, 100, 0.0001)},
+		"the programs add 4 % more":                {table: table, now: kernel("5.10.1", 8000, 208, 0.0001)},
+		"the programs add 6 % more":                {table: table, now: kernel("5.10.1", 8000, 212, 0.0001), want: "fault bpf-charge far: the programs add +212.0 instructions, +200.0 in the table"},
+		"more, by less than counts differ":         {table: ceiled, now: kernel("6.1.0", 8000, 57, 0.0001)},
+		"more, by more than that":                  {table: ceiled, now: kernel("6.1.0", 8000, 59, 0.0001), want: "the programs add +59.0 instructions, +50.0 in the table"},
+		"more than is allowed, as in the table":    {table: kernel("6.1.0", 8000, 61, 0.0001), now: kernel("6.1.0", 8000, 61, 0.0001), want: "+61.0 instructions, at most 60 are allowed"},
+		"the work takes 6 % more":                  {table: table, now: kernel("5.10.1", 8480, 200, 0.0001), want: "8680 instructions, 8200 in the table"},
+		"another build of the kernel that does":    {table: table, now: kernel("5.10.2", 8480, 200, 0.0001)},
+		"another build, and the programs add more": {table: table, now: kernel("5.10.2", 8480, 220, 0.0001), want: "the programs add +220.0"},
+		"a guest that was not quiet":               {table: table, now: kernel("5.10.1", 8000, 200, 0.03), want: "two passes differ by 3.0 %"},
+		"a state that the table does not have":     {table: without(table, count.Fault, near), now: table, want: "fault bpf-charge near: counted true, in the table false"},
+		"a state that was not counted":             {table: table, now: without(table, count.Fork, near), want: "fork bpf-charge near: counted false, in the table true"},
+		"a kernel that the table does not have":    {now: table, want: "in the table false"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -106,8 +106,7 @@ type Kernel struct {
 	Release string `json:"release"`
 	// Counts are the least of two passes through all states.
 	Counts Counts `json:"counts"`
-	// Apart is by what share of a work the passes differ at most: a difference that is not
-	// larger is none.
+	// Apart is by what share of a work the passes differ at most.
 	Apart map[string]float64 `json:"apart"`
 }
 
