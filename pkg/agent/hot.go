@@ -24,6 +24,8 @@ const (
 	hotPriority    = 50
 	tickerPriority = 45
 	crewPriority   = 40
+	// scoutPriority is the scout\'s where there is no BPF.
+	scoutPriority = 30
 )
 
 // memoryCeiling makes the collector run after all should the process grow for a reason

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -109,6 +110,13 @@ func (s *scout) refreshNow() *roster {
 }
 
 func (s *scout) run(ctx context.Context) {
+	if _, ok := s.kernel.(*lesser); ok {
+		// Without BPF the hot thread waits for a round under way before it names a victim, and
+		// a fork bomb starves an ordinary thread for minutes.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		raise(zerolog.Nop(), scoutPriority)
+	}
 	var (
 		ended     time.Time
 		collector collector
