@@ -20,9 +20,9 @@ import (
 var expected = map[string]time.Duration{
 	record.TierCharge: 150 * time.Microsecond,
 	record.TierAlloc:  150 * time.Microsecond,
-	record.TierTask:   250 * time.Microsecond,
-	record.TierEvent:  350 * time.Microsecond,
-	record.TierPoll:   time.Millisecond,
+	record.TierTask:   170 * time.Microsecond,
+	record.TierEvent:  360 * time.Microsecond,
+	record.TierPoll:   620 * time.Microsecond,
 }
 
 // diskLatency is the shortest pause between two readings of a filesystem (signal.Pace).
