@@ -291,8 +291,13 @@ func (w *Watcher) look() {
 	if w.connector != nil {
 		alarm = min(alarm, w.attend(nearestTasks, ns))
 	}
-	w.setAlarm(alarm)
+	// Where a look takes a millisecond, who fills has to get the CPU too.
+	end := now()
+	w.setAlarm(max(alarm, end+breath*(end-ns)))
 }
+
+// breath is the least pause between two looks, in times that a look takes.
+const breath = 3
 
 // attend keeps the tier of tasks up to date with the connector.
 func (w *Watcher) attend(nearestTasks int64, ns uint64) (again uint64) {
