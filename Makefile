@@ -12,7 +12,7 @@ ROOT_PKGS := ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./pkg/cgroupfs ./pk
 
 VM_PKGS ?= $(filter-out ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./test/bench,$(ROOT_PKGS))
 # Slow under emulation, and about nothing that is another in the VM: they run natively.
-VM_SKIP ?= NoFillPassesAWireUnseen|FastestFillsFromFar|BombOfManyParents|HungDisk|SecondAgent|ACanarysWakeUp|UnitsOfWhichNoEvent|NothingIsAllocated|KernelHasNoLicence|SparesInDoubt|RefusalIsRecordedOnce|ADrillTells|NoDrill|HostileRequests|StartRemovesWhat|StateFileSays
+VM_SKIP ?= NoFillPassesAWireUnseen|FastestFillsFromFar|BombOfManyParents|HungDisk|SecondAgent|ACanarysWakeUp|UnitsOfWhichNoEvent|NothingIsAllocated|KernelHasNoLicence|SparesInDoubt|RefusalIsRecordedOnce|ADrillTells|NoDrill|HostileRequests|StartRemovesWhat|StateFileSays|Kill9AtEachStage|IntentSurvives|UnitWithoutRowsYet|UnitOfAKubelet|BackstopKillsOneForTwo|BackstopDiesWithTheAgent
 
 # Kernels of docs/insns.md.
 INSNS_KERNELS ?= 5.10 6.1 6.12 6.18 newest
