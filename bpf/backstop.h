@@ -64,6 +64,21 @@ struct {
 	__type(value, struct backstop_timer);
 } backstop_timers SEC(".maps");
 
+/*
+ * One on each CPU: whom a timer can hit depends on what its CPU runs, and the one
+ * that saw the crossing may by then be on an idle CPU, next to the hog's. A timer
+ * that its own callback starts again stays on its CPU.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* pkg/loader sets it to possible_cpus */
+	__type(key, __u32);
+	__type(value, struct backstop_timer);
+} lookouts SEC(".maps");
+
+/* How long the lookouts may sleep. Written by the far timer. */
+__s64 lookout_ns = MIN_FAR_TICK_NS;
+
 static __always_inline bool can_reach_tasks(void)
 {
 	return bpf_send_signal_task && bpf_task_from_pid && bpf_task_release;
@@ -220,11 +235,11 @@ __noinline int backstop_strike_lead(__u32 index, __u32 i)
 
 /* Sends SIGKILL to whom of the nominee it can reach. Returns how many, and in
  * *later whether some are left to be tried again. */
-static __always_inline int strike_nominee(const struct nominee *n, __u32 index, __u32 by, bool *later)
+static __always_inline int strike_nominee(const struct nominee *n, __u32 index, bool *later)
 {
 	int sent = 0;
 
-	if (by != OBSERVER_TIMER && is_in_nominee((void *)bpf_get_current_task(), n) && !bpf_send_signal(SIGKILL))
+	if (is_in_nominee((void *)bpf_get_current_task(), n) && !bpf_send_signal(SIGKILL))
 		sent++;
 	if (!can_reach_tasks())
 		return sent; /* the others die when they allocate or fork */
@@ -283,7 +298,7 @@ static __always_inline void stand_down(__u64 now)
  * Takes the licence and kills the nominee, or goes on with a hunt. Returns after
  * how many nanoseconds to try again, 0: not at all.
  */
-__noinline int backstop_hunt(__u32 by)
+__noinline int backstop_hunt(void)
 {
 	__u64 licence = backstop.licence, now = bpf_ktime_get_ns(), claim;
 	bool spent = licence == LICENCE_SPENT, later = false;
@@ -328,7 +343,7 @@ __noinline int backstop_hunt(__u32 by)
 		stand_down(now);
 		return 0;
 	}
-	sent = strike_nominee(n, index, by, &later);
+	sent = strike_nominee(n, index, &later);
 	if (sent && !spent)
 		note_kill(index);
 	if (!sent && !spent)
@@ -356,7 +371,7 @@ static __always_inline void start_backstop_timer(__u32 key, __u64 ns)
 static int backstop_tick(void *map, __u32 *key, struct backstop_timer *t)
 {
 	__u32 other = *key == 0;
-	int wait = backstop_hunt(OBSERVER_TIMER);
+	int wait = backstop_hunt();
 
 	if (wait > 0)
 		start_backstop_timer(other, wait);
@@ -404,7 +419,7 @@ __noinline int backstop_alert(__u32 index, __u32 by)
 	backstop.alert_by = by;
 	wait = backstop.grace_ns;
 	if (!wait)
-		wait = backstop_hunt(by);
+		wait = backstop_hunt();
 	if (wait)
 		start_backstop_timer(0, wait);
 	return 0;
@@ -418,7 +433,7 @@ static __always_inline bool backstop_hunts(void)
 
 /* Goes on with a hunt from a hook: a task of the nominee can be hit here on every
  * kernel, and from a task's context its processes too. */
-static __noinline int backstop_ambush(__u32 by)
+static __noinline int backstop_ambush(void)
 {
 	__u32 index = backstop.wire;
 	struct nominee *n = bpf_map_lookup_elem(&nominees, &index);
@@ -428,7 +443,30 @@ static __noinline int backstop_ambush(__u32 by)
 	if (!is_in_nominee((void *)bpf_get_current_task(), n) &&
 	    (!can_reach_tasks() || backstop.licence == LICENCE_SPENT || bpf_ktime_get_ns() < backstop.next_try_ns))
 		return 0;
-	return backstop_hunt(by);
+	return backstop_hunt();
+}
+
+/* A crossing was seen under the licence there is, and the agent has not acted. */
+static __always_inline bool backstop_alerted(void)
+{
+	return backstop.licence > LICENCE_MARKS && backstop.licence == backstop.alerted;
+}
+
+static int lookout_tick(void *map, __u32 *cpu, struct backstop_timer *t)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	__s64 next_ns = READ_ONCE(lookout_ns);
+
+	if (BPF_CORE_READ(task, mm)) { /* from elsewhere no signal can be sent */
+		if (backstop_alerted())
+			backstop_hunt();
+		else if (backstop_hunts())
+			backstop_ambush();
+		if (backstop_alerted() || backstop.licence == LICENCE_HUNTING)
+			next_ns = MIN_BRIDGE_NS;
+	}
+	bpf_timer_start(&t->timer, next_ns, 0);
+	return 0;
 }
 
 #endif

@@ -119,7 +119,7 @@ int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp
 	if (anyone_condemned())
 		kill_if_condemned(CONTROLLER_MEMORY);
 	if (backstop_hunts())
-		backstop_ambush(OBSERVER_ALLOC);
+		backstop_ambush();
 	if (!credit)
 		return 0; /* never: index 0 exists */
 	credit->pages -= 1LL << (order & 31);
@@ -156,7 +156,7 @@ int BPF_PROG(page_charge, struct page_counter *counter)
 	if (anyone_condemned())
 		kill_if_condemned(CONTROLLER_MEMORY);
 	if (backstop_hunts())
-		backstop_ambush(OBSERVER_CHARGE);
+		backstop_ambush();
 	if (!n)
 		return 0; /* never: index 0 exists */
 	if (!css) {
@@ -183,7 +183,7 @@ int BPF_PROG(newtask, struct task_struct *child)
 	if (anyone_condemned())
 		kill_if_condemned(CONTROLLER_PIDS);
 	if (backstop_hunts())
-		backstop_ambush(OBSERVER_TASK);
+		backstop_ambush();
 	if (!credit)
 		return 0; /* never: index 0 exists */
 	if (--credit->forks > 0)
@@ -240,6 +240,7 @@ static __always_inline __s64 look_from_far(void)
 	check_task_wires(&who);
 	if (n)
 		__sync_fetch_and_add(&n->ticks, 1);
+	WRITE_ONCE(lookout_ns, plan.next_ns > BRIDGE_NS ? plan.next_ns : BRIDGE_NS);
 	if (plan.ask && send_record(RECORD_ARM, 0, NULL, distance, &who))
 		asked_ns = now;
 	return plan.next_ns;
@@ -310,6 +311,22 @@ int init_backstop(void *ctx)
 	int err = init_backstop_timer(&first);
 
 	return err ? err : init_backstop_timer(&second);
+}
+
+/* Starts the lookout of the CPU ctx[0], on which user space runs this. */
+SEC("syscall")
+int start_lookout(__u64 *ctx)
+{
+	__u32 cpu = ctx[0];
+	struct backstop_timer *t = bpf_map_lookup_elem(&lookouts, &cpu);
+	int err;
+
+	if (!t)
+		return -1; /* never: there is one for each CPU */
+	err = bpf_timer_init(&t->timer, &lookouts, CLOCK_MONOTONIC);
+	if (!err)
+		err = bpf_timer_set_callback(&t->timer, lookout_tick);
+	return err ? err : bpf_timer_start(&t->timer, MIN_FAR_TICK_NS, 0);
 }
 
 /* The programs below are never attached: user space runs them by

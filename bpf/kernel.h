@@ -182,6 +182,7 @@ struct task_struct {
 	int pid; /* tid */
 	int tgid;
 	__u64 start_boottime; /* ns */
+	struct mm_struct *mm; /* NULL: a kernel thread's, or idle */
 	struct css_set *cgroups;
 	struct pid *thread_pid;
 	struct signal_struct *signal;

@@ -198,6 +198,7 @@ const (
 	EvictMapDeltas                = "deltas"
 	EvictMapFarTimers             = "far_timers"
 	EvictMapIntents               = "intents"
+	EvictMapLookouts              = "lookouts"
 	EvictMapMemoryCgroups         = "memory_cgroups"
 	EvictMapNode                  = "node"
 	EvictMapNominees              = "nominees"
@@ -213,6 +214,7 @@ const (
 	EvictProgRefresh              = "refresh"
 	EvictProgResolve              = "resolve"
 	EvictProgStartFarTimer        = "start_far_timer"
+	EvictProgStartLookout         = "start_lookout"
 	EvictProgTick                 = "tick"
 	EvictProgWalk                 = "walk"
 	EvictVarAllocationHookSeen    = "allocation_hook_seen"
@@ -224,6 +226,7 @@ const (
 	EvictVarCursors               = "cursors"
 	EvictVarDeltaPages            = "delta_pages"
 	EvictVarInitPidNs             = "init_pid_ns"
+	EvictVarLookoutNs             = "lookout_ns"
 	EvictVarMarginPages           = "margin_pages"
 	EvictVarMaxFillPagesPerSecond = "max_fill_pages_per_second"
 	EvictVarMemTotalPages         = "mem_total_pages"
@@ -293,6 +296,7 @@ type EvictProgramSpecs struct {
 	Refresh       *ebpf.ProgramSpec `ebpf:"refresh"`
 	Resolve       *ebpf.ProgramSpec `ebpf:"resolve"`
 	StartFarTimer *ebpf.ProgramSpec `ebpf:"start_far_timer"`
+	StartLookout  *ebpf.ProgramSpec `ebpf:"start_lookout"`
 	Tick          *ebpf.ProgramSpec `ebpf:"tick"`
 	Walk          *ebpf.ProgramSpec `ebpf:"walk"`
 }
@@ -307,6 +311,7 @@ type EvictMapSpecs struct {
 	Deltas         *ebpf.MapSpec `ebpf:"deltas"`
 	FarTimers      *ebpf.MapSpec `ebpf:"far_timers"`
 	Intents        *ebpf.MapSpec `ebpf:"intents"`
+	Lookouts       *ebpf.MapSpec `ebpf:"lookouts"`
 	MemoryCgroups  *ebpf.MapSpec `ebpf:"memory_cgroups"`
 	Node           *ebpf.MapSpec `ebpf:"node"`
 	Nominees       *ebpf.MapSpec `ebpf:"nominees"`
@@ -327,6 +332,7 @@ type EvictVariableSpecs struct {
 	Cursors               *ebpf.VariableSpec `ebpf:"cursors"`
 	DeltaPages            *ebpf.VariableSpec `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.VariableSpec `ebpf:"init_pid_ns"`
+	LookoutNs             *ebpf.VariableSpec `ebpf:"lookout_ns"`
 	MarginPages           *ebpf.VariableSpec `ebpf:"margin_pages"`
 	MaxFillPagesPerSecond *ebpf.VariableSpec `ebpf:"max_fill_pages_per_second"`
 	MemTotalPages         *ebpf.VariableSpec `ebpf:"mem_total_pages"`
@@ -370,6 +376,7 @@ type EvictMaps struct {
 	Deltas         *ebpf.Map `ebpf:"deltas"`
 	FarTimers      *ebpf.Map `ebpf:"far_timers"`
 	Intents        *ebpf.Map `ebpf:"intents"`
+	Lookouts       *ebpf.Map `ebpf:"lookouts"`
 	MemoryCgroups  *ebpf.Map `ebpf:"memory_cgroups"`
 	Node           *ebpf.Map `ebpf:"node"`
 	Nominees       *ebpf.Map `ebpf:"nominees"`
@@ -385,6 +392,7 @@ func (m *EvictMaps) Close() error {
 		m.Deltas,
 		m.FarTimers,
 		m.Intents,
+		m.Lookouts,
 		m.MemoryCgroups,
 		m.Node,
 		m.Nominees,
@@ -406,6 +414,7 @@ type EvictVariables struct {
 	Cursors               *ebpf.Variable `ebpf:"cursors"`
 	DeltaPages            *ebpf.Variable `ebpf:"delta_pages"`
 	InitPidNs             *ebpf.Variable `ebpf:"init_pid_ns"`
+	LookoutNs             *ebpf.Variable `ebpf:"lookout_ns"`
 	MarginPages           *ebpf.Variable `ebpf:"margin_pages"`
 	MaxFillPagesPerSecond *ebpf.Variable `ebpf:"max_fill_pages_per_second"`
 	MemTotalPages         *ebpf.Variable `ebpf:"mem_total_pages"`
@@ -437,6 +446,7 @@ type EvictPrograms struct {
 	Refresh       *ebpf.Program `ebpf:"refresh"`
 	Resolve       *ebpf.Program `ebpf:"resolve"`
 	StartFarTimer *ebpf.Program `ebpf:"start_far_timer"`
+	StartLookout  *ebpf.Program `ebpf:"start_lookout"`
 	Tick          *ebpf.Program `ebpf:"tick"`
 	Walk          *ebpf.Program `ebpf:"walk"`
 }
@@ -453,6 +463,7 @@ func (p *EvictPrograms) Close() error {
 		p.Refresh,
 		p.Resolve,
 		p.StartFarTimer,
+		p.StartLookout,
 		p.Tick,
 		p.Walk,
 	)

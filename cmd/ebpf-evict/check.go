@@ -174,7 +174,7 @@ func lockingLine(l *preflight.MemoryLocking) string {
 // backstopLines say what the kernel can do in the place of an agent that stalls.
 var backstopLines = map[string]string{
 	"all":  "reaches any process, also while the allocation hook is off; off in shadow mode",
-	"self": "reaches who allocates or forks (bpf-alloc, far: who forks); all from Linux 6.13 on (bpf_send_signal_task); off in shadow mode",
+	"self": "reaches who runs, allocates or forks; who sleeps, too, from Linux 6.13 on (bpf_send_signal_task); off in shadow mode",
 	"none": "nobody kills for an agent that stalls; needs the programs, and Linux 5.15 (bpf_timer)",
 }
 

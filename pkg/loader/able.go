@@ -52,7 +52,7 @@ func (a able) unused() []string {
 	if a.timers {
 		return []string{gen.EvictProgTick}
 	}
-	return []string{gen.EvictProgStartFarTimer, gen.EvictProgInitBackstop}
+	return []string{gen.EvictProgStartFarTimer, gen.EvictProgInitBackstop, gen.EvictProgStartLookout}
 }
 
 // stubBackstop takes the backstop out of the hooks where it can't run.

@@ -1,8 +1,12 @@
 package loader
 
 import (
+	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/gen"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
@@ -14,8 +18,7 @@ type Reach uint8
 const (
 	// ReachNone: nobody, the backstop is off, as it needs bpf_timer (5.15).
 	ReachNone Reach = iota
-	// ReachSelf: who allocates or forks, in the hook (before 6.13). With TierAlloc that is
-	// who forks while the allocation hook is off.
+	// ReachSelf: who runs, allocates or forks, there and then (before 6.13).
 	ReachSelf
 	// ReachAll: any process, from the timer too (bpf_send_signal_task, 6.13).
 	ReachAll
@@ -76,6 +79,37 @@ const (
 	licenceSpent    = 3
 	licenceMarks    = 15
 )
+
+// startLookouts starts a timer on each CPU that we may run on: the backstop can hit whom it
+// finds running there. Where a CPU is not ours, or comes later, the others' have to do.
+func (l *Loader) startLookouts() error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and ends with the goroutine: its affinity is nobody else's
+		done <- l.visitCPUs()
+	}()
+	return <-done
+}
+
+func (l *Loader) visitCPUs() error {
+	run := newTestRun(l.objs.StartLookout.FD())
+	for cpu := range l.objs.Lookouts.MaxEntries() {
+		var here unix.CPUSet
+		here.Set(int(cpu))
+		if err := unix.SchedSetaffinity(0, &here); err != nil {
+			continue // offline, or another cpuset's
+		}
+		run.args[0] = uint64(cpu)
+		ret, err := run.run()
+		if err == nil && ret != 0 {
+			err = fmt.Errorf("the program returned %d", int32(ret))
+		}
+		if err != nil {
+			return fmt.Errorf("start the lookout of CPU %d: %w", cpu, err)
+		}
+	}
+	return nil
+}
 
 // SetGrace is how long after a crossing the kernel leaves to the agent; 0: none.
 func (l *Loader) SetGrace(d time.Duration) {

@@ -23,8 +23,13 @@ type target struct {
 
 func newTarget(t *testing.T, name string) *target {
 	t.Helper()
+	return newTargetThat(t, "fork", name)
+}
+
+func newTargetThat(t *testing.T, role, name string) *target {
+	t.Helper()
 	x := &target{t: t, dirs: newNamedCgroup(t, name)}
-	x.process, _, x.gone = child(t, "fork")
+	x.process, _, x.gone = child(t, role)
 	x.join(x.process.Pid)
 	return x
 }
@@ -69,6 +74,16 @@ func keepForking() {
 		}
 	}()
 	_, _ = os.Stdin.Read(make([]byte, 1)) // until the other end is closed
+}
+
+// keepRunning is the process of a target that no hook sees.
+func keepRunning() {
+	go func() {
+		_, _ = os.Stdin.Read(make([]byte, 1)) // until the other end is closed
+		os.Exit(0)
+	}()
+	for {
+	}
 }
 
 func (x *target) dead(within time.Duration) bool {
@@ -269,6 +284,23 @@ func TestBackstopSparesInDoubt(t *testing.T) {
 				t.Error("a kill to take note of")
 			}
 		})
+	}
+}
+
+// Each CPU has a lookout: with no number to hit it by, and in no hook, it is found there.
+func TestBackstopHitsWhoMerelyRuns(t *testing.T) {
+	l, x := openWithBackstop(t), newTargetThat(t, "run", "nominee")
+	wire, _ := armTaskWire(t, l)
+	n := x.nominee(l)
+	n.Leads = nil
+	time.Sleep(meantime) // its threads are there: it forks no more
+	l.nominateOrFail(t, wire, n)
+	provoke(t, l, time.Millisecond)
+	if !x.dead(soon) {
+		t.Fatal("it lives")
+	}
+	if _, ok := l.TakeNote(); !ok {
+		t.Error("no kill to take note of")
 	}
 }
 

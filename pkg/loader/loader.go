@@ -175,6 +175,7 @@ func spec(o Options) (*ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	spec.Maps[gen.EvictMapLookouts].MaxEntries = uint32(cpus)
 	page := int64(os.Getpagesize())
 	for name, value := range map[string]any{
 		gen.EvictVarPossibleCpus:          uint32(cpus),
@@ -246,7 +247,7 @@ func (l *Loader) prepareTimers(o Options) (err error) {
 	if err := runOnce(l.objs.InitBackstop.FD()); err != nil {
 		return fmt.Errorf("prepare the backstop's timers: %w", err)
 	}
-	return nil
+	return l.startLookouts()
 }
 
 // condemnedSection is where bpf/condemned.h keeps its words.

@@ -69,6 +69,8 @@ func TestMain(m *testing.M) {
 		readFile()
 	case "fork":
 		keepForking()
+	case "run":
+		keepRunning()
 	case "fill":
 		fill(os.Args[1:])
 	default:

@@ -37,9 +37,6 @@ func needsBackstop(t *testing.T) {
 
 func hasBackstop(t *testing.T) bool { return backstopReach(t) != "none" }
 
-// reachesAll reports whether the backstop reaches any process on this kernel.
-func reachesAll(t *testing.T) bool { return backstopReach(t) == "all" }
-
 func backstopReach(t *testing.T) string {
 	t.Helper()
 	r, _ := checked(t, exec.Command(binary(t)))
@@ -121,15 +118,13 @@ func (w *world) filled(hog *load.Load, bytes int64) {
 
 func TestBackstopActsForAStoppedAgent(t *testing.T) {
 	needsBackstop(t)
-	all, hooked := reachesAll(t), memoryTier(t) == record.TierCharge
 	for _, scene := range []struct {
 		name, extra string
-		far         bool
 	}{
-		{"near", near, false},
-		{"far", far, true},
-		{"near, the kernel first", near + "backstop: {grace: 0}\n", false},
-		{"far, the kernel first", far + "backstop: {grace: 0}\n", true},
+		{"near", near},
+		{"far", far},
+		{"near, the kernel first", near + "backstop: {grace: 0}\n"},
+		{"far, the kernel first", far + "backstop: {grace: 0}\n"},
 	} {
 		t.Run(scene.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -143,9 +138,7 @@ func TestBackstopActsForAStoppedAgent(t *testing.T) {
 				w.nominated(unit)
 				w.stopAgent()
 				must(t, hog.Go())
-				if scene.far && !all && !hooked { // nothing of it is hooked: the agent has to do it
-					w.filled(hog, 500<<20)
-				} else if !hog.Wait(patience) {
+				if !hog.Wait(patience) {
 					t.Fatalf("round %d: nobody kills the hog", i)
 				}
 				if n := w.count(record.KindKill); n != i {
@@ -155,7 +148,7 @@ func TestBackstopActsForAStoppedAgent(t *testing.T) {
 				w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
 				line := w.lines(record.KindEviction)[i]
 				took = append(took, evicted(t, line, path.Join(w.root, unit)))
-				if by := line.By; by != record.ByBackstop && !(scene.far && !all) {
+				if by := line.By; by != record.ByBackstop {
 					t.Errorf("round %d: killed by %q", i, by)
 				}
 				if n := w.count(record.KindKill); n != i+1 || !bystander.Alive() {
@@ -165,9 +158,7 @@ func TestBackstopActsForAStoppedAgent(t *testing.T) {
 				w.remove(unit)
 			}
 			t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
-			if !(scene.far && !all && !hooked) {
-				w.toldByBackstop()
-			}
+			w.toldByBackstop()
 		})
 	}
 }
