@@ -12,11 +12,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -70,10 +68,8 @@ var ErrPrivilege = errors.New("no permission to load BPF programs: run as root o
 type Loader struct {
 	objs      gen.EvictObjects
 	task      link.Link
-	crossings *ringbuf.Reader
-	deltas    *ringbuf.Reader
-	record    ringbuf.Record
-	delta     ringbuf.Record
+	crossings *ring
+	deltas    *ring
 	pins      *pins
 	page      int64
 	log       zerolog.Logger
@@ -138,7 +134,6 @@ func Open(o Options) (*Loader, error) {
 		return nil, err
 	}
 	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, can: can, unmap: map[*ebpf.Map]func() error{}}
-	l.record.RawSample = make([]byte, 0, unsafe.Sizeof(gen.EvictRecord{})) // or the first crossing allocates it
 	charge, err := takeCharge(spec)
 	if err != nil {
 		return nil, err
@@ -213,10 +208,10 @@ func (l *Loader) start(o Options) error {
 	if err := l.prepareTimers(o); err != nil { // before a hook runs
 		return err
 	}
-	if l.crossings, err = ringbuf.NewReader(l.objs.Crossings); err != nil {
+	if l.crossings, err = openRing(l.objs.Crossings); err != nil {
 		return fmt.Errorf("open the crossings ring buffer: %w", err)
 	}
-	if l.deltas, err = ringbuf.NewReader(l.objs.Deltas); err != nil {
+	if l.deltas, err = openRing(l.objs.Deltas); err != nil {
 		return fmt.Errorf("open the deltas ring buffer: %w", err)
 	}
 	if l.task, err = link.AttachTracing(link.TracingOptions{Program: l.objs.Newtask}); err != nil {
@@ -290,9 +285,9 @@ func (l *Loader) Close() error {
 		}
 	}
 	errs = append(errs, l.chargeProgram.Close())
-	for _, r := range []*ringbuf.Reader{l.crossings, l.deltas} {
+	for _, r := range []*ring{l.crossings, l.deltas} {
 		if r != nil {
-			errs = append(errs, r.Close())
+			errs = append(errs, r.close())
 		}
 	}
 	open := l.openIntents()
