@@ -84,8 +84,12 @@ static __always_inline bool can_reach_tasks(void)
 	return bpf_send_signal_task && bpf_task_from_pid && bpf_task_release;
 }
 
-static __always_inline bool is_in_cgroup(struct cgroup_subsys_state *css, __u64 cgroup_id)
+/* Global functions, as most below, which the verifier checks once and not at each
+ * call. css is an address. */
+__noinline int is_in_cgroup(__u64 address, __u64 cgroup_id)
 {
+	struct cgroup_subsys_state *css = (void *)address;
+
 	for (int depth = 0; depth < MAX_DEPTH; depth++) {
 		if (!css)
 			break;
@@ -101,9 +105,9 @@ static __always_inline bool is_in_nominee(struct task_struct *task, const struct
 {
 	__u64 memory_id = n->memory_id, pids_id = n->pids_id;
 
-	if (memory_id && !is_in_cgroup(css_of(task, CONTROLLER_MEMORY), memory_id))
+	if (memory_id && !is_in_cgroup((__u64)css_of(task, CONTROLLER_MEMORY), memory_id))
 		return false;
-	if (pids_id && !is_in_cgroup(css_of(task, CONTROLLER_PIDS), pids_id))
+	if (pids_id && !is_in_cgroup((__u64)css_of(task, CONTROLLER_PIDS), pids_id))
 		return false;
 	return memory_id || pids_id;
 }
@@ -113,19 +117,18 @@ static __always_inline bool is_memory_wire(__u32 index)
 	return index < MEMORY_WIRES;
 }
 
-/* What a unit counts for in a ranking: its working set or its tasks. False when
+/* What a unit counts for in a ranking: its working set or its tasks. Negative when
  * it is gone. */
-static __always_inline bool use_of(bool memory, __u32 css_id, __u64 cgroup_id, __s64 *use)
+__noinline __s64 use_of(__u32 memory, __u32 css_id, __u64 cgroup_id)
 {
 	struct cgroup_row *row = row_of(memory ? CONTROLLER_MEMORY : CONTROLLER_PIDS, css_id);
 	struct cgroup_subsys_state *css = row ? css_of_row(row, cgroup_id) : NULL;
+	__s64 use;
 
 	if (!css)
-		return false;
-	*use = memory ? memory_usage(css) - memory_inactive_file(css) : pids_usage(css);
-	if (*use < 0)
-		*use = 0;
-	return true;
+		return -1;
+	use = memory ? memory_usage(css) - memory_inactive_file(css) : pids_usage(css);
+	return use > 0 ? use : 0;
 }
 
 /* What is available now of what a wire watches. */
@@ -170,7 +173,7 @@ __noinline int backstop_is_due(__u32 index)
 	struct nominee *n = bpf_map_lookup_elem(&nominees, &index);
 	struct wire *w = bpf_map_lookup_elem(&wires, &index);
 	bool memory = is_memory_wire(index);
-	__s64 available = 0, use = 0, grown, others;
+	__s64 available = 0, use, grown, others;
 	__u64 claim;
 
 	if (!n || !w || !n->ready || !w->seq || w->seq != backstop.seq)
@@ -181,7 +184,8 @@ __noinline int backstop_is_due(__u32 index)
 	if (!wire_available(w, &available) || available >= w->limit)
 		return 0; /* over, or its cgroup is gone */
 	backstop.available = available;
-	if (!use_of(memory, n->unit_css, n->unit_id, &use) || use < n->least)
+	use = use_of(memory, n->unit_css, n->unit_id);
+	if (use < 0 || use < n->least)
 		return 0; /* gone, or shrunk */
 	grown = use - n->use;
 	others = n->available - available - grown;
@@ -191,7 +195,8 @@ __noinline int backstop_is_due(__u32 index)
 
 		if (i >= n->used_rivals)
 			break;
-		if (!use_of(memory, r->css_id, r->cgroup_id, &use))
+		use = use_of(memory, r->css_id, r->cgroup_id);
+		if (use < 0)
 			use = 0; /* gone */
 		growth = use - r->use;
 		others -= growth;
@@ -233,16 +238,20 @@ __noinline int backstop_strike_lead(__u32 index, __u32 i)
 	return struck;
 }
 
-/* Sends SIGKILL to whom of the nominee it can reach. Returns how many, and in
- * *later whether some are left to be tried again. */
-static __always_inline int strike_nominee(const struct nominee *n, __u32 index, bool *later)
+/* Sends SIGKILL to whom of the nominee it can reach. Returns how many, shifted, and
+ * in bit 0 whether some are left to be tried again. */
+__noinline int backstop_strike(__u32 index)
 {
+	struct nominee *n = bpf_map_lookup_elem(&nominees, &index);
+	bool later = false;
 	int sent = 0;
 
+	if (!n)
+		return 0; /* never: the caller has found it */
 	if (is_in_nominee((void *)bpf_get_current_task(), n) && !bpf_send_signal(SIGKILL))
 		sent++;
 	if (!can_reach_tasks())
-		return sent; /* the others die when they allocate or fork */
+		return sent << 1; /* the others die where they run, allocate or fork */
 	for (__u32 i = 0; i < MAX_LEADS; i++) {
 		int struck;
 
@@ -252,14 +261,14 @@ static __always_inline int strike_nominee(const struct nominee *n, __u32 index, 
 			continue;
 		struck = backstop_strike_lead(index, i);
 		if (struck == STRUCK_LATER) {
-			*later = true;
+			later = true;
 			continue;
 		}
 		backstop.done_leads |= 1U << i;
 		if (struck == STRUCK)
 			sent++;
 	}
-	return sent;
+	return sent << 1 | later;
 }
 
 /* Leaves a trace for the journal, whatever becomes of the agent. */
@@ -343,7 +352,9 @@ __noinline int backstop_hunt(void)
 		stand_down(now);
 		return 0;
 	}
-	sent = strike_nominee(n, index, &later);
+	sent = backstop_strike(index);
+	later = sent & 1;
+	sent >>= 1;
 	if (sent && !spent)
 		note_kill(index);
 	if (!sent && !spent)
