@@ -42,10 +42,6 @@ const volatile __s64 max_fill_pages_per_second = 1;
 /* Nearer than this the allocation hook must be attached. Set before load. */
 const volatile __s64 margin_pages = 1;
 
-/* Just within the margin. Written by pkg/loader: a constant the verifier would
- * follow through all wires. */
-__s64 near_pages;
-
 /* How many of each half of the wires are in use. Written by pkg/loader. */
 __u32 memory_wires;
 __u32 task_wires;
@@ -108,12 +104,22 @@ static __always_inline __s64 credit_for(__s64 distance, __s64 most)
 	return share > 1 ? share : 1;
 }
 
+/* The address that a hook has as its first argument, as a number: what the verifier
+ * knows as a pointer, it passes to no global function. */
+static __always_inline __u64 first_arg(__u64 *ctx)
+{
+	__u64 address = 0;
+
+	bpf_probe_read_kernel(&address, sizeof(address), ctx);
+	return address;
+}
+
 SEC("tp_btf/mm_page_alloc")
 int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp)
 {
 	struct credit *credit = this_cpu_credit();
-	struct onlooker who = {.by = OBSERVER_ALLOC};
 	struct cgroup_subsys_state *css;
+	__u64 task, who = OBSERVER_ALLOC;
 	struct node_row *n;
 
 	if (anyone_condemned())
@@ -128,12 +134,13 @@ int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp
 			     look */
 
 	allocation_hook_seen = allocation_hook_turns;
-	who.task = (void *)bpf_get_current_task();
-	who.atomic = !(gfp & GFP_MAY_SLEEP);
-	css = css_of(who.task, CONTROLLER_MEMORY);
-	who.css_id = BPF_CORE_READ(css, id);
-	who.row = refresh_memory_path(css, OBSERVER_ALLOC);
-	credit->pages = credit_for(check_memory_wires(&who), MAX_PAGE_CREDIT);
+	task = bpf_get_current_task();
+	css = css_of((void *)task, CONTROLLER_MEMORY);
+	refresh_memory_path(css, OBSERVER_ALLOC);
+	if (!(gfp & GFP_MAY_SLEEP))
+		who |= WHO_IS_ATOMIC;
+	who |= (__u64)css_id_of(css) << WHO_CSS_SHIFT;
+	credit->pages = credit_for(check_memory_wires(task, who), MAX_PAGE_CREDIT);
 	n = the_node();
 	if (n)
 		__sync_fetch_and_add(&n->memory_checks, 1);
@@ -150,7 +157,8 @@ SEC("fentry/page_counter_try_charge")
 int BPF_PROG(page_charge, struct page_counter *counter)
 {
 	struct cgroup_subsys_state *css = css_of_counter(counter);
-	struct onlooker who = {.by = OBSERVER_CHARGE};
+	/* khugepaged, a remote write, a swap-in: current may be anybody */
+	__u64 who = OBSERVER_CHARGE | WHO_IS_ANYBODY;
 	struct node_row *n = the_node();
 
 	if (anyone_condemned())
@@ -163,11 +171,9 @@ int BPF_PROG(page_charge, struct page_counter *counter)
 		__sync_fetch_and_add(&n->foreign_charges, 1);
 		return 0; /* another kind of counter */
 	}
-	who.task = (void *)bpf_get_current_task();
-	who.charged = css; /* khugepaged, a remote write, a swap-in: current may be anybody */
-	who.css_id = BPF_CORE_READ(css, id);
-	who.row = refresh_memory_path(css, OBSERVER_CHARGE);
-	check_memory_wires(&who);
+	refresh_memory_path(css, OBSERVER_CHARGE);
+	who |= (__u64)css_id_of(css) << WHO_CSS_SHIFT;
+	check_memory_wires(bpf_get_current_task(), who);
 	__sync_fetch_and_add(&n->charges, 1);
 	return 0;
 }
@@ -176,7 +182,7 @@ SEC("tp_btf/task_newtask")
 int BPF_PROG(newtask, struct task_struct *child)
 {
 	struct credit *credit = this_cpu_credit();
-	struct onlooker who = {.by = OBSERVER_TASK};
+	__u64 task, who = OBSERVER_TASK;
 	struct cgroup_subsys_state *css;
 	struct node_row *n;
 
@@ -190,13 +196,13 @@ int BPF_PROG(newtask, struct task_struct *child)
 		return 0; /* the wires are farther than what was forked since the last look
 			   */
 
-	who.task = (void *)bpf_get_current_task();
+	task = bpf_get_current_task();
 	css = css_of(child, CONTROLLER_PIDS);
-	if (css_of(who.task, CONTROLLER_PIDS) != css)
-		who.task = child; /* put there by clone3: its parent is elsewhere */
-	who.css_id = BPF_CORE_READ(css, id);
-	who.row = refresh_pids_path(css, OBSERVER_TASK);
-	credit->forks = credit_for(check_task_wires(&who), MAX_FORK_CREDIT);
+	if (css_of((void *)task, CONTROLLER_PIDS) != css)
+		task = first_arg(ctx); /* put there by clone3: its parent is elsewhere */
+	refresh_pids_path(css, OBSERVER_TASK);
+	who |= (__u64)css_id_of(css) << WHO_CSS_SHIFT;
+	credit->forks = credit_for(check_task_wires(task, who), MAX_FORK_CREDIT);
 	n = the_node();
 	if (n)
 		__sync_fetch_and_add(&n->task_checks, 1);
@@ -206,42 +212,48 @@ int BPF_PROG(newtask, struct task_struct *child)
 /* When the allocation hook was asked for last, CLOCK_MONOTONIC. */
 __u64 asked_ns;
 
-/* What was not charged at the last look, pages, and whether that grew: see
- * uncharged_grows. */
+/* What was not charged at the last look, pages: see uncharged_grows. */
 __s64 uncharged_pages;
-__u32 uncharged_grew;
+
+/* Whether the far timer looks beside the charge hook, and yields to it: the flags of
+ * enum onlooker. A global function, lest the verifier follow each answer through all
+ * wires. */
+__noinline __u64 far_beside(void)
+{
+	struct node_row *n = the_node();
+
+	if (!charge_hook)
+		return 0;
+	if (n && uncharged_grows(n, &uncharged_pages))
+		return WHO_IS_BESIDE_CHARGE;
+	return WHO_IS_BESIDE_CHARGE | WHO_YIELDS;
+}
 
 /* Compares all wires, and asks for the allocation hook if that is due. Returns
  * after how many nanoseconds to look again. */
 static __always_inline __s64 look_from_far(void)
 {
-	struct onlooker who = {.by = OBSERVER_TIMER, .atomic = true};
+	const __u64 who = OBSERVER_TIMER | WHO_IS_ATOMIC;
+	__u64 beside = far_beside(), now;
 	struct node_row *n = the_node();
 	struct far_view view = {};
 	struct far_plan plan;
 	__s64 distance;
-	__u64 now;
 
-	/* As words of a map: of a bool the verifier would follow each value through all
-	 * wires. */
-	WRITE_ONCE(uncharged_grew, n && charge_hook && uncharged_grows(n, &uncharged_pages));
-	who.beside_charge = READ_ONCE(charge_hook);
-	who.yields = READ_ONCE(charge_hook) & ~READ_ONCE(uncharged_grew);
-	distance = check_memory_wires(&who);
+	distance = check_memory_wires(0, who | beside);
 	now = bpf_ktime_get_ns();
 	view.hook_seen = is_hook_seen();
-	view.charge_hook = charge_hook;
-	view.uncharged = uncharged_grew;
+	view.charge_hook = beside & WHO_IS_BESIDE_CHARGE;
+	view.uncharged = view.charge_hook && !(beside & WHO_YIELDS);
 	view.asked_ns_ago = now - asked_ns;
 	plan = plan_far_tick(distance, &view);
 	if (n && view.uncharged && distance < margin_pages)
 		n->uncharged_ns = now;
-	who.beside_charge = who.yields = false;
-	check_task_wires(&who);
+	check_task_wires(0, who);
 	if (n)
 		__sync_fetch_and_add(&n->ticks, 1);
 	WRITE_ONCE(lookout_ns, plan.next_ns > BRIDGE_NS ? plan.next_ns : BRIDGE_NS);
-	if (plan.ask && send_record(RECORD_ARM, 0, NULL, distance, &who))
+	if (plan.ask && send_record(RECORD_ARM, 0, NULL, distance, 0, who))
 		asked_ns = now;
 	return plan.next_ns;
 }

@@ -103,6 +103,12 @@ static __always_inline __u64 cgroup_id_of(struct cgroup_subsys_state *css)
 	return BPF_CORE_READ(css, cgroup, kn, id);
 }
 
+/* Of all cgroups of a hierarchy that are still referred to, one alone has it. */
+static __always_inline __u32 css_id_of(struct cgroup_subsys_state *css)
+{
+	return BPF_CORE_READ(css, id);
+}
+
 static __always_inline struct cgroup_row *row_of(enum controller c, __u32 css_id)
 {
 	if (c == CONTROLLER_MEMORY)

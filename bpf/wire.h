@@ -22,24 +22,30 @@ struct {
 	__type(value, struct record);
 } crossings SEC(".maps");
 
-/* Who runs the check: for the record, and for whose allocation it was. */
-struct onlooker {
-	enum observer by;
-	bool atomic;
-	__u32 beside_charge; /* the charge hook runs, and sees what is charged sooner */
-	__u32 yields; /* to the charge hook, which knows the culprit */
-	struct task_struct *task; /* NULL from the timer: its current task means nothing */
-	struct cgroup_subsys_state *charged; /* that the task has to be in; NULL: it is */
-	struct cgroup_row *row; /* of the cgroup that is charged, or else of that task's */
-	__u32 css_id;
+/*
+ * Who runs the check, for the record: an enum observer, these, and above them the
+ * css id of the cgroup that is charged, or else of the task's; 0 from the timer.
+ * One word, as a global function takes numbers only up to 5.12.
+ */
+enum onlooker {
+	WHO_OBSERVER = 0xff,
+	WHO_IS_ATOMIC = 1 << 8,
+	WHO_IS_ANYBODY = 1 << 9, /* the task may be in another cgroup than the one that is charged */
+	WHO_IS_BESIDE_CHARGE = 1 << 10, /* the charge hook runs, and sees what is charged sooner */
+	WHO_YIELDS = 1 << 11, /* to the charge hook, which knows the culprit */
+	WHO_CSS_SHIFT = 32,
 };
 
+/* The task of a record is 0 from the timer: its current task means nothing. */
 static __always_inline bool send_record(enum record_kind kind, __u32 index, const struct wire *w, __s64 available,
-					const struct onlooker *who)
+					__u64 task_address, __u64 who)
 {
 	struct record *r = bpf_ringbuf_reserve(&crossings, sizeof(*r), 0);
-	struct task_struct *task = who->task;
+	enum controller c = index < MEMORY_WIRES ? CONTROLLER_MEMORY : CONTROLLER_PIDS;
+	struct task_struct *task = (void *)task_address;
+	__u32 css_id = who >> WHO_CSS_SHIFT;
 	struct node_row *n = the_node();
+	struct cgroup_row *row;
 
 	if (!r) {
 		if (n) {
@@ -51,22 +57,23 @@ static __always_inline bool send_record(enum record_kind kind, __u32 index, cons
 	__builtin_memset(r, 0, sizeof(*r));
 	r->ns = bpf_ktime_get_ns();
 	r->kind = kind;
-	r->observer = who->by;
-	r->atomic = who->atomic;
+	r->observer = who & WHO_OBSERVER;
+	r->atomic = !!(who & WHO_IS_ATOMIC);
 	r->wire = index;
 	r->available = available;
 	if (w) {
 		r->seq = w->seq;
 		r->limit = w->limit;
 	}
-	if (task && (!who->charged || css_of(task, CONTROLLER_MEMORY) == who->charged)) {
+	if (task && (!(who & WHO_IS_ANYBODY) || css_id_of(css_of(task, CONTROLLER_MEMORY)) == css_id)) {
 		r->tgid = BPF_CORE_READ(task, tgid);
 		r->tid = BPF_CORE_READ(task, pid);
 	}
-	r->css_id = who->css_id;
-	if (who->row) {
-		r->cgroup_id = who->row->cgroup_id;
-		r->usage = who->row->usage;
+	r->css_id = css_id;
+	row = row_of(c, css_id);
+	if (row) { /* nobody's, all zero, of css id 0 */
+		r->cgroup_id = row->cgroup_id;
+		r->usage = row->usage;
 	}
 	bpf_ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
 	return true;
@@ -102,11 +109,11 @@ static __always_inline bool cgroup_available(const struct wire *w, __s64 *availa
  * fill where memory is filled fast, and emulated CPUs ten times that. */
 #define YIELD_NS (5 * 1000000ULL)
 
-static __always_inline bool is_left_to_charge(struct wire *w, const struct onlooker *who)
+static __always_inline bool is_left_to_charge(struct wire *w, __u64 who)
 {
 	__u64 now;
 
-	if (!who->yields)
+	if (!(who & WHO_YIELDS))
 		return false;
 	now = bpf_ktime_get_ns();
 	if (!w->yielded_ns)
@@ -120,11 +127,13 @@ int backstop_alert(__u32 index, __u32 by);
 /*
  * Compares one wire, reports its crossing once per sequence, returns the
  * distance to it. Two CPUs that cross at the same instant may both report: user
- * space knows the sequence.
+ * space knows the sequence. A global function, which the verifier checks once and
+ * not for each wire; task is an address, who an enum onlooker.
  */
-static __always_inline __s64 check_wire(__u32 index, __s64 node_value, const struct onlooker *who)
+__noinline __s64 check_wire(__u32 index, __s64 node_value, __u64 task, __u64 who)
 {
 	struct wire *w = bpf_map_lookup_elem(&wires, &index);
+	const __s64 near_pages = margin_pages - 1; /* just within */
 	__s64 available = node_value;
 	__u64 seq;
 
@@ -139,30 +148,30 @@ static __always_inline __s64 check_wire(__u32 index, __s64 node_value, const str
 		if (w->yielded_ns)
 			w->yielded_ns = 0;
 		/* A cgroup's usage comes no nearer but by charges. */
-		if (who->beside_charge && w->scope == SCOPE_CGROUP_MEMORY && available - w->limit < near_pages)
+		if (who & WHO_IS_BESIDE_CHARGE && w->scope == SCOPE_CGROUP_MEMORY && available - w->limit < near_pages)
 			return near_pages;
 		return available - w->limit;
 	}
 	if (w->fired != seq && is_left_to_charge(w, who))
 		return 0;
-	if (w->fired != seq && send_record(RECORD_CROSSING, index, w, available, who)) {
+	if (w->fired != seq && send_record(RECORD_CROSSING, index, w, available, task, who)) {
 		struct node_row *n = the_node();
 
 		w->fired = seq;
 		if (n)
 			__sync_fetch_and_add(&n->crossings, 1);
 	}
-	backstop_alert(index, who->by);
-	return who->beside_charge ? near_pages : 0; /* near, and known */
+	backstop_alert(index, who & WHO_OBSERVER);
+	return who & WHO_IS_BESIDE_CHARGE ? near_pages : 0; /* near, and known */
 }
 
 /* Returns the pages to the nearest memory wire. */
-static __noinline __s64 check_memory_wires(const struct onlooker *who)
+static __always_inline __s64 check_memory_wires(__u64 task, __u64 who)
 {
 	struct node_row *n = the_node();
 	__s64 nearest = VERY_FAR, available;
 
-	if (!n || !who)
+	if (!n)
 		return nearest;
 	available = node_available(n);
 	n->updated_ns = bpf_ktime_get_ns();
@@ -171,7 +180,7 @@ static __noinline __s64 check_memory_wires(const struct onlooker *who)
 
 		if (i >= memory_wires)
 			break;
-		distance = check_wire(i, available, who);
+		distance = check_wire(i, available, task, who);
 		if (distance < nearest)
 			nearest = distance;
 	}
@@ -179,12 +188,12 @@ static __noinline __s64 check_memory_wires(const struct onlooker *who)
 }
 
 /* Returns the tasks to the nearest task wire. */
-static __noinline __s64 check_task_wires(const struct onlooker *who)
+static __always_inline __s64 check_task_wires(__u64 task, __u64 who)
 {
 	struct node_row *n = the_node();
 	__s64 nearest = VERY_FAR, available;
 
-	if (!n || !who)
+	if (!n)
 		return nearest;
 	available = tasks_max - node_tasks(n);
 	for (__u32 i = 0; i < TASK_WIRES; i++) {
@@ -192,7 +201,7 @@ static __noinline __s64 check_task_wires(const struct onlooker *who)
 
 		if (i >= task_wires)
 			break;
-		distance = check_wire(MEMORY_WIRES + i, available, who);
+		distance = check_wire(MEMORY_WIRES + i, available, task, who);
 		if (distance < nearest)
 			nearest = distance;
 	}

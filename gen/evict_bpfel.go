@@ -233,14 +233,12 @@ const (
 	EvictVarMemoryController      = "memory_controller"
 	EvictVarMemoryRoot            = "memory_root"
 	EvictVarMemoryWires           = "memory_wires"
-	EvictVarNearPages             = "near_pages"
 	EvictVarNumaIds               = "numa_ids"
 	EvictVarPgdats                = "pgdats"
 	EvictVarPossibleCpus          = "possible_cpus"
 	EvictVarRowsUsed              = "rows_used"
 	EvictVarTaskWires             = "task_wires"
 	EvictVarTasksMax              = "tasks_max"
-	EvictVarUnchargedGrew         = "uncharged_grew"
 	EvictVarUnchargedPages        = "uncharged_pages"
 )
 
@@ -339,14 +337,12 @@ type EvictVariableSpecs struct {
 	MemoryController      *ebpf.VariableSpec `ebpf:"memory_controller"`
 	MemoryRoot            *ebpf.VariableSpec `ebpf:"memory_root"`
 	MemoryWires           *ebpf.VariableSpec `ebpf:"memory_wires"`
-	NearPages             *ebpf.VariableSpec `ebpf:"near_pages"`
 	NumaIds               *ebpf.VariableSpec `ebpf:"numa_ids"`
 	Pgdats                *ebpf.VariableSpec `ebpf:"pgdats"`
 	PossibleCpus          *ebpf.VariableSpec `ebpf:"possible_cpus"`
 	RowsUsed              *ebpf.VariableSpec `ebpf:"rows_used"`
 	TaskWires             *ebpf.VariableSpec `ebpf:"task_wires"`
 	TasksMax              *ebpf.VariableSpec `ebpf:"tasks_max"`
-	UnchargedGrew         *ebpf.VariableSpec `ebpf:"uncharged_grew"`
 	UnchargedPages        *ebpf.VariableSpec `ebpf:"uncharged_pages"`
 }
 
@@ -421,14 +417,12 @@ type EvictVariables struct {
 	MemoryController      *ebpf.Variable `ebpf:"memory_controller"`
 	MemoryRoot            *ebpf.Variable `ebpf:"memory_root"`
 	MemoryWires           *ebpf.Variable `ebpf:"memory_wires"`
-	NearPages             *ebpf.Variable `ebpf:"near_pages"`
 	NumaIds               *ebpf.Variable `ebpf:"numa_ids"`
 	Pgdats                *ebpf.Variable `ebpf:"pgdats"`
 	PossibleCpus          *ebpf.Variable `ebpf:"possible_cpus"`
 	RowsUsed              *ebpf.Variable `ebpf:"rows_used"`
 	TaskWires             *ebpf.Variable `ebpf:"task_wires"`
 	TasksMax              *ebpf.Variable `ebpf:"tasks_max"`
-	UnchargedGrew         *ebpf.Variable `ebpf:"uncharged_grew"`
 	UnchargedPages        *ebpf.Variable `ebpf:"uncharged_pages"`
 }
 

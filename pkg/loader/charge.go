@@ -53,23 +53,20 @@ func (l *Loader) openCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOptio
 	default:
 		return fmt.Errorf("memory tier %q: want %s or %s", o.MemoryTier, TierCharge, TierAlloc)
 	}
-	l.chargeRefused = l.attachCharge(spec, onto, o)
+	l.chargeRefused = l.attachCharge(spec, onto)
 	if l.chargeRefused != nil && o.MemoryTier == TierCharge {
 		return l.chargeRefused
 	}
 	return nil
 }
 
-func (l *Loader) attachCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOptions, o Options) error {
+func (l *Loader) attachCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOptions) error {
 	coll, err := ebpf.NewCollectionWithOptions(spec, onto)
 	if err != nil {
 		return fmt.Errorf("load fentry of page_counter_try_charge: %w", plain(err))
 	}
 	defer coll.Close()
 	l.chargeProgram = coll.DetachProgram(gen.EvictProgPageCharge)
-	if err := l.objs.NearPages.Set(orDefault(o.MarginBytes, DefaultMarginBytes)/l.page - 1); err != nil {
-		return fmt.Errorf("set the margin of the charge hook: %w", err)
-	}
 	return l.AttachCharge()
 }
 
