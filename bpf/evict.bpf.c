@@ -154,9 +154,9 @@ int BPF_PROG(page_alloc, struct page *page, unsigned int order, unsigned int gfp
  * one, and at the latest by the next batch of whomever.
  */
 SEC("fentry/page_counter_try_charge")
-int BPF_PROG(page_charge, struct page_counter *counter)
+int BPF_PROG(page_charge)
 {
-	struct cgroup_subsys_state *css = css_of_counter(counter);
+	struct cgroup_subsys_state *css = css_of_counter((void *)first_arg(ctx));
 	/* khugepaged, a remote write, a swap-in: current may be anybody */
 	__u64 who = OBSERVER_CHARGE | WHO_IS_ANYBODY;
 	struct node_row *n = the_node();
@@ -200,7 +200,7 @@ int BPF_PROG(newtask, struct task_struct *child)
 	css = css_of(child, CONTROLLER_PIDS);
 	if (css_of((void *)task, CONTROLLER_PIDS) != css)
 		task = first_arg(ctx); /* put there by clone3: its parent is elsewhere */
-	refresh_pids_path(css, OBSERVER_TASK);
+	refresh_pids_path(css);
 	who |= (__u64)css_id_of(css) << WHO_CSS_SHIFT;
 	credit->forks = credit_for(check_task_wires(task, who), MAX_FORK_CREDIT);
 	n = the_node();

@@ -123,8 +123,9 @@ static __always_inline struct pglist_data *any_pgdat(struct cgroup_subsys_state 
 }
 
 /* Adds a pgdat behind those that are known, which stay where they are: hooks
- * read them meanwhile. False: no room. */
-static __always_inline bool add_pgdat(__u64 pgdat)
+ * read them meanwhile. 0: no room. A global function: the verifier checks it once,
+ * and not for each zone. */
+__noinline int add_pgdat(__u64 pgdat)
 {
 	for (int i = 0; i < MAX_NUMA_NODES; i++) {
 		if (!pgdats[i])

@@ -220,45 +220,52 @@ static __always_inline struct cgroup_row *refresh_row(enum controller c, struct 
 	return row;
 }
 
+/*
+ * The two below refresh one cgroup and return its parent. As global functions the
+ * verifier checks them once, and not in each round of the loop that calls them. Up
+ * to 5.12 they take numbers only: css is an address.
+ */
+
+__noinline __u64 refresh_memory(__u64 css, __u64 now, __u32 by)
+{
+	struct cgroup_subsys_state *at = (void *)css;
+	struct cgroup_row *row = refresh_row(CONTROLLER_MEMORY, at, now, INACTIVE_AGE_NS);
+	__s64 moved;
+
+	if (row) {
+		moved = row->usage - row->reported;
+		if (moved >= delta_pages || moved <= -delta_pages) {
+			row->reported = row->usage;
+			send_delta(row, css_id_of(at), by);
+		}
+	}
+	return (__u64)BPF_CORE_READ(at, parent);
+}
+
+__noinline __u64 refresh_pids(__u64 css, __u64 now)
+{
+	struct cgroup_subsys_state *at = (void *)css;
+
+	refresh_row(CONTROLLER_PIDS, at, now, INACTIVE_AGE_NS);
+	return (__u64)BPF_CORE_READ(at, parent);
+}
+
 /* Refreshes a cgroup and its ancestors; the root's row too, it costs nothing
  * more. */
-static __always_inline struct cgroup_row *refresh_path(enum controller c, struct cgroup_subsys_state *css,
-						       enum observer by)
+static __always_inline void refresh_memory_path(struct cgroup_subsys_state *css, enum observer by)
 {
-	struct cgroup_row *leaf = NULL;
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_ns(), at = (__u64)css;
 
-	for (int depth = 0; depth < MAX_DEPTH; depth++) {
-		struct cgroup_row *row;
-		__s64 moved;
-
-		if (!css)
-			break;
-		row = refresh_row(c, css, now, INACTIVE_AGE_NS);
-		if (!leaf)
-			leaf = row;
-		if (c == CONTROLLER_MEMORY && row) {
-			moved = row->usage - row->reported;
-			if (moved >= delta_pages || moved <= -delta_pages) {
-				row->reported = row->usage;
-				send_delta(row, BPF_CORE_READ(css, id), by);
-			}
-		}
-		css = BPF_CORE_READ(css, parent);
-	}
-	return leaf;
+	for (int depth = 0; at && depth < MAX_DEPTH; depth++)
+		at = refresh_memory(at, now, by);
 }
 
-/* Not in the hooks' own frames: what they call behind it needs the stack, of 512
- * bytes for all. */
-static __noinline struct cgroup_row *refresh_memory_path(struct cgroup_subsys_state *css, enum observer by)
+static __always_inline void refresh_pids_path(struct cgroup_subsys_state *css)
 {
-	return refresh_path(CONTROLLER_MEMORY, css, by);
-}
+	__u64 now = bpf_ktime_get_ns(), at = (__u64)css;
 
-static __noinline struct cgroup_row *refresh_pids_path(struct cgroup_subsys_state *css, enum observer by)
-{
-	return refresh_path(CONTROLLER_PIDS, css, by);
+	for (int depth = 0; at && depth < MAX_DEPTH; depth++)
+		at = refresh_pids(at, now);
 }
 
 /* The css of a row if it is still the cgroup that the caller means. */
