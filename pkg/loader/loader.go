@@ -290,6 +290,7 @@ func (l *Loader) Close() error {
 			errs = append(errs, r.close())
 		}
 	}
+	l.crossings, l.deltas = nil, nil
 	open := l.openIntents()
 	if l.pins != nil {
 		errs = append(errs, l.pins.remove(open))

@@ -30,6 +30,7 @@ func TestVerifierIsSoonDoneWithEachProgram(t *testing.T) {
 		gen.EvictProgPageAlloc:     l.objs.PageAlloc,
 		gen.EvictProgRefresh:       l.objs.Refresh,
 		gen.EvictProgStartFarTimer: l.objs.StartFarTimer,
+		gen.EvictProgStartLookout:  l.objs.StartLookout,
 		gen.EvictProgTick:          l.objs.Tick,
 		gen.EvictProgWalk:          l.objs.Walk,
 	}
