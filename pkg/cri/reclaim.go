@@ -1,0 +1,262 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ErrBusy means that somebody else, most likely the kubelet's own collection, removes dead
+// containers or images at this moment: what is left is left to it.
+var ErrBusy = errors.New("another garbage collection is at it")
+
+const (
+	// EndedAge is how long a pod has to rest before all of its containers go. The kubelet
+	// relists once a second and tells the API server its pods' ends within seconds.
+	EndedAge = 30 * time.Second
+	// ImageAge is the kubelet's imageMinimumGCAge: an image that was just pulled is about to
+	// be used.
+	ImageAge = 2 * time.Minute
+)
+
+// Reclaim says what of the node is to be freed.
+type Reclaim struct {
+	Containers, Images bool
+	// EndedAge and ImageAge are for tests and impatient nodes; 0 is the constant.
+	EndedAge, ImageAge time.Duration
+	// KubeletHas tells that the kubelet still has a pod, as it has those whose cgroup is
+	// there: of such a pod the newest dead containers stay, whatever the runtime says of it.
+	// nil: the runtime alone is asked.
+	KubeletHas func(podUID string) bool
+}
+
+func (r *Reclaim) endedAge() time.Duration {
+	if r.EndedAge == 0 {
+		return EndedAge
+	}
+	return r.EndedAge
+}
+
+func (r *Reclaim) imageAge() time.Duration {
+	if r.ImageAge == 0 {
+		return ImageAge
+	}
+	return r.ImageAge
+}
+
+// Reclaimed is how many were removed.
+type Reclaimed struct {
+	Containers, Images int
+}
+
+// Reclaim removes dead containers with their logs, then unused images, in the kubelet's order
+// and with its exceptions, one at a time until enough says so (it is asked before each) or
+// ctx ends. What it removed it also returns with an error; one removal that fails does not
+// keep it from the next. ErrBusy: another collection is at it; ErrUnavailable: no runtime.
+func (c *Client) Reclaim(ctx context.Context, r Reclaim, enough func() bool) (Reclaimed, error) {
+	var done Reclaimed
+	var failed error
+	stop := func() bool { return ctx.Err() != nil || enough() }
+	if r.Containers {
+		n, err := c.reclaimContainers(ctx, r, stop)
+		done.Containers = n
+		if isFinal(err) {
+			return done, err
+		}
+		failed = err
+	}
+	if r.Images {
+		n, err := c.reclaimImages(ctx, r, stop)
+		done.Images = n
+		failed = errors.Join(failed, err)
+	}
+	return done, errors.Join(failed, ctx.Err())
+}
+
+// isFinal reports whether further tries are useless.
+func isFinal(err error) bool { return errors.Is(err, ErrBusy) || errors.Is(err, ErrUnavailable) }
+
+func (c *Client) reclaimContainers(ctx context.Context, r Reclaim, stop func() bool) (removed int, failed error) {
+	pods, err := c.pods(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range deadContainers(pods) {
+		if stop() {
+			return removed, failed
+		}
+		err := c.removeContainer(ctx, d)
+		if isFinal(err) {
+			return removed, errors.Join(failed, err)
+		}
+		if err == nil {
+			removed++
+		}
+		failed = errors.Join(failed, err)
+	}
+	if stop() {
+		return removed, failed
+	}
+	return removed, errors.Join(failed, c.removeSandboxes(ctx, r))
+}
+
+func (c *Client) pods(ctx context.Context, r Reclaim) (map[string]*pod, error) {
+	// Containers first: a pod that starts meanwhile then has a ready sandbox.
+	containers, err := c.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sandboxes, err := c.sandboxes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.pods(containers, sandboxes), nil
+}
+
+// removeContainer removes a container and its log. A removal that finds nothing succeeds, so
+// the runtime is asked first.
+func (c *Client) removeContainer(ctx context.Context, d Container) error {
+	_, err := call(ctx, lookWithin, "ask for a container's status", c.runtime.ContainerStatus, &runtime.ContainerStatusRequest{ContainerId: d.ID})
+	if isGone(err) {
+		return fmt.Errorf("%w: container %s is gone", ErrBusy, d.ID)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = call(ctx, removeWithin, "remove container "+d.ID, c.runtime.RemoveContainer, &runtime.RemoveContainerRequest{ContainerId: d.ID})
+	if err != nil {
+		return err
+	}
+	return removeLogs(d.LogPath)
+}
+
+// removeLogs removes a container's log and the older ones beside it, which the kubelet's
+// rotation names PATH.TIMESTAMP and PATH.TIMESTAMP.gz.
+func removeLogs(path string) error {
+	if path == "" {
+		return nil
+	}
+	dir, name := filepath.Split(path)
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("find the logs of a container: %w", err)
+	}
+	var failed error
+	for _, f := range files {
+		if f.Name() != name && !strings.HasPrefix(f.Name(), name+".") {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = errors.Join(failed, fmt.Errorf("remove the log of a container: %w", err))
+		}
+	}
+	return failed
+}
+
+// removeSandboxes removes those that the kubelet would remove once their containers are gone.
+func (c *Client) removeSandboxes(ctx context.Context, r Reclaim) error {
+	pods, err := c.pods(ctx, r)
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, s := range deadSandboxes(pods) {
+		err := c.removeSandbox(ctx, s)
+		failed = errors.Join(failed, err)
+		if isFinal(err) {
+			break
+		}
+	}
+	return failed
+}
+
+// removeSandbox stops it first, as the kubelet does: its network may still be there.
+func (c *Client) removeSandbox(ctx context.Context, s sandbox) error {
+	_, err := call(ctx, removeWithin, "stop sandbox "+s.id, c.runtime.StopPodSandbox, &runtime.StopPodSandboxRequest{PodSandboxId: s.id})
+	if err != nil {
+		return err
+	}
+	_, err = call(ctx, removeWithin, "remove sandbox "+s.id, c.runtime.RemovePodSandbox, &runtime.RemovePodSandboxRequest{PodSandboxId: s.id})
+	return err
+}
+
+func (c *Client) reclaimImages(ctx context.Context, r Reclaim, stop func() bool) (removed int, failed error) {
+	if stop() {
+		return 0, nil
+	}
+	sandboxImage, err := c.sandboxImage(ctx)
+	if err != nil {
+		return 0, err
+	}
+	containers, images, err := c.look(ctx)
+	if err != nil {
+		return 0, err
+	}
+	expected := idsOf(images)
+	for _, candidate := range unused(images, containers, sandboxImage, r.imageAge()) {
+		if stop() {
+			return removed, failed
+		}
+		// A pod may have started with it meanwhile, or somebody else remove images too.
+		containers, images, err := c.look(ctx)
+		if err == nil {
+			err = allThere(expected, images)
+		}
+		if err != nil {
+			return removed, errors.Join(failed, err)
+		}
+		if candidate.isNamed(usedNames(containers)) {
+			continue
+		}
+		delete(expected, candidate.id)
+		err = c.removeImage(ctx, candidate)
+		if isFinal(err) {
+			return removed, errors.Join(failed, err)
+		}
+		if err == nil {
+			removed++
+		}
+		failed = errors.Join(failed, err)
+	}
+	return removed, failed
+}
+
+// allThere is ErrBusy if an image went that we did not remove.
+func allThere(expected map[string]bool, images []image) error {
+	there := idsOf(images)
+	for id := range expected {
+		if !there[id] {
+			return fmt.Errorf("%w: image %s is gone", ErrBusy, id)
+		}
+	}
+	return nil
+}
+
+func (c *Client) removeImage(ctx context.Context, i image) error {
+	_, err := call(ctx, removeWithin, "remove image "+i.id, c.images.RemoveImage,
+		&runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: i.id, RuntimeHandler: i.handler}})
+	return err
+}
+
+func (c *Client) look(ctx context.Context) ([]Container, []image, error) {
+	containers, err := c.list(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	images, err := c.lookAtImages(ctx, containers)
+	return containers, images, err
+}
+
+func idsOf(images []image) map[string]bool {
+	ids := make(map[string]bool, len(images))
+	for _, i := range images {
+		ids[i.id] = true
+	}
+	return ids
+}

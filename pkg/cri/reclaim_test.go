@@ -1,0 +1,316 @@
+package cri_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
+)
+
+func never() bool { return false }
+
+// atOnce takes images of any age.
+var atOnce = cri.Reclaim{Containers: true, Images: true, ImageAge: time.Nanosecond}
+
+func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
+	has := func(uid string) bool { return uid == "held" }
+	for name, tc := range map[string]struct {
+		prepare func(*fakeRuntime)
+		want    []string
+	}{
+		"of a running pod all but the newest dead of each name": {func(f *fakeRuntime) {
+			f.pod("u", true, time.Hour)
+			f.container("app3", "u", "app", "", running, 10*time.Minute)
+			f.container("app2", "u", "app", "", exited, 20*time.Minute)
+			f.container("app1", "u", "app", "", exited, 30*time.Minute)
+			f.container("app0", "u", "app", "", exited, 40*time.Minute)
+			f.container("init0", "u", "init", "", exited, 50*time.Minute)
+		}, []string{"app0", "app1"}},
+		"of a pod that ended all, then its sandbox": {func(f *fakeRuntime) {
+			f.pod("u", false, time.Hour)
+			f.container("app1", "u", "app", "", exited, 10*time.Minute)
+			f.container("app0", "u", "app", "", exited, 20*time.Minute)
+			f.container("never", "u", "late", "", created, 5*time.Minute)
+		}, []string{"app0", "app1", "never", "sandbox-u"}},
+		"not of a pod that ended a moment ago": {func(f *fakeRuntime) {
+			f.pod("u", false, time.Hour)
+			f.container("app", "u", "app", "", exited, time.Second)
+		}, nil},
+		"not of a pod whose sandbox is replaced this moment": {func(f *fakeRuntime) {
+			f.pod("u", false, time.Hour)
+			f.pod("u", false, time.Second)
+			f.sandboxes[1].Id = "sandbox-second"
+			f.container("app", "u", "app", "", exited, 10*time.Minute)
+		}, nil},
+		"not of a pod that the kubelet still has": {func(f *fakeRuntime) {
+			f.pod("held", false, time.Hour)
+			f.container("app", "held", "app", "", exited, 10*time.Minute)
+		}, nil},
+		"not of a pod from before the boot": {func(f *fakeRuntime) {
+			f.pod("u", false, 20*365*24*time.Hour)
+			f.container("app", "u", "app", "", exited, 10*time.Minute)
+		}, nil},
+		"not one in an unknown state, nor the others of its pod": {func(f *fakeRuntime) {
+			f.pod("u", false, time.Hour)
+			f.container("app", "u", "app", "", unknown, 10*time.Minute)
+			f.container("side", "u", "side", "", exited, 10*time.Minute)
+		}, nil},
+		"not one that is about to start": {func(f *fakeRuntime) {
+			f.pod("u", true, time.Hour)
+			f.container("app1", "u", "app", "", created, 10*time.Minute)
+			f.container("app0", "u", "app", "", exited, 20*time.Minute)
+		}, nil},
+		"not one that is not the kubelet's": {func(f *fakeRuntime) {
+			f.pod("u", false, time.Hour)
+			f.container("app", "u", "app", "", exited, 10*time.Minute)
+			f.sandboxes[0].Labels, f.containers[0].Labels = nil, nil
+		}, nil},
+		"older sandboxes of a running pod": {func(f *fakeRuntime) {
+			f.pod("u", false, time.Hour)
+			f.sandboxes[0].Id = "sandbox-first"
+			f.pod("u", true, time.Minute)
+			f.container("app", "u", "app", "", running, time.Minute)
+		}, []string{"sandbox-first"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fakeRuntime{}
+			tc.prepare(f)
+			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: has}, never)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, f.gone()); diff != "" {
+				t.Errorf("removed (-want +got):\n%s", diff)
+			}
+			containers := 0
+			for _, id := range tc.want {
+				if !strings.HasPrefix(id, "sandbox-") {
+					containers++
+				}
+			}
+			if done != (cri.Reclaimed{Containers: containers}) {
+				t.Errorf("says %+v, want %d containers", done, containers)
+			}
+		})
+	}
+}
+
+func TestRemovedContainersTakeTheirLogsAlong(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"0.log", "0.log.20260102-030405", "0.log.20260102-030405.gz", "1.log", "10.log"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := &fakeRuntime{}
+	f.pod("u", true, time.Hour)
+	f.container("app0", "u", "app", "", exited, time.Hour).LogPath = filepath.Join(dir, "0.log")
+	f.container("app1", "u", "app", "", exited, time.Minute).LogPath = filepath.Join(dir, "1.log")
+	if _, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true}, never); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	files, _ := os.ReadDir(dir)
+	for _, file := range files {
+		left = append(left, file.Name())
+	}
+	if diff := cmp.Diff([]string{"1.log", "10.log"}, left); diff != "" {
+		t.Errorf("logs left (-want +got):\n%s", diff)
+	}
+}
+
+func TestUnusedImagesGo(t *testing.T) {
+	for name, tc := range map[string]struct {
+		prepare func(*fakeRuntime)
+		want    []string
+	}{
+		"not those of running or dead containers": {func(f *fakeRuntime) {
+			f.image("sha256:free")
+			f.image("sha256:run")
+			f.image("sha256:dead")
+			f.container("r", "u", "r", "sha256:run", running, time.Hour)
+			f.container("d", "u", "d", "sha256:dead", exited, time.Hour)
+		}, []string{"sha256:free"}},
+		"not those that a container has by tag or digest": {func(f *fakeRuntime) {
+			f.image("sha256:tag", "host/app:1")
+			f.image("sha256:digest").RepoDigests = []string{"host/app@sha256:1"}
+			f.container("r", "u", "r", "host/app:1", running, time.Hour)
+			f.container("d", "u", "d", "host/app@sha256:1", running, time.Hour)
+		}, nil},
+		"not those mounted as volumes": {func(f *fakeRuntime) {
+			f.image("sha256:volume")
+			f.container("r", "u", "r", "sha256:run", running, time.Hour).Mounts =
+				[]*runtime.Mount{{Image: &runtime.ImageSpec{Image: "sha256:volume"}}}
+		}, nil},
+		"not the pinned": {func(f *fakeRuntime) { f.image("sha256:pinned").Pinned = true }, nil},
+		"not the sandboxes' by the runtime's configuration": {func(f *fakeRuntime) {
+			f.image("sha256:infra", "host/infra:1")
+			f.config = `{"sandboxImage":"host/infra:1"}`
+		}, nil},
+		"not what is called pause": {func(f *fakeRuntime) {
+			f.image("sha256:p1", "registry.k8s.io/pause:3.10")
+			f.image("sha256:p2").RepoDigests = []string{"registry.k8s.io/pause@sha256:2"}
+			f.image("sha256:q", "host/pauser:1")
+		}, []string{"sha256:q"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &fakeRuntime{}
+			f.pod("u", true, time.Hour)
+			tc.prepare(f)
+			done, err := f.client(t).Reclaim(t.Context(), atOnce, never)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, f.gone()); diff != "" {
+				t.Errorf("removed (-want +got):\n%s", diff)
+			}
+			if done != (cri.Reclaimed{Images: len(tc.want)}) {
+				t.Errorf("says %+v, want %d images", done, len(tc.want))
+			}
+		})
+	}
+}
+
+func TestImageUsedLongestAgoGoesFirst(t *testing.T) {
+	f := &fakeRuntime{}
+	f.pod("u", true, time.Hour)
+	f.image("sha256:a")
+	f.image("sha256:b")
+	f.image("sha256:c")
+	c := f.client(t)
+	look := func() {
+		t.Helper()
+		if _, err := c.Containers(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.container("a", "u", "a", "sha256:a", running, time.Hour)
+	look()
+	f.drop("a")
+	f.container("b", "u", "b", "sha256:b", running, time.Hour)
+	look()
+	f.drop("b")
+	if _, err := c.Reclaim(t.Context(), atOnce, never); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"sha256:c", "sha256:a", "sha256:b"}, f.gone()); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
+func TestImageJustPulledStays(t *testing.T) {
+	f := &fakeRuntime{}
+	f.image("sha256:a")
+	c := f.client(t)
+	if _, err := c.Reclaim(t.Context(), cri.Reclaim{Images: true}, never); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.gone()) > 0 {
+		t.Errorf("removed %v at the first look, though it may have been pulled a moment ago", f.gone())
+	}
+}
+
+func TestImageThatAPodTakesMeanwhileStays(t *testing.T) {
+	f := &fakeRuntime{}
+	f.pod("u", true, time.Hour)
+	f.image("sha256:a")
+	f.image("sha256:b")
+	f.removing = func(string) { f.container("new", "u", "new", "sha256:b", created, 0) }
+	if _, err := f.client(t).Reclaim(t.Context(), atOnce, never); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"sha256:a"}, f.gone()); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
+func TestReclaimStopsWhenEnoughIsFree(t *testing.T) {
+	f := &fakeRuntime{}
+	f.pod("u", true, time.Hour)
+	f.container("app0", "u", "app", "", exited, 40*time.Minute)
+	f.container("app1", "u", "app", "", exited, 30*time.Minute)
+	f.container("app2", "u", "app", "", exited, 20*time.Minute)
+	f.image("sha256:a")
+	c := f.client(t)
+	for i, want := range [][]string{nil, {"app0"}, {"app0", "app1"}, {"app0", "app1", "sha256:a"}} {
+		enough := func() bool { return len(f.gone()) == i }
+		if _, err := c.Reclaim(t.Context(), atOnce, enough); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, f.gone()); diff != "" {
+			t.Errorf("until %d are removed (-want +got):\n%s", i, diff)
+		}
+	}
+}
+
+func TestReclaimEndsWithItsContext(t *testing.T) {
+	f := &fakeRuntime{}
+	f.image("sha256:a")
+	f.image("sha256:b")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := f.client(t).Reclaim(ctx, atOnce, func() bool {
+		if len(f.gone()) == 1 {
+			cancel()
+		}
+		return false
+	})
+	if !errors.Is(err, context.Canceled) || len(f.gone()) != 1 {
+		t.Errorf("removed %v, error %v; want one image and the context's error", f.gone(), err)
+	}
+}
+
+func TestFailedRemovalKeepsNobodyElse(t *testing.T) {
+	f := &fakeRuntime{refuse: map[string]bool{"app0": true, "sha256:a": true}}
+	f.pod("u", true, time.Hour)
+	f.container("app0", "u", "app", "", exited, 40*time.Minute)
+	f.container("app1", "u", "app", "", exited, 30*time.Minute)
+	f.container("app2", "u", "app", "", exited, 20*time.Minute)
+	f.image("sha256:a")
+	f.image("sha256:b")
+	done, err := f.client(t).Reclaim(t.Context(), atOnce, never)
+	if err == nil || !strings.Contains(err.Error(), "app0") || !strings.Contains(err.Error(), "sha256:a") {
+		t.Errorf("error is %v, want one that names both", err)
+	}
+	if done != (cri.Reclaimed{Containers: 1, Images: 1}) {
+		t.Errorf("says %+v, want one of each", done)
+	}
+	if diff := cmp.Diff([]string{"app1", "sha256:b"}, f.gone()); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
+func TestAnotherCollectionIsLeftAlone(t *testing.T) {
+	t.Run("an image goes", func(t *testing.T) {
+		f := &fakeRuntime{}
+		f.image("sha256:a")
+		f.image("sha256:b")
+		f.image("sha256:c")
+		f.removing = func(string) { f.drop("sha256:c") }
+		done, err := f.client(t).Reclaim(t.Context(), atOnce, never)
+		if !errors.Is(err, cri.ErrBusy) || done.Images != 1 {
+			t.Errorf("got %+v, %v, want one image and ErrBusy", done, err)
+		}
+	})
+	t.Run("a dead container goes", func(t *testing.T) {
+		f := &fakeRuntime{}
+		f.pod("u", true, time.Hour)
+		f.container("app0", "u", "app", "", exited, 40*time.Minute)
+		f.container("app1", "u", "app", "", exited, 30*time.Minute)
+		f.container("app2", "u", "app", "", exited, 20*time.Minute)
+		f.image("sha256:a")
+		f.removing = func(string) { f.drop("app1") }
+		done, err := f.client(t).Reclaim(t.Context(), atOnce, never)
+		if !errors.Is(err, cri.ErrBusy) || done != (cri.Reclaimed{Containers: 1}) {
+			t.Errorf("got %+v, %v, want one container and ErrBusy", done, err)
+		}
+	})
+}
