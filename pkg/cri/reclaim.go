@@ -25,6 +25,20 @@ const (
 	ImageAge = 2 * time.Minute
 )
 
+// containerd frees the data of what was removed by collections of its own. The removal of an
+// image waits for one; after that of a container it comes when 2 % of the time were
+// collections (gc/scheduler, pause_threshold): after one of 20 ms a second later. XFS then
+// counts as available what was freed a few milliseconds later still.
+const (
+	freedEvery = 10 * time.Millisecond
+	// imageFreed is how long each image has before the next goes, too.
+	imageFreed = 10 * freedEvery
+	// containersFreed is how long dead containers have before an image goes, whose removal
+	// frees them at once; lastFreed is how long they have when no image goes.
+	containersFreed = 100 * freedEvery
+	lastFreed       = 500 * freedEvery
+)
+
 // Reclaim says what of the node is to be freed.
 type Reclaim struct {
 	Containers, Images bool
@@ -56,9 +70,10 @@ type Reclaimed struct {
 }
 
 // Reclaim removes dead containers with their logs, then unused images, in the kubelet's order
-// and with its exceptions, one at a time until enough says so (it is asked before each) or
-// ctx ends. What it removed it also returns with an error; one removal that fails does not
-// keep it from the next. ErrBusy: another collection is at it; ErrUnavailable: no runtime.
+// and with its exceptions, one at a time until enough says so or ctx ends, and waits for what
+// it removed to be freed, up to 5 s. enough is asked before each removal and while
+// waiting. What was removed is returned with an error too; one removal that fails does not
+// keep from the next. ErrBusy: another collection is at it; ErrUnavailable: no runtime.
 func (c *Client) Reclaim(ctx context.Context, r Reclaim, enough func() bool) (Reclaimed, error) {
 	var done Reclaimed
 	var failed error
@@ -71,12 +86,26 @@ func (c *Client) Reclaim(ctx context.Context, r Reclaim, enough func() bool) (Re
 		}
 		failed = err
 	}
-	if r.Images {
+	if r.Images && !(done.Containers > 0 && isFreed(containersFreed, stop)) {
 		n, err := c.reclaimImages(ctx, r, stop)
 		done.Images = n
 		failed = errors.Join(failed, err)
 	}
+	if done.Containers > 0 && done.Images == 0 {
+		isFreed(lastFreed, stop)
+	}
 	return done, errors.Join(failed, ctx.Err())
+}
+
+// isFreed waits for the runtime to free what was removed, until there is reason to stop.
+func isFreed(within time.Duration, stop func() bool) bool {
+	for range within / freedEvery {
+		if stop() {
+			return true
+		}
+		time.Sleep(freedEvery)
+	}
+	return stop()
 }
 
 // isFinal reports whether further tries are useless.
@@ -221,6 +250,7 @@ func (c *Client) reclaimImages(ctx context.Context, r Reclaim, stop func() bool)
 		}
 		if err == nil {
 			removed++
+			isFreed(imageFreed, stop)
 		}
 		failed = errors.Join(failed, err)
 	}

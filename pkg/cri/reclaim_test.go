@@ -21,6 +21,7 @@ func never() bool { return false }
 var atOnce = cri.Reclaim{Containers: true, Images: true, ImageAge: time.Nanosecond}
 
 func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
+	t.Parallel() // a reclaim waits up to 5 s for what it removed
 	has := func(uid string) bool { return uid == "held" }
 	for name, tc := range map[string]struct {
 		prepare func(*fakeRuntime)
@@ -81,6 +82,7 @@ func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 		}, []string{"sandbox-first"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			f := &fakeRuntime{}
 			tc.prepare(f)
 			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: has}, never)
@@ -104,6 +106,7 @@ func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 }
 
 func TestRemovedContainersTakeTheirLogsAlong(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for _, name := range []string{"0.log", "0.log.20260102-030405", "0.log.20260102-030405.gz", "1.log", "10.log"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
@@ -128,6 +131,7 @@ func TestRemovedContainersTakeTheirLogsAlong(t *testing.T) {
 }
 
 func TestUnusedImagesGo(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		prepare func(*fakeRuntime)
 		want    []string
@@ -162,6 +166,7 @@ func TestUnusedImagesGo(t *testing.T) {
 		}, []string{"sha256:q"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			f := &fakeRuntime{}
 			f.pod("u", true, time.Hour)
 			tc.prepare(f)
@@ -180,6 +185,7 @@ func TestUnusedImagesGo(t *testing.T) {
 }
 
 func TestImageUsedLongestAgoGoesFirst(t *testing.T) {
+	t.Parallel()
 	f := &fakeRuntime{}
 	f.pod("u", true, time.Hour)
 	f.image("sha256:a")
@@ -207,6 +213,7 @@ func TestImageUsedLongestAgoGoesFirst(t *testing.T) {
 }
 
 func TestImageJustPulledStays(t *testing.T) {
+	t.Parallel()
 	f := &fakeRuntime{}
 	f.image("sha256:a")
 	c := f.client(t)
@@ -219,6 +226,7 @@ func TestImageJustPulledStays(t *testing.T) {
 }
 
 func TestImageThatAPodTakesMeanwhileStays(t *testing.T) {
+	t.Parallel()
 	f := &fakeRuntime{}
 	f.pod("u", true, time.Hour)
 	f.image("sha256:a")
@@ -233,6 +241,7 @@ func TestImageThatAPodTakesMeanwhileStays(t *testing.T) {
 }
 
 func TestReclaimStopsWhenEnoughIsFree(t *testing.T) {
+	t.Parallel()
 	f := &fakeRuntime{}
 	f.pod("u", true, time.Hour)
 	f.container("app0", "u", "app", "", exited, 40*time.Minute)
@@ -251,7 +260,50 @@ func TestReclaimStopsWhenEnoughIsFree(t *testing.T) {
 	}
 }
 
+func TestImageHasTimeToBeFreedBeforeTheNextGoes(t *testing.T) {
+	t.Parallel()
+	f := &fakeRuntime{}
+	f.image("sha256:a")
+	f.image("sha256:b")
+	looks := 0
+	enough := func() bool {
+		if len(f.gone()) > 0 {
+			looks++
+		}
+		return looks > 5
+	}
+	if _, err := f.client(t).Reclaim(t.Context(), atOnce, enough); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"sha256:a"}, f.gone()); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
+func TestDeadContainersHaveTimeToBeFreedBeforeAnImageGoes(t *testing.T) {
+	t.Parallel()
+	f := &fakeRuntime{}
+	f.pod("u", true, time.Hour)
+	f.container("app0", "u", "app", "", exited, 40*time.Minute)
+	f.container("app1", "u", "app", "", exited, 30*time.Minute)
+	f.image("sha256:a")
+	looks := 0
+	enough := func() bool {
+		if len(f.gone()) > 0 {
+			looks++
+		}
+		return looks > 50
+	}
+	if _, err := f.client(t).Reclaim(t.Context(), atOnce, enough); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"app0"}, f.gone()); diff != "" {
+		t.Errorf("removed (-want +got):\n%s", diff)
+	}
+}
+
 func TestReclaimEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	f := &fakeRuntime{}
 	f.image("sha256:a")
 	f.image("sha256:b")
@@ -269,6 +321,7 @@ func TestReclaimEndsWithItsContext(t *testing.T) {
 }
 
 func TestFailedRemovalKeepsNobodyElse(t *testing.T) {
+	t.Parallel()
 	f := &fakeRuntime{refuse: map[string]bool{"app0": true, "sha256:a": true}}
 	f.pod("u", true, time.Hour)
 	f.container("app0", "u", "app", "", exited, 40*time.Minute)
@@ -289,6 +342,7 @@ func TestFailedRemovalKeepsNobodyElse(t *testing.T) {
 }
 
 func TestAnotherCollectionIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	t.Run("an image goes", func(t *testing.T) {
 		f := &fakeRuntime{}
 		f.image("sha256:a")
