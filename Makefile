@@ -53,7 +53,7 @@ lint: ## golangci-lint, clang-format, shellcheck, the Vagrantfile
 	scripts/lint.sh
 
 .PHONY: test
-test: deps test-unit test-root test-vm ## everything: all packages, as root for real, and in a VM
+test: deps test-unit test-root test-vm ## everything but test-disk: all packages, as root for real, and in a VM
 
 .PHONY: test-unit
 test-unit: ## packages whose tests need no root
@@ -68,6 +68,10 @@ test-vm: build ## the root tests under pure cgroup v2 in qemu: KERNEL=5.10|6.1|6
 	go run ./test/vm -kernel $(KERNEL) -bin $(BIN) -skip '$(VM_SKIP)' $(VM_FLAGS) -- $(VM_PKGS)
 	go run ./test/vm -kernel $(KERNEL) -numa 1024,1024 -run NUMA -env EBPF_EVICT_NUMA_NODES=2 -- ./pkg/loader
 	go run ./test/vm -kernel $(KERNEL) -append lockdown=confidentiality -bin $(BIN) -run Lockdown -env EBPF_EVICT_LOCKDOWN=1 -- ./test/e2e
+
+.PHONY: test-disk
+test-disk: build ## disk scenes as root: a containerd of its own, on ext4 and xfs of its own
+	scripts/test.sh disk
 
 .PHONY: kernels
 kernels: build ## what check finds on each kernel and here: docs/kernels.md (KERNELS='5.10 6.1': those anew)

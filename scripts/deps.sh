@@ -20,6 +20,8 @@ needs=(
 	mkfs.ext4:e2fsprogs
 	mkfs.xfs:xfsprogs
 	mkfs.btrfs:btrfs-progs
+	containerd:containerd
+	runc:runc
 	git:git
 	make:make
 )

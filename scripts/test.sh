@@ -2,6 +2,7 @@
 # test.sh unit: every package outside ROOT_PKGS, as whoever calls.
 # test.sh root: the packages of ROOT_PKGS that exist, as root, one at a time, since
 #               their tests watch and load the whole machine.
+# test.sh disk: test/disk, as root, and before it the program of its images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,15 +18,20 @@ fi
 
 case ${1:-} in
 unit)
-	mapfile -t pkgs < <(go list ./... | grep -vxF "$(go list "${root_pkgs[@]}")")
+	mapfile -t pkgs < <(go list ./... | grep -vxF "$(go list "${root_pkgs[@]}" ./test/disk)")
 	go test "${pkgs[@]}"
 	;;
 root)
 	scripts/as-root.sh true
 	go test -count=1 -p 1 -timeout 15m -exec "$PWD/scripts/as-root.sh" "${root_pkgs[@]}"
 	;;
+disk)
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o bin/disk-writer ./test/disk/writer
+	scripts/as-root.sh true
+	go test -count=1 -timeout 15m -exec "$PWD/scripts/as-root.sh" ./test/disk
+	;;
 *)
-	echo "usage: test.sh unit|root" >&2
+	echo "usage: test.sh unit|root|disk" >&2
 	exit 2
 	;;
 esac

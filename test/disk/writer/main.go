@@ -1,0 +1,109 @@
+// Command writer is the only program in the images of test/disk: it waits, or fills a disk at
+// a given rate and then waits.
+//
+//	writer wait
+//	writer fill -path FILE|- [-rate BYTES_PER_SECOND] [-total BYTES] [-exit]
+//	writer litter -path DIR [-rate FILES_PER_SECOND] [-total FILES] [-exit]
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
+	if len(args) == 0 {
+		fmt.Fprintln(os.Stderr, "usage: writer wait|fill|litter")
+		return 2
+	}
+	if args[0] == "wait" {
+		<-ended
+		return 0
+	}
+	f := flag.NewFlagSet(args[0], flag.ExitOnError)
+	path := f.String("path", "", "file, directory, or - for standard output")
+	rate := f.Int64("rate", 0, "a second; 0 is as fast as it goes")
+	total := f.Int64("total", 1<<62, "how much")
+	exit := f.Bool("exit", false, "end afterwards")
+	_ = f.Parse(args[1:])
+	if err := write(args[0], *path, pace{start: time.Now(), rate: *rate}, *total); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if !*exit {
+		<-ended
+	}
+	return 0
+}
+
+func write(what, path string, p pace, total int64) error {
+	switch what {
+	case "fill":
+		return fill(path, p, total)
+	case "litter":
+		return litter(path, p, total)
+	}
+	return fmt.Errorf("unknown command %s", what)
+}
+
+// pace keeps to a rate.
+type pace struct {
+	start time.Time
+	rate  int64
+}
+
+// wait returns when so much is due.
+func (p pace) wait(done int64) {
+	if p.rate > 0 {
+		time.Sleep(time.Until(p.start.Add(time.Duration(float64(done) / float64(p.rate) * float64(time.Second)))))
+	}
+}
+
+// fill writes lines of 4 KiB, so that a log of them is a log.
+func fill(path string, p pace, total int64) error {
+	out := io.Writer(os.Stdout)
+	if path != "-" {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		out = f
+	}
+	line := append(bytes.Repeat([]byte{'x'}, 4095), '\n')
+	chunk := bytes.Repeat(line, 64)
+	for done := int64(0); done < total; {
+		n, err := out.Write(chunk[:min(int64(len(chunk)), total-done)])
+		if err != nil {
+			return err
+		}
+		done += int64(n)
+		p.wait(done)
+	}
+	return nil
+}
+
+// litter makes empty files.
+func litter(dir string, p pace, total int64) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for done := range total {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(done)), nil, 0o600); err != nil {
+			return err
+		}
+		p.wait(done)
+	}
+	return nil
+}
