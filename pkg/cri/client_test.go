@@ -33,12 +33,13 @@ func TestUnansweredCallEndsByItsDeadlineAndHeals(t *testing.T) {
 	f := &fakeRuntime{fs: imageFs("/images")}
 	socket := filepath.Join(t.TempDir(), "s")
 	c := dial(t, socket)
-	ask := func() error {
+	askBy := func(c *cri.Client) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		_, err := c.Filesystems(ctx)
 		return err
 	}
+	ask := func() error { return askBy(c) }
 
 	if err := ask(); !errors.Is(err, cri.ErrUnavailable) {
 		t.Errorf("without a socket: %v", err)
@@ -47,8 +48,10 @@ func TestUnansweredCallEndsByItsDeadlineAndHeals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := ask(); !errors.Is(err, cri.ErrUnavailable) {
-		t.Errorf("a socket that hangs: %v", err)
+	for what, c := range map[string]*cri.Client{"a client that failed before": c, "a new client": dial(t, socket)} {
+		if err := askBy(c); !errors.Is(err, cri.ErrUnavailable) {
+			t.Errorf("a socket that hangs, %s: %v", what, err)
+		}
 	}
 	_ = hung.Close()
 	stop := f.serve(t, socket)

@@ -58,19 +58,19 @@ type containerStatus struct {
 
 // Containers lists the containers of all pods with their writable layers. It also looks at
 // the images: when one was first and last seen in use is known by these calls, so a reclaim
-// is the better the more regularly they are made.
+// is the better the more regularly they are made. With an error come the containers that
+// were listed, if any, without what could not be told.
 func (c *Client) Containers(ctx context.Context) ([]Container, error) {
 	containers, err := c.list(ctx)
 	if err != nil {
 		return nil, err
 	}
+	// One shim that hangs holds up the figures of all.
 	if err := c.addUsage(ctx, containers); err != nil {
-		return nil, err
+		return containers, err
 	}
-	if _, err := c.lookAtImages(ctx, containers); err != nil {
-		return nil, err
-	}
-	return containers, nil
+	_, err = c.lookAtImages(ctx, containers)
+	return containers, err
 }
 
 // list is the containers without their usage.

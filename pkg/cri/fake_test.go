@@ -35,6 +35,8 @@ type fakeRuntime struct {
 	statsFail  bool
 	// removing is called before something is removed, and may change what there is.
 	removing func(id string)
+	// listing is called before images are listed.
+	listing func()
 	// statusCalls counts ContainerStatus.
 	statusCalls int
 }
@@ -155,6 +157,9 @@ func (f *fakeRuntime) ListPodSandbox(context.Context, *runtime.ListPodSandboxReq
 func (f *fakeRuntime) ListImages(context.Context, *runtime.ListImagesRequest) (*runtime.ListImagesResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.listing != nil {
+		f.listing()
+	}
 	return &runtime.ListImagesResponse{Images: slices.Clone(f.images)}, nil
 }
 

@@ -39,6 +39,13 @@ const (
 	lastFreed       = 500 * freedEvery
 )
 
+// Another collection is over when nothing has vanished for calmLooks times calmEvery: the
+// kubelet takes up to seconds for one large image.
+const (
+	calmEvery = 200 * time.Millisecond
+	calmLooks = 10
+)
+
 // Reclaim says what of the node is to be freed.
 type Reclaim struct {
 	Containers, Images bool
@@ -71,13 +78,64 @@ type Reclaimed struct {
 
 // Reclaim removes dead containers with their logs, then unused images, in the kubelet's order
 // and with its exceptions, one at a time until enough says so or ctx ends, and waits for what
-// it removed to be freed, up to 5 s. enough is asked before each removal and while
-// waiting. What was removed is returned with an error too; one removal that fails does not
-// keep from the next. ErrBusy: another collection is at it; ErrUnavailable: no runtime.
+// it removed to be freed, up to 5 s. enough is asked before each removal and while waiting.
+// While another collection is at it, it waits, and goes on once that is over; ErrBusy means
+// that it was not when there was enough or ctx ended. What was removed is returned with an
+// error too; one removal that fails does not keep from the next. ErrUnavailable: no runtime.
 func (c *Client) Reclaim(ctx context.Context, r Reclaim, enough func() bool) (Reclaimed, error) {
+	stop := func() bool { return ctx.Err() != nil || enough() }
+	var all Reclaimed
+	for {
+		done, err := c.reclaim(ctx, r, stop)
+		all.Containers += done.Containers
+		all.Images += done.Images
+		if !errors.Is(err, ErrBusy) || !c.isCalm(ctx, stop) {
+			return all, err
+		}
+	}
+}
+
+// isCalm waits until nothing vanishes any more, so that the other collection is over; false
+// when there is reason to stop before.
+func (c *Client) isCalm(ctx context.Context, stop func() bool) bool {
+	before, err := c.present(ctx)
+	for looks := 0; looks < calmLooks; looks++ {
+		if err != nil || stop() {
+			return false
+		}
+		time.Sleep(calmEvery)
+		var now map[string]bool
+		if now, err = c.present(ctx); isAnyGone(before, now) {
+			looks = 0
+		}
+		before = now
+	}
+	return err == nil
+}
+
+// present are the ids of all containers and images.
+func (c *Client) present(ctx context.Context) (map[string]bool, error) {
+	containers, images, err := c.look(ctx)
+	ids := idsOf(images)
+	for _, c := range containers {
+		ids[c.ID] = true
+	}
+	return ids, err
+}
+
+func isAnyGone(before, now map[string]bool) bool {
+	for id := range before {
+		if !now[id] {
+			return true
+		}
+	}
+	return false
+}
+
+// reclaim is one attempt.
+func (c *Client) reclaim(ctx context.Context, r Reclaim, stop func() bool) (Reclaimed, error) {
 	var done Reclaimed
 	var failed error
-	stop := func() bool { return ctx.Err() != nil || enough() }
 	if r.Containers {
 		n, err := c.reclaimContainers(ctx, r, stop)
 		done.Containers = n

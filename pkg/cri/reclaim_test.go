@@ -3,6 +3,7 @@ package cri_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,18 @@ import (
 )
 
 func never() bool { return false }
+
+// quiet is enough when nothing more is removed, well before a reclaim would give up waiting.
+func quiet(f *fakeRuntime) func() bool {
+	removed, looks := 0, 0
+	return func() bool {
+		if n := len(f.gone()); n != removed {
+			removed, looks = n, 0
+		}
+		looks++
+		return removed > 0 && looks > 30
+	}
+}
 
 // atOnce takes images of any age.
 var atOnce = cri.Reclaim{Containers: true, Images: true, ImageAge: time.Nanosecond}
@@ -85,7 +98,7 @@ func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 			t.Parallel()
 			f := &fakeRuntime{}
 			tc.prepare(f)
-			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: has}, never)
+			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: has}, quiet(f))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -117,7 +130,7 @@ func TestRemovedContainersTakeTheirLogsAlong(t *testing.T) {
 	f.pod("u", true, time.Hour)
 	f.container("app0", "u", "app", "", exited, time.Hour).LogPath = filepath.Join(dir, "0.log")
 	f.container("app1", "u", "app", "", exited, time.Minute).LogPath = filepath.Join(dir, "1.log")
-	if _, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true}, never); err != nil {
+	if _, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true}, quiet(f)); err != nil {
 		t.Fatal(err)
 	}
 	var left []string
@@ -341,30 +354,76 @@ func TestFailedRemovalKeepsNobodyElse(t *testing.T) {
 	}
 }
 
-func TestAnotherCollectionIsLeftAlone(t *testing.T) {
+func TestReclaimGoesOnWhenAnotherCollectionIsOver(t *testing.T) {
 	t.Parallel()
-	t.Run("an image goes", func(t *testing.T) {
-		f := &fakeRuntime{}
-		f.image("sha256:a")
-		f.image("sha256:b")
-		f.image("sha256:c")
-		f.removing = func(string) { f.drop("sha256:c") }
-		done, err := f.client(t).Reclaim(t.Context(), atOnce, never)
-		if !errors.Is(err, cri.ErrBusy) || done.Images != 1 {
-			t.Errorf("got %+v, %v, want one image and ErrBusy", done, err)
+	for name, tc := range map[string]struct {
+		with, vanishes string
+		want           []string
+	}{
+		"that of images":     {"sha256:a", "sha256:b", []string{"app0", "app1", "sha256:a", "sha256:c"}},
+		"that of containers": {"app0", "app1", []string{"app0", "sha256:a", "sha256:b", "sha256:c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := reclaimable()
+			f.removing = func(id string) {
+				if id == tc.with {
+					f.drop(tc.vanishes)
+				}
+			}
+			done, err := f.client(t).Reclaim(t.Context(), atOnce, never)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, f.gone()); diff != "" {
+				t.Errorf("removed (-want +got):\n%s", diff)
+			}
+			if done.Containers+done.Images != len(tc.want) {
+				t.Errorf("says %+v, want %d in all", done, len(tc.want))
+			}
+		})
+	}
+}
+
+func TestCollectionThatGoesOnIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	f := reclaimable()
+	for i := range 40 {
+		f.image(fmt.Sprint("sha256:z", i))
+	}
+	lists := -1
+	f.removing = func(id string) {
+		if id == "sha256:a" {
+			lists = 0
 		}
-	})
-	t.Run("a dead container goes", func(t *testing.T) {
-		f := &fakeRuntime{}
-		f.pod("u", true, time.Hour)
-		f.container("app0", "u", "app", "", exited, 40*time.Minute)
-		f.container("app1", "u", "app", "", exited, 30*time.Minute)
-		f.container("app2", "u", "app", "", exited, 20*time.Minute)
-		f.image("sha256:a")
-		f.removing = func(string) { f.drop("app1") }
-		done, err := f.client(t).Reclaim(t.Context(), atOnce, never)
-		if !errors.Is(err, cri.ErrBusy) || done != (cri.Reclaimed{Containers: 1}) {
-			t.Errorf("got %+v, %v, want one container and ErrBusy", done, err)
+	}
+	f.listing = func() {
+		if lists%3 == 0 {
+			f.drop(fmt.Sprint("sha256:z", lists/3))
 		}
-	})
+		if lists >= 0 {
+			lists++
+		}
+	}
+	enough := func() bool { f.mu.Lock(); defer f.mu.Unlock(); return lists > 18 }
+	done, err := f.client(t).Reclaim(t.Context(), atOnce, enough)
+	if !errors.Is(err, cri.ErrBusy) {
+		t.Errorf("error is %v, want ErrBusy", err)
+	}
+	if done != (cri.Reclaimed{Containers: 2, Images: 1}) {
+		t.Errorf("removed %+v, want no image but the first while others vanish", done)
+	}
+}
+
+// reclaimable has two dead containers and three images to remove.
+func reclaimable() *fakeRuntime {
+	f := &fakeRuntime{}
+	f.pod("u", true, time.Hour)
+	f.container("app0", "u", "app", "", exited, 40*time.Minute)
+	f.container("app1", "u", "app", "", exited, 30*time.Minute)
+	f.container("app2", "u", "app", "", exited, 20*time.Minute)
+	f.image("sha256:a")
+	f.image("sha256:b")
+	f.image("sha256:c")
+	return f
 }
