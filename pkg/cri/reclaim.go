@@ -34,9 +34,10 @@ const (
 	// imageFreed is how long each image has before the next goes, too.
 	imageFreed = 10 * freedEvery
 	// containersFreed is how long dead containers have before an image goes, whose removal
-	// frees them at once; lastFreed is how long they have when no image goes.
-	containersFreed = 100 * freedEvery
-	lastFreed       = 500 * freedEvery
+	// frees them at once; lastFreed is how long they have when no image goes: a pod waits
+	// for it that is to be evicted if this was not enough.
+	containersFreed = 50 * freedEvery
+	lastFreed       = 200 * freedEvery
 )
 
 // Another collection is over when nothing has vanished for calmLooks times calmEvery: the
@@ -78,7 +79,7 @@ type Reclaimed struct {
 
 // Reclaim removes dead containers with their logs, then unused images, in the kubelet's order
 // and with its exceptions, one at a time until enough says so or ctx ends, and waits for what
-// it removed to be freed, up to 5 s. enough is asked before each removal and while waiting.
+// it removed to be freed, up to 2 s. enough is asked before each removal and while waiting.
 // While another collection is at it, it waits, and goes on once that is over; ErrBusy means
 // that it was not when there was enough or ctx ended. What was removed is returned with an
 // error too; one removal that fails does not keep from the next. ErrUnavailable: no runtime.

@@ -34,7 +34,7 @@ func quiet(f *fakeRuntime) func() bool {
 var atOnce = cri.Reclaim{Containers: true, Images: true, ImageAge: time.Nanosecond}
 
 func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
-	t.Parallel() // a reclaim waits up to 5 s for what it removed
+	t.Parallel() // a reclaim waits up to 2 s for what it removed
 	has := func(uid string) bool { return uid == "held" }
 	for name, tc := range map[string]struct {
 		prepare func(*fakeRuntime)
@@ -305,7 +305,7 @@ func TestDeadContainersHaveTimeToBeFreedBeforeAnImageGoes(t *testing.T) {
 		if len(f.gone()) > 0 {
 			looks++
 		}
-		return looks > 50
+		return looks > 25
 	}
 	if _, err := f.client(t).Reclaim(t.Context(), atOnce, enough); err != nil {
 		t.Fatal(err)
