@@ -62,16 +62,20 @@ func (r *Reclaim) pods(containers []Container, sandboxes []sandbox) map[string]*
 			p.containers = append(p.containers, c)
 		}
 	}
-	before, booted := time.Now().Add(-r.endedAge()), bootTime()
+	before, booted := time.Now(), bootTime()
+	if r.KubeletHas == nil {
+		before = before.Add(-EndedAge)
+	}
 	for uid, p := range pods {
 		p.ended = p.restsSince(before, booted) && (r.KubeletHas == nil || !r.KubeletHas(uid))
 	}
 	return pods
 }
 
-// restsSince reports whether nothing of the pod has moved since a time, so that the kubelet
-// has seen its end: until then, a pod that must not restart would start anew when it finds
-// no dead container. After a boot nothing rests: the kubelet has to see first what is left.
+// restsSince reports whether nothing of the pod runs or has moved since a time, by which the
+// kubelet has seen its end: before, a pod that must not restart would start anew when it
+// finds no dead container. After a boot nothing rests: the kubelet has to see first what is
+// left.
 func (p *pod) restsSince(before, booted time.Time) bool {
 	if len(p.sandboxes) == 0 {
 		return false

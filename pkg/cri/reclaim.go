@@ -17,8 +17,9 @@ import (
 var ErrBusy = errors.New("another garbage collection is at it")
 
 const (
-	// EndedAge is how long a pod has to rest before all of its containers go. The kubelet
-	// relists once a second and tells the API server its pods' ends within seconds.
+	// EndedAge is how long a pod has to rest before all of its containers go, where the
+	// runtime alone is asked. The kubelet relists once a second and tells the API server its
+	// pods' ends within seconds.
 	EndedAge = 30 * time.Second
 	// ImageAge is the kubelet's imageMinimumGCAge: an image that was just pulled is about to
 	// be used.
@@ -50,19 +51,14 @@ const (
 // Reclaim says what of the node is to be freed.
 type Reclaim struct {
 	Containers, Images bool
-	// EndedAge and ImageAge are for tests and impatient nodes; 0 is the constant.
-	EndedAge, ImageAge time.Duration
-	// KubeletHas tells that the kubelet still has a pod, as it has those whose cgroup is
-	// there: of such a pod the newest dead containers stay, whatever the runtime says of it.
-	// nil: the runtime alone is asked.
+	// ImageAge is for tests and impatient nodes; 0 is the constant.
+	ImageAge time.Duration
+	// KubeletHas tells whether the kubelet still has a pod. It makes a pod's cgroup before
+	// its sandbox and removes it when it is done with the pod (SyncTerminatedPod), with
+	// cgroupsPerQOS as is the default. Of a pod that it has the newest dead containers stay;
+	// all of another go, however young: an evicted pod holds its layers until then. nil: the
+	// runtime alone is asked, and a pod has to rest for EndedAge.
 	KubeletHas func(podUID string) bool
-}
-
-func (r *Reclaim) endedAge() time.Duration {
-	if r.EndedAge == 0 {
-		return EndedAge
-	}
-	return r.EndedAge
 }
 
 func (r *Reclaim) imageAge() time.Duration {

@@ -35,10 +35,11 @@ var atOnce = cri.Reclaim{Containers: true, Images: true, ImageAge: time.Nanoseco
 
 func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 	t.Parallel() // a reclaim waits up to 2 s for what it removed
-	has := func(uid string) bool { return uid == "held" }
 	for name, tc := range map[string]struct {
 		prepare func(*fakeRuntime)
 		want    []string
+		// has is what the kubelet says of the pods; nil when it is not asked.
+		has func(uid string) bool
 	}{
 		"of a running pod all but the newest dead of each name": {func(f *fakeRuntime) {
 			f.pod("u", true, time.Hour)
@@ -47,58 +48,66 @@ func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 			f.container("app1", "u", "app", "", exited, 30*time.Minute)
 			f.container("app0", "u", "app", "", exited, 40*time.Minute)
 			f.container("init0", "u", "init", "", exited, 50*time.Minute)
-		}, []string{"app0", "app1"}},
+		}, []string{"app0", "app1"}, nil},
 		"of a pod that ended all, then its sandbox": {func(f *fakeRuntime) {
 			f.pod("u", false, time.Hour)
 			f.container("app1", "u", "app", "", exited, 10*time.Minute)
 			f.container("app0", "u", "app", "", exited, 20*time.Minute)
 			f.container("never", "u", "late", "", created, 5*time.Minute)
-		}, []string{"app0", "app1", "never", "sandbox-u"}},
+		}, []string{"app0", "app1", "never", "sandbox-u"}, nil},
 		"not of a pod that ended a moment ago": {func(f *fakeRuntime) {
 			f.pod("u", false, time.Hour)
 			f.container("app", "u", "app", "", exited, time.Second)
-		}, nil},
+		}, nil, nil},
 		"not of a pod whose sandbox is replaced this moment": {func(f *fakeRuntime) {
 			f.pod("u", false, time.Hour)
 			f.pod("u", false, time.Second)
 			f.sandboxes[1].Id = "sandbox-second"
 			f.container("app", "u", "app", "", exited, 10*time.Minute)
-		}, nil},
+		}, nil, nil},
 		"not of a pod that the kubelet still has": {func(f *fakeRuntime) {
-			f.pod("held", false, time.Hour)
-			f.container("app", "held", "app", "", exited, 10*time.Minute)
-		}, nil},
+			f.pod("u", false, time.Hour)
+			f.container("app", "u", "app", "", exited, 10*time.Minute)
+		}, nil, func(string) bool { return true }},
+		"of a pod that ended a moment ago, and the kubelet is done with it": {func(f *fakeRuntime) {
+			f.pod("u", false, time.Minute)
+			f.container("app", "u", "app", "", exited, time.Second)
+		}, []string{"app", "sandbox-u"}, func(string) bool { return false }},
+		"not of a running pod, whatever its kubelet says": {func(f *fakeRuntime) {
+			f.pod("u", true, time.Minute)
+			f.container("app", "u", "app", "", exited, time.Second)
+		}, nil, func(string) bool { return false }},
 		"not of a pod from before the boot": {func(f *fakeRuntime) {
 			f.pod("u", false, 20*365*24*time.Hour)
 			f.container("app", "u", "app", "", exited, 10*time.Minute)
-		}, nil},
+		}, nil, nil},
 		"not one in an unknown state, nor the others of its pod": {func(f *fakeRuntime) {
 			f.pod("u", false, time.Hour)
 			f.container("app", "u", "app", "", unknown, 10*time.Minute)
 			f.container("side", "u", "side", "", exited, 10*time.Minute)
-		}, nil},
+		}, nil, nil},
 		"not one that is about to start": {func(f *fakeRuntime) {
 			f.pod("u", true, time.Hour)
 			f.container("app1", "u", "app", "", created, 10*time.Minute)
 			f.container("app0", "u", "app", "", exited, 20*time.Minute)
-		}, nil},
+		}, nil, nil},
 		"not one that is not the kubelet's": {func(f *fakeRuntime) {
 			f.pod("u", false, time.Hour)
 			f.container("app", "u", "app", "", exited, 10*time.Minute)
 			f.sandboxes[0].Labels, f.containers[0].Labels = nil, nil
-		}, nil},
+		}, nil, nil},
 		"older sandboxes of a running pod": {func(f *fakeRuntime) {
 			f.pod("u", false, time.Hour)
 			f.sandboxes[0].Id = "sandbox-first"
 			f.pod("u", true, time.Minute)
 			f.container("app", "u", "app", "", running, time.Minute)
-		}, []string{"sandbox-first"}},
+		}, []string{"sandbox-first"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := &fakeRuntime{}
 			tc.prepare(f)
-			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: has}, quiet(f))
+			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: tc.has}, quiet(f))
 			if err != nil {
 				t.Fatal(err)
 			}
