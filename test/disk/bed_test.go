@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,7 +36,9 @@ type bed struct {
 	containerd *exec.Cmd
 	runtime    runtime.RuntimeServiceClient
 	images     runtime.ImageServiceClient
-	pods       int
+
+	mu   sync.Mutex
+	pods []*pod
 }
 
 const (

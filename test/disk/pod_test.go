@@ -1,12 +1,20 @@
 package disk
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // pod is one pod as a kubelet makes it: sandbox, labels, directories, cgroup.
@@ -19,6 +27,7 @@ type pod struct {
 	config  *runtime.PodSandboxConfig
 	// attempts counts the containers of each name.
 	attempts map[string]uint32
+	over     bool
 }
 
 const namespace = "default"
@@ -26,8 +35,7 @@ const namespace = "default"
 // Pod starts a best-effort pod with these emptyDirs, which its containers have at /NAME.
 func (b *bed) Pod(name string, emptyDirs ...string) *pod {
 	b.t.Helper()
-	b.pods++
-	p := &pod{b: b, Name: name, UID: fmt.Sprintf("00000000-0000-0000-0000-%012d", b.pods), attempts: map[string]uint32{}}
+	p := &pod{b: b, Name: name, UID: fmt.Sprintf("00000000-0000-0000-0000-%012d", len(b.pods)+1), attempts: map[string]uint32{}}
 	p.Cgroup = b.Root + "/kubepods/besteffort/pod" + p.UID
 	for _, v := range emptyDirs {
 		must(b.t, os.MkdirAll(p.EmptyDir(v), 0o777))
@@ -45,6 +53,9 @@ func (b *bed) Pod(name string, emptyDirs ...string) *pod {
 	answer, err := b.runtime.RunPodSandbox(b.within(), &runtime.RunPodSandboxRequest{Config: p.config})
 	must(b.t, err)
 	p.sandbox = answer.GetPodSandboxId()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pods = append(b.pods, p)
 	return p
 }
 
@@ -152,11 +163,97 @@ func (p *pod) RunToEnd(name string, total int64) *container {
 	return c
 }
 
-// End stops the pod and removes its cgroup, as the kubelet does with one that terminated; the
-// dead containers stay.
+// Kill kills the pod's containers, as the agent does.
+func (p *pod) Kill() {
+	p.b.t.Helper()
+	all, err := cgroupfs.New("/sys/fs/cgroup")
+	must(p.b.t, err)
+	units, err := workload.NewScanner(workload.Options{FS: all, Roots: []string{p.b.Root}, Procfs: "/proc"}).Scan()
+	must(p.b.t, err)
+	for _, u := range units {
+		if u.UID == p.UID {
+			killAll(p.b.t, all, u.Targets)
+		}
+	}
+}
+
+func killAll(t *testing.T, all *cgroupfs.FS, targets []workload.Target) {
+	t.Helper()
+	for _, target := range targets {
+		for _, file := range all.ProcsFiles(target.Cgroup) {
+			data, _ := os.ReadFile(file)
+			for _, field := range strings.Fields(string(data)) {
+				if pid, err := strconv.Atoi(field); err == nil {
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+		}
+	}
+}
+
+// End stops the pod and removes its cgroup and volumes, as the kubelet does with one that
+// terminated; the dead containers stay.
 func (p *pod) End() {
 	p.b.t.Helper()
-	_, err := p.b.runtime.StopPodSandbox(p.b.within(), &runtime.StopPodSandboxRequest{PodSandboxId: p.sandbox})
-	must(p.b.t, err)
+	must(p.b.t, p.end(p.b.within()))
+}
+
+func (p *pod) end(ctx context.Context) error {
+	_, err := p.b.runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: p.sandbox})
+	if err != nil {
+		return err
+	}
 	removeCgroups(p.Cgroup)
+	return os.RemoveAll(p.EmptyDir(""))
+}
+
+// HasCgroup is what the kubelet's having a pod looks like.
+func (b *bed) HasCgroup(podUID string) bool {
+	for _, mount := range cgroupMounts() {
+		found, _ := filepath.Glob(filepath.Join(mount, b.Root, "kubepods", "*", "pod"+podUID))
+		if len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Kubelet has pods of which all containers ended, as by an eviction, stopped and cleaned up
+// from now on, as a kubelet does that was told of it.
+func (b *bed) Kubelet() {
+	done, stopped := make(chan struct{}), make(chan struct{})
+	b.t.Cleanup(func() { close(done); <-stopped })
+	go func() {
+		defer close(stopped)
+		for every := time.NewTicker(100 * time.Millisecond); ; {
+			select {
+			case <-done:
+				every.Stop()
+				return
+			case <-every.C:
+				b.endThoseOver()
+			}
+		}
+	}()
+}
+
+// endThoseOver leaves what fails to the next time: the test may have stopped the runtime.
+func (b *bed) endThoseOver() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	all, err := b.runtime.ListContainers(ctx, &runtime.ListContainersRequest{})
+	if err != nil {
+		return
+	}
+	dead := map[string]bool{}
+	for _, c := range all.GetContainers() {
+		uid := c.GetLabels()["io.kubernetes.pod.uid"]
+		isDead, known := dead[uid]
+		dead[uid] = (isDead || !known) && c.GetState() == runtime.ContainerState_CONTAINER_EXITED
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, p := range b.pods {
+		p.over = p.over || dead[p.UID] && p.end(ctx) == nil
+	}
 }

@@ -106,7 +106,7 @@ func TestDeadContainersDataIsFreed(t *testing.T) {
 			b.sync(b.NodeFs)
 			before, _ := b.available(b.NodeFs)
 
-			r := cri.Reclaim{Containers: true, EndedAge: time.Nanosecond}
+			r := cri.Reclaim{Containers: true, KubeletHas: b.HasCgroup}
 			freed := func() int64 { after, _ := b.available(b.NodeFs); return after - before }
 			start := time.Now()
 			done, err := c.Reclaim(t.Context(), r, func() bool { return freed() > 110*mebibyte })
@@ -135,6 +135,43 @@ func TestDeadContainersDataIsFreed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An evicted pod's writable layer is freed by the next reclaim, once the kubelet is done
+// with the pod, and not before.
+func TestKilledPodsLayerIsFreedOnceTheKubeletIsDone(t *testing.T) {
+	b := newBed(t, filesystems{kind: "ext4"})
+	p := b.Pod("evicted", "data")
+	w := p.Writer("w", intoLayer, 0, 64*mebibyte)
+	p.Writer("v", intoEmptyDir("data"), 0, 32*mebibyte)
+	c := b.client()
+	b.await("figures of what was written", func() bool {
+		all, err := c.Containers(t.Context())
+		must(t, err)
+		u := usage(all, w.ID)
+		return u != nil && near(u.Bytes, 64*mebibyte)
+	})
+	b.sync(b.NodeFs)
+	before, _ := b.available(b.NodeFs)
+	freed := func() int64 { after, _ := b.available(b.NodeFs); return after - before }
+	r := cri.Reclaim{Containers: true, KubeletHas: b.HasCgroup}
+
+	p.Kill()
+	b.await("end of the containers", func() bool {
+		all, err := c.Containers(t.Context())
+		must(t, err)
+		return !slices.ContainsFunc(all, func(c cri.Container) bool { return c.Running })
+	})
+	if done, err := c.Reclaim(t.Context(), r, never); err != nil || done.Containers != 0 {
+		t.Errorf("while the kubelet has the pod: %+v, %v, want none removed", done, err)
+	}
+	b.Kubelet()
+	b.await("end of the pod", func() bool { return !b.HasCgroup(p.UID) })
+	done, err := c.Reclaim(t.Context(), r, func() bool { return freed() > 90*mebibyte })
+	must(t, err)
+	if done.Containers != 2 || freed() < 90*mebibyte {
+		t.Errorf("%+v freed %d bytes, want both containers and 96 MiB", done, freed())
 	}
 }
 
