@@ -46,3 +46,25 @@ func readFile(path string, owner uint32, refused error) ([]byte, error) {
 	}
 	return data, nil
 }
+
+// replaceFile uses one temporary name, so that crashes can't fill the directory. O_EXCL
+// refuses a link that is put there after the removal.
+func replaceFile(path string, data []byte) error {
+	tmp := path + ".tmp"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644), f.Close()) // the umask must not hide it
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return nil
+}
