@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path"
+	"strings"
 	"time"
 )
 
@@ -17,7 +19,7 @@ const DiskSchema = "ebpf-evict/disk/v1"
 // unit occupies (blocks, not lengths). Times are CLOCK_MONOTONIC.
 //
 //	{"schema":"ebpf-evict/disk/v1","node":"n","writtenNs":90000000000,
-//	 "layout":{"dedicatedImageFs":true,"splitImageFs":false},
+//	 "layout":{"dedicatedImageFs":true,"splitImageFs":false,"imageDir":"/var/lib/containerd","containerDir":""},
 //	 "workloads":[{"uid":"…",
 //	   "ephemeralStorage":{"readNs":80000000000,"rootfsBytes":1,"logsBytes":2,"localVolumesBytes":3,"usedBytes":7},
 //	   "inodes":{"readNs":80000000000,"rootfs":1,"logs":2,"localVolumes":3},
@@ -46,6 +48,11 @@ type DiskLayout struct {
 	DedicatedImageFs bool `json:"dedicatedImageFs"`
 	// SplitImageFs: images and writable layers lie apart from each other.
 	SplitImageFs bool `json:"splitImageFs"`
+	// ImageDir and ContainerDir are directories on the filesystems of the images and of the
+	// writable layers, as the container runtime names them. ImageDir "" is not known,
+	// ContainerDir "" is with the images.
+	ImageDir     string `json:"imageDir"`
+	ContainerDir string `json:"containerDir"`
 }
 
 // DiskEntry is the disk figures of one unit.
@@ -176,10 +183,17 @@ func (t *DiskTable) check() error {
 		return errors.New("no writtenNs")
 	case t.Layout != nil && t.Layout.SplitImageFs && !t.Layout.DedicatedImageFs:
 		return errors.New("a split image filesystem is a dedicated one too")
+	case t.Layout != nil && !(isDirectory(t.Layout.ImageDir) && isDirectory(t.Layout.ContainerDir)):
+		return fmt.Errorf("layout: %q and %q are to be absolute and clean", t.Layout.ImageDir, t.Layout.ContainerDir)
 	case t.Reclaim != nil:
 		return t.Reclaim.check(t.WrittenNs)
 	}
 	return nil
+}
+
+// isDirectory reports whether a name can be a directory's, or none is given.
+func isDirectory(name string) bool {
+	return name == "" || path.IsAbs(name) && path.Clean(name) == name && !strings.Contains(name, "\x00")
 }
 
 func (r *Reclaim) check(writtenNs uint64) error {

@@ -13,7 +13,7 @@ import (
 )
 
 const goodDisk = `{"schema":"ebpf-evict/disk/v1","node":"n","writtenNs":90000000000,
- "layout":{"dedicatedImageFs":true,"splitImageFs":false},
+ "layout":{"dedicatedImageFs":true,"splitImageFs":false,"imageDir":"/var/lib/containerd"},
  "workloads":[{"uid":"u1",
    "ephemeralStorage":{"readNs":80000000000,"rootfsBytes":1,"logsBytes":0,"usedBytes":7},
    "inodes":{"readNs":80000000000,"rootfs":1,"logs":null},
@@ -29,7 +29,8 @@ func TestParseDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if table.Layout == nil || !table.Layout.DedicatedImageFs || table.Layout.SplitImageFs {
+	if table.Layout == nil || !table.Layout.DedicatedImageFs || table.Layout.SplitImageFs ||
+		table.Layout.ImageDir != "/var/lib/containerd" || table.Layout.ContainerDir != "" {
 		t.Errorf("layout %+v", table.Layout)
 	}
 	e := table.Entry("u1")
@@ -122,7 +123,9 @@ func TestHostileDiskFiguresAreRefused(t *testing.T) {
 		"read after it was written":    replace(`"readNs":80000000000`, `"readNs":90000000001`),
 		"reclaim after it was written": replace(`"doneNs":60000000000`, `"doneNs":90000000001`),
 		"reclaim without id":           replace(`"r1"`, `""`),
-		"split and not dedicated":      replace(`{"dedicatedImageFs":true,"splitImageFs":false}`, `{"dedicatedImageFs":false,"splitImageFs":true}`),
+		"split and not dedicated":      replace(`{"dedicatedImageFs":true,"splitImageFs":false,`, `{"dedicatedImageFs":false,"splitImageFs":true,`),
+		"a relative directory":         replace(`"/var/lib/containerd"`, `"var/lib/containerd"`),
+		"a directory that leads up":    replace(`"/var/lib/containerd"`, `"/var/lib/../containerd"`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			done := make(chan error, 1)
