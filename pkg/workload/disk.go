@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -337,6 +338,37 @@ func (e *DiskEntry) Usage(nowNs uint64, maxAge time.Duration) *DiskUsage {
 		return nil
 	}
 	return &u
+}
+
+// Measure gives a unit the figures that are not older than maxAge: its own, and those of the
+// containers and emptyDirs that it is known to have. Its slices are replaced, not changed.
+func (e *DiskEntry) Measure(w *Workload, nowNs uint64, maxAge time.Duration) {
+	w.Usage.Disk = e.Usage(nowNs, maxAge)
+	w.Containers, w.Volumes = slices.Clone(w.Containers), slices.Clone(w.Volumes)
+	for i := range e.Containers {
+		read := &e.Containers[i]
+		if at := slices.IndexFunc(w.Containers, func(c Container) bool { return c.Name == read.Name }); at >= 0 && read.Age(nowNs) <= maxAge {
+			w.Containers[at].RootfsBytes, w.Containers[at].LogsBytes = figure(read.RootfsBytes), figure(read.LogsBytes)
+		}
+	}
+	for i := range e.Volumes {
+		read := &e.Volumes[i]
+		if at := slices.IndexFunc(w.Volumes, func(v Volume) bool { return v.Name == read.Name }); at >= 0 && read.Age(nowNs) <= maxAge {
+			w.Volumes[at].UsedBytes = figure(read.UsedBytes)
+		}
+	}
+}
+
+// OldestAge is the age of the oldest figure of a unit's own, of those that are there; false
+// where there is none.
+func (e *DiskEntry) OldestAge(nowNs uint64) (oldest time.Duration, ok bool) {
+	if s := e.EphemeralStorage; s != nil {
+		oldest, ok = s.Age(nowNs), true
+	}
+	if n := e.Inodes; n != nil {
+		oldest, ok = max(oldest, n.Age(nowNs)), true
+	}
+	return oldest, ok
 }
 
 // figure turns an absent figure into NoData.

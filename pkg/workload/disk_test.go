@@ -61,6 +61,48 @@ func TestParseDisk(t *testing.T) {
 	}
 }
 
+func TestAUnitIsMeasuredByFiguresThatAreNotTooOld(t *testing.T) {
+	table, err := ParseDisk([]byte(goodDisk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits := Workload{
+		Containers: []Container{{Name: "c", RootfsBytes: NoData, LogsBytes: NoData}, {Name: "other", RootfsBytes: NoData, LogsBytes: NoData}},
+		Volumes:    []Volume{{Name: "v", UsedBytes: NoData, SizeLimitBytes: 9}, {Name: "w", UsedBytes: NoData}},
+	}
+	const nowNs = 90 * uint64(time.Second)
+	for _, tc := range []struct {
+		name               string
+		maxAge             time.Duration
+		rootfs, logs, used int64
+	}{
+		{"all are young enough", 20 * time.Second, 1, 2, 3},
+		{"the volumes' are too old", 10 * time.Second, 1, 2, NoData},
+		{"all are too old", 9 * time.Second, NoData, NoData, NoData},
+	} {
+		w := limits
+		table.Entry("u1").Measure(&w, nowNs, tc.maxAge)
+		if c := w.Containers; c[0].RootfsBytes != tc.rootfs || c[0].LogsBytes != tc.logs || c[1].RootfsBytes != NoData {
+			t.Errorf("%s: containers %+v", tc.name, c)
+		}
+		if v := w.Volumes; v[0].UsedBytes != tc.used || v[0].SizeLimitBytes != 9 || v[1].UsedBytes != NoData {
+			t.Errorf("%s: volumes %+v", tc.name, v)
+		}
+		if (w.Usage.Disk == nil) != (tc.rootfs == NoData) {
+			t.Errorf("%s: %+v", tc.name, w.Usage.Disk)
+		}
+	}
+	if limits.Containers[0].RootfsBytes != NoData || limits.Volumes[0].UsedBytes != NoData {
+		t.Error("what other units share was changed")
+	}
+	if age, ok := table.Entry("u1").OldestAge(nowNs); age != 10*time.Second || !ok {
+		t.Errorf("oldest age %s, %v", age, ok)
+	}
+	if _, ok := table.Entry("u2").OldestAge(nowNs); ok {
+		t.Error("a unit without figures has an age")
+	}
+}
+
 func TestAgeIsNeverNegative(t *testing.T) {
 	for _, tc := range []struct {
 		read, now uint64

@@ -40,8 +40,18 @@ func (u *Unit) Equal(v *Unit) bool {
 func (w *Workload) JudgedLike(v *Workload) bool {
 	return w.Namespace == v.Namespace && w.Name == v.Name && w.Evict == v.Evict && w.Protected == v.Protected &&
 		w.Priority == v.Priority && w.Static == v.Static && w.Mirror == v.Mirror &&
-		w.MemoryRequestBytes == v.MemoryRequestBytes &&
-		w.TerminationGracePeriodSeconds == v.TerminationGracePeriodSeconds
+		w.MemoryRequestBytes == v.MemoryRequestBytes && w.PodLevelRequest == v.PodLevelRequest &&
+		w.TerminationGracePeriodSeconds == v.TerminationGracePeriodSeconds &&
+		w.EphemeralStorageRequestBytes == v.EphemeralStorageRequestBytes &&
+		equalLimits(w.EphemeralStorageLimitBytes, v.EphemeralStorageLimitBytes) &&
+		slices.Equal(w.Containers, v.Containers) && slices.Equal(w.Volumes, v.Volumes)
+}
+
+func equalLimits(x, y *int64) bool {
+	if x == nil || y == nil {
+		return x == y
+	}
+	return *x == *y
 }
 
 // Same reports whether two readings of a cgroup are of the same unit with the same cgroups
@@ -280,7 +290,8 @@ func (r *Reader) Judge(u *Unit) {
 	}
 	u.Priority, u.Static, u.Mirror, u.Evict = 0, false, false, ""
 	u.MemoryRequestBytes, u.Protected = u.seen.requestBytes, u.seen.protected
-	u.TerminationGracePeriodSeconds = NoData
+	u.TerminationGracePeriodSeconds, u.PodLevelRequest = NoData, false
+	u.EphemeralStorageRequestBytes, u.EphemeralStorageLimitBytes, u.Containers, u.Volumes = 0, nil, nil, nil
 	rules := r.rules.Load()
 	rules.apply(u)
 	rules.protectUnit(u)

@@ -34,9 +34,33 @@ type Entry struct {
 	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds"`
 	Memory                        struct {
 		RequestBytes *int64 `json:"requestBytes"`
+		// PodLevelRequestBytes is the pod's own, in the place of the containers'.
+		PodLevelRequestBytes *int64 `json:"podLevelRequestBytes"`
 	} `json:"memory"`
+	EphemeralStorage struct {
+		RequestBytes int64 `json:"requestBytes"`
+		// LimitBytes absent is none, and 0 a limit of nothing.
+		LimitBytes *int64 `json:"limitBytes"`
+	} `json:"ephemeralStorage"`
+	// Volumes are the emptyDirs.
+	Volumes []struct {
+		Name           string `json:"name"`
+		Medium         string `json:"medium"`
+		SizeLimitBytes int64  `json:"sizeLimitBytes"`
+	} `json:"volumes"`
+	// Containers are app, init and sidecar containers, a limit only where it is enforced.
+	Containers []struct {
+		Name                         string `json:"name"`
+		MemoryRequestBytes           int64  `json:"memoryRequestBytes"`
+		EphemeralStorageRequestBytes int64  `json:"ephemeralStorageRequestBytes"`
+		EphemeralStorageLimitBytes   int64  `json:"ephemeralStorageLimitBytes"`
+	} `json:"containers"`
 	// Evict is "allow" (or empty), "never" or "first".
 	Evict string `json:"evict"`
+
+	// containers and volumes are those above, without usage. Units share them.
+	containers []Container
+	volumes    []Volume
 }
 
 // TableStatus says how the table is doing.
@@ -86,12 +110,56 @@ func (e *Entry) check(seen map[string]bool) error {
 		return fmt.Errorf("uid %q twice", e.UID)
 	case slices.Contains(strings.Split(e.Cgroup, "/"), ".."):
 		return fmt.Errorf("cgroup %q leads upwards", e.Cgroup)
-	case e.Memory.RequestBytes != nil && *e.Memory.RequestBytes < 0:
-		return fmt.Errorf("negative memory request %d", *e.Memory.RequestBytes)
 	case !slices.Contains([]string{"", "allow", "never", "first"}, e.Evict):
 		return fmt.Errorf("evict %q, want allow, never or first", e.Evict)
 	}
 	seen[e.UID] = true
+	if err := e.list(); err != nil {
+		return err
+	}
+	return e.checkAmounts()
+}
+
+// list makes containers and volumes.
+func (e *Entry) list() error {
+	named := make(map[string]bool, len(e.Containers))
+	for i := range e.Containers {
+		c := &e.Containers[i]
+		if named[c.Name] {
+			return fmt.Errorf("container %q twice", c.Name)
+		}
+		named[c.Name] = true
+		e.containers = append(e.containers, Container{
+			Name: c.Name, WorkingSetBytes: NoData, RootfsBytes: NoData, LogsBytes: NoData, MemoryRequestBytes: c.MemoryRequestBytes,
+			EphemeralStorageRequestBytes: c.EphemeralStorageRequestBytes, EphemeralStorageLimitBytes: c.EphemeralStorageLimitBytes,
+		})
+	}
+	clear(named)
+	for _, v := range e.Volumes {
+		if named[v.Name] {
+			return fmt.Errorf("volume %q twice", v.Name)
+		}
+		named[v.Name] = true
+		e.volumes = append(e.volumes, Volume{Name: v.Name, Medium: v.Medium, UsedBytes: NoData, SizeLimitBytes: v.SizeLimitBytes})
+	}
+	return nil
+}
+
+// checkAmounts refuses what is below zero.
+func (e *Entry) checkAmounts() error {
+	amounts := []*int64{e.Memory.RequestBytes, e.Memory.PodLevelRequestBytes, &e.EphemeralStorage.RequestBytes, e.EphemeralStorage.LimitBytes}
+	for i := range e.Containers {
+		c := &e.Containers[i]
+		amounts = append(amounts, &c.MemoryRequestBytes, &c.EphemeralStorageRequestBytes, &c.EphemeralStorageLimitBytes)
+	}
+	for i := range e.Volumes {
+		amounts = append(amounts, &e.Volumes[i].SizeLimitBytes)
+	}
+	for _, n := range amounts {
+		if n != nil && *n < 0 {
+			return fmt.Errorf("negative request or limit %d", *n)
+		}
+	}
 	return nil
 }
 
@@ -154,6 +222,11 @@ func (k *rules) apply(u *Unit) {
 	if e.Memory.RequestBytes != nil {
 		u.MemoryRequestBytes = *e.Memory.RequestBytes
 	}
+	if e.Memory.PodLevelRequestBytes != nil {
+		u.MemoryRequestBytes, u.PodLevelRequest = *e.Memory.PodLevelRequestBytes, true
+	}
+	u.EphemeralStorageRequestBytes, u.EphemeralStorageLimitBytes = e.EphemeralStorage.RequestBytes, e.EphemeralStorage.LimitBytes
+	u.Containers, u.Volumes = e.containers, e.volumes
 	if e.TerminationGracePeriodSeconds != nil {
 		u.TerminationGracePeriodSeconds = *e.TerminationGracePeriodSeconds
 	}

@@ -11,7 +11,9 @@ import (
 )
 
 const goodTable = `{"schema":"ebpf-evict/workloads/v1","node":"n","generation":7,"workloads":[
- {"uid":"u1","namespace":"ns","name":"web","priority":5,"memory":{"requestBytes":100},"evict":"never"}]}`
+ {"uid":"u1","namespace":"ns","name":"web","priority":5,"memory":{"requestBytes":100},"evict":"never",
+  "ephemeralStorage":{"requestBytes":10,"limitBytes":20},"volumes":[{"name":"cache","medium":"","sizeLimitBytes":30}],
+  "containers":[{"name":"app","ephemeralStorageRequestBytes":10,"ephemeralStorageLimitBytes":20}]}]}`
 
 func write(t *testing.T, text string) string {
 	t.Helper()
@@ -47,9 +49,12 @@ func TestHostileTablesAreRefused(t *testing.T) {
 		"unknown schema":   write(t, strings.Replace(goodTable, "/v1", "/v9", 1)),
 		"leads upwards":    write(t, strings.Replace(goodTable, `"uid":"u1"`, `"uid":"u1","cgroup":"/kubepods/../system"`, 1)),
 		"negative request": write(t, strings.Replace(goodTable, "100", "-1", 1)),
+		"negative limit":   write(t, strings.Replace(goodTable, `"sizeLimitBytes":30`, `"sizeLimitBytes":-30`, 1)),
+		"volume twice":     write(t, strings.Replace(goodTable, `"volumes":[`, `"volumes":[{"name":"cache"},`, 1)),
+		"container twice":  write(t, strings.Replace(goodTable, `"containers":[`, `"containers":[{"name":"app"},`, 1)),
 		"unknown mark":     write(t, strings.Replace(goodTable, "never", "always", 1)),
 		"no uid":           write(t, strings.Replace(goodTable, `"u1"`, `""`, 1)),
-		"one uid twice":    write(t, strings.Replace(goodTable, "]}", `,{"uid":"u1"}]}`, 1)),
+		"one uid twice":    write(t, strings.Replace(goodTable, "}]}]}", `}]},{"uid":"u1"}]}`, 1)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			done := make(chan error, 1)
@@ -90,6 +95,45 @@ func TestLastGoodTableStays(t *testing.T) {
 	s.Judge(&u)
 	if u.Name != "web" || u.Priority != 5 || u.MemoryRequestBytes != 100 || u.Protected != "table: never" || u.QOSClass != QOSBurstable {
 		t.Errorf("unit %+v: not what the last good table says", u.Workload)
+	}
+}
+
+func TestTheTableKnowsRequestsAndLimits(t *testing.T) {
+	path := write(t, goodTable)
+	s := NewScanner(Options{TablePath: path, TableUID: uint32(os.Getuid())})
+	s.LoadTable()
+	u := Unit{Workload: Workload{UID: "u1"}}
+	s.Judge(&u)
+	if u.EphemeralStorageRequestBytes != 10 || u.EphemeralStorageLimitBytes == nil || *u.EphemeralStorageLimitBytes != 20 || u.PodLevelRequest {
+		t.Errorf("unit %+v", u.Workload)
+	}
+	wantVolume := Volume{Name: "cache", UsedBytes: NoData, SizeLimitBytes: 30}
+	if len(u.Volumes) != 1 || u.Volumes[0] != wantVolume {
+		t.Errorf("volumes %+v, want %+v", u.Volumes, wantVolume)
+	}
+	wantContainer := Container{Name: "app", WorkingSetBytes: NoData, RootfsBytes: NoData, LogsBytes: NoData, EphemeralStorageRequestBytes: 10, EphemeralStorageLimitBytes: 20}
+	if len(u.Containers) != 1 || u.Containers[0] != wantContainer {
+		t.Errorf("containers %+v, want %+v", u.Containers, wantContainer)
+	}
+	was := u
+	for name, edit := range map[string][2]string{
+		"the limit of a volume":    {`"sizeLimitBytes":30`, `"sizeLimitBytes":31`},
+		"the limit of the pod":     {`"limitBytes":20}`, `"limitBytes":21}`},
+		"the limit of a container": {`"ephemeralStorageLimitBytes":20`, `"ephemeralStorageLimitBytes":0`},
+		"the request":              {`"requestBytes":10`, `"requestBytes":11`},
+		"a request of the pod":     {`"requestBytes":100`, `"podLevelRequestBytes":100`},
+	} {
+		if err := os.WriteFile(path, []byte(strings.Replace(goodTable, edit[0], edit[1], 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.LoadTable()
+		if s.Judge(&u); u.JudgedLike(&was.Workload) {
+			t.Errorf("%s changed, and the unit did not", name)
+		}
+	}
+	s.take(&Table{})
+	if s.Judge(&u); u.EphemeralStorageLimitBytes != nil || u.Containers != nil || u.Volumes != nil || u.EphemeralStorageRequestBytes != 0 {
+		t.Errorf("%+v of a table that is gone", u.Workload)
 	}
 }
 
