@@ -92,14 +92,23 @@ type Config struct {
 	// NodefsGiven tells Nodefs of the file from the default. It is never inherited: the
 	// directory is a flag of the kubelet (--root-dir), and no key of a KubeletConfiguration.
 	NodefsGiven bool `key:"-"`
-	// Imagefs is the directory of the container runtime's images; default
-	// /var/lib/containerd.
+	// Imagefs is the directory of the container runtime's images; default what the disk
+	// figures name, else /var/lib/containerd.
 	Imagefs string
+	// ImagefsGiven tells Imagefs of the file from the default.
+	ImagefsGiven bool `key:"-"`
 	// Containerfs is the directory of the writable layers where the runtime keeps them
-	// apart from the images. Empty, the default, means that it does not.
+	// apart from the images. Empty, the default, means what the disk figures name where
+	// Imagefs is not given either, and else that it does not.
 	Containerfs string
 	// Disk is the absolute path of the disk figures that "ebpf-evict disk" writes.
 	Disk string
+	// Reclaim is the absolute path of the request for node-level reclaim that "ebpf-evict
+	// disk" reads.
+	Reclaim string
+	// ReclaimDeadline is how long an eviction for a disk waits for dead containers and
+	// unused images to go; default 10s. 0: nobody is asked for that, units go at once.
+	ReclaimDeadline time.Duration
 	// Hugepages takes the pages reserved as huge pages from memory.available, as the
 	// kubelet has done since v1.37 (kubernetes#137984); default true.
 	Hugepages bool
@@ -169,6 +178,8 @@ func Default() *Config {
 		Nodefs:                           "/var/lib/kubelet",
 		Imagefs:                          "/var/lib/containerd",
 		Disk:                             "/run/ebpf-evict/disk/disk.json",
+		Reclaim:                          "/run/ebpf-evict/agent/reclaim.json",
+		ReclaimDeadline:                  10 * time.Second,
 		Hugepages:                        true,
 		Budget:                           Budget{KillsPerMinute: 20, KillsPerHour: 120},
 		Drill:                            Drill{AtStart: true, Every: time.Hour},

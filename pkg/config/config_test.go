@@ -48,6 +48,8 @@ nodefs: /x/kubelet/
 imagefs: /x/images
 containerfs: /
 disk: /x/disk.json
+reclaim: /x/reclaim.json
+reclaimDeadline: 5s
 hugepages: false
 protect: ["kube-system/*"]
 budget: {killsPerMinute: 0, killsPerHour: 256}
@@ -79,8 +81,11 @@ leastTier: event
 		Nodefs:                           "/x/kubelet",
 		NodefsGiven:                      true,
 		Imagefs:                          "/x/images",
+		ImagefsGiven:                     true,
 		Containerfs:                      "/",
 		Disk:                             "/x/disk.json",
+		Reclaim:                          "/x/reclaim.json",
+		ReclaimDeadline:                  5 * time.Second,
 		Protect:                          []string{"kube-system/*"},
 		Budget:                           Budget{KillsPerMinute: 0, KillsPerHour: 256},
 		Drill:                            Drill{Every: 90 * time.Minute},
@@ -201,6 +206,8 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"budget below zero":                {"budget: {killsPerMinute: -1}", "budget.killsPerMinute", "-1", "0 (no kill at all)"},
 		"budget beyond what is counted":    {"budget: {killsPerHour: 257}", "budget.killsPerHour", "257", "256"},
 		"budget as a number":               {"budget: 20", "budget", "20", "killsPerHour, killsPerMinute"},
+		"a second's reclaim at the least":  {"reclaimDeadline: 100ms", "reclaimDeadline", `"100ms"`, "from 1s to 10m"},
+		"a reclaim of an hour":             {"reclaimDeadline: 1h", "reclaimDeadline", `"1h"`, "0 (at once, and no reclaim)"},
 		"drill as a switch":                {"drill: true", "drill", "true", "atStart, every"},
 		"drills without a pause":           {"drill: {every: 10ms}", "drill.every", `"10ms"`, "from 1s to 2562047h"},
 		"drills once in 11,000 years":      {"drill: {every: 99999999h}", "drill.every", `"99999999h"`, "from 1s to 2562047h"},

@@ -23,7 +23,7 @@ func (c *Config) Diff(other *Config) []string {
 
 // RestartKeys are the keys that a running agent can't take over.
 var RestartKeys = []string{
-	"roots", "journal", "state", "workloads", "tableOwner", "disk", "drill", "hugepages", "leastTier", "fillBytesPerSecond", "marginBytes", "btf",
+	"roots", "journal", "state", "workloads", "tableOwner", "disk", "reclaim", "drill", "hugepages", "leastTier", "fillBytesPerSecond", "marginBytes", "btf",
 }
 
 // KeepUntilRestart gives c the former values of RestartKeys.

@@ -93,9 +93,11 @@ func (c *Config) keys() map[string]decoder {
 		"tableOwner":                       value(&c.TableOwner, "a numeric uid", nil),
 		"allowEvictFirst":                  boolean(&c.AllowEvictFirst),
 		"nodefs":                           c.nodefs,
-		"imagefs":                          directory(&c.Imagefs),
+		"imagefs":                          c.imagefs,
 		"containerfs":                      directory(&c.Containerfs),
 		"disk":                             filePath(&c.Disk),
+		"reclaim":                          filePath(&c.Reclaim),
+		"reclaimDeadline":                  pause(&c.ReclaimDeadline, minReclaimDeadline, maxReclaimDeadline, "at once, and no reclaim"),
 		"hugepages":                        boolean(&c.Hugepages),
 		"protect":                          value(&c.Protect, `a list of globs such as ["kube-system/*"]`, globsOK),
 		"budget":                           c.Budget.decode,
@@ -120,7 +122,7 @@ func (b *Budget) decode(key string, raw json.RawMessage) error {
 func (d *Drill) decode(key string, raw json.RawMessage) error {
 	return decodeObject(key, raw, map[string]decoder{
 		"atStart": boolean(&d.AtStart),
-		"every":   drillEvery(&d.Every),
+		"every":   pause(&d.Every, minDrillEvery, maxDrillEvery, "never"),
 	})
 }
 
@@ -131,19 +133,38 @@ const (
 	maxDrillEvery = math.MaxInt64 / time.Hour * time.Hour
 )
 
-func drillEvery(dst *time.Duration) decoder {
+const (
+	// minReclaimDeadline is what a container runtime takes to remove an image.
+	minReclaimDeadline = time.Second
+	// maxReclaimDeadline is the longest that a node may be left under pressure.
+	maxReclaimDeadline = 10 * time.Minute
+)
+
+// pause decodes a duration between two bounds, or 0 for what that means.
+func pause(dst *time.Duration, least, most time.Duration, zero string) decoder {
 	return func(key string, raw json.RawMessage) error {
 		var s string
 		if json.Unmarshal(raw, &s) != nil {
 			s = string(raw) // 0 needs no unit
 		}
 		d, err := time.ParseDuration(s)
-		if err != nil || d != 0 && (d < minDrillEvery || d > maxDrillEvery) {
-			return &Error{Key: key, Value: show(raw), Want: fmt.Sprintf(`a duration from %v to %.0fh such as "1h", or 0 (never)`, minDrillEvery, maxDrillEvery.Hours())}
+		if err != nil || d != 0 && (d < least || d > most) {
+			return &Error{Key: key, Value: show(raw), Want: fmt.Sprintf(`a duration from %v to %s such as "%s", or 0 (%s)`, least, round(most), round(*dst), zero)}
 		}
 		*dst = d
 		return nil
 	}
+}
+
+// round writes whole hours and minutes without what is zero behind them.
+func round(d time.Duration) string {
+	switch {
+	case d >= time.Hour && d%time.Hour == 0:
+		return fmt.Sprintf("%.0fh", d.Hours())
+	case d >= time.Minute && d%time.Minute == 0:
+		return fmt.Sprintf("%.0fm", d.Minutes())
+	}
+	return d.String()
 }
 
 func (b *Backstop) decode(key string, raw json.RawMessage) error {
@@ -175,6 +196,12 @@ func (c *Config) roots(key string, raw json.RawMessage) error {
 func (c *Config) nodefs(key string, raw json.RawMessage) error {
 	err := directory(&c.Nodefs)(key, raw)
 	c.NodefsGiven = err == nil
+	return err
+}
+
+func (c *Config) imagefs(key string, raw json.RawMessage) error {
+	err := directory(&c.Imagefs)(key, raw)
+	c.ImagefsGiven = err == nil
 	return err
 }
 
