@@ -26,6 +26,17 @@ type Input struct {
 	// AfterReclaim are those made after it.
 	Reclaimed    NodeReclaim
 	AfterReclaim []signal.Observation
+	// Reclaiming: somebody is at it, or nobody has looked since. Bounds that need it wait.
+	Reclaiming bool
+	// Disk holds up everything that is due for a disk; its zero value nothing.
+	Disk Hold
+}
+
+// Hold is what is answered in the place of a reclaim or an eviction: Wait or Refuse, and why.
+// Nothing holds nothing up.
+type Hold struct {
+	Verdict Verdict
+	Reason  Reason
 }
 
 // urgency orders verdicts over several bounds: a memory victim that is still dying does
@@ -102,6 +113,10 @@ func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
 		d.Verdict, d.Reason = Wait, ReasonDying
 	case d.Missing() <= in.credit(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonCredit
+	case r.disk() && in.Disk.Verdict != Nothing:
+		d.Verdict, d.Reason = in.Disk.Verdict, in.Disk.Reason
+	case !d.Reclaim.within(in.Reclaimed) && in.Reclaiming:
+		d.Verdict, d.Reason = Wait, ReasonReclaiming
 	case !d.Reclaim.within(in.Reclaimed):
 		d.Verdict = Reclaim
 	case d.Reclaim.Any() && s.isRelieved(r, in.AfterReclaim):

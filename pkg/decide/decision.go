@@ -127,6 +127,8 @@ const (
 	ReasonDying       Reason = "waiting for the last victim to die"
 	ReasonCredit      Reason = "the last victims still hold more than is missing"
 	ReasonReclaimed   Reason = "node-level reclaim was enough"
+	ReasonReclaiming  Reason = "waiting for node-level reclaim"
+	ReasonLimits      Reason = "units above limits of their own go first"
 	ReasonBudget      Reason = "kill budget spent"
 	ReasonNoCandidate Reason = "nobody may be evicted"
 	ReasonNoUsage     Reason = "no usage known of any unit that may be evicted"

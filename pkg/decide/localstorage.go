@@ -2,6 +2,7 @@ package decide
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
@@ -21,6 +22,8 @@ type Offender struct {
 	// Check is the limit's label.
 	Check   string
 	Message string
+	// UsedBytes is what is held against LimitBytes.
+	UsedBytes, LimitBytes int64
 }
 
 // LocalStorage lists the units above a limit of local storage, in the order given. The
@@ -38,9 +41,10 @@ func LocalStorage(s *Settings, ws []workload.Workload) []Offender {
 		if spared(w) != "" || !w.HasStats() {
 			continue
 		}
-		for _, exceeds := range []func(*workload.Workload) (string, string){emptyDirLimit, podLimit, s.containerLimit} {
-			if check, message := exceeds(w); check != "" {
-				found = append(found, Offender{i, check, message})
+		for _, exceeds := range []func(*workload.Workload) (Offender, bool){emptyDirLimit, podLimit, s.containerLimit} {
+			if o, does := exceeds(w); does {
+				o.Index = i
+				found = append(found, o)
 				break
 			}
 		}
@@ -48,22 +52,31 @@ func LocalStorage(s *Settings, ws []workload.Workload) []Offender {
 	return found
 }
 
-// emptyDirLimit holds for memory-backed volumes, too.
-func emptyDirLimit(w *workload.Workload) (check, message string) {
-	for i := range w.Volumes {
-		if v := &w.Volumes[i]; v.SizeLimitBytes > 0 && v.UsedBytes > v.SizeLimitBytes {
-			return CheckEmptyDir, fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, binary(v.SizeLimitBytes))
-		}
-	}
-	return "", ""
+// HasLimit reports whether a unit can be above a limit of local storage.
+func HasLimit(w *workload.Workload) bool {
+	return w.EphemeralStorageLimitBytes != nil ||
+		slices.ContainsFunc(w.Volumes, func(v workload.Volume) bool { return v.SizeLimitBytes > 0 }) ||
+		slices.ContainsFunc(w.Containers, func(c workload.Container) bool { return c.EphemeralStorageLimitBytes != 0 })
 }
 
-func podLimit(w *workload.Workload) (check, message string) {
-	limit := w.EphemeralStorageLimitBytes
-	if limit == nil || ephemeralTotal(w.Usage.Disk) <= *limit {
-		return "", ""
+// emptyDirLimit holds for memory-backed volumes, too.
+func emptyDirLimit(w *workload.Workload) (Offender, bool) {
+	for i := range w.Volumes {
+		if v := &w.Volumes[i]; v.SizeLimitBytes > 0 && v.UsedBytes > v.SizeLimitBytes {
+			message := fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, binary(v.SizeLimitBytes))
+			return Offender{Check: CheckEmptyDir, Message: message, UsedBytes: v.UsedBytes, LimitBytes: v.SizeLimitBytes}, true
+		}
 	}
-	return CheckPod, fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", binary(*limit))
+	return Offender{}, false
+}
+
+func podLimit(w *workload.Workload) (Offender, bool) {
+	limit, used := w.EphemeralStorageLimitBytes, ephemeralTotal(w.Usage.Disk)
+	if limit == nil || used <= *limit {
+		return Offender{}, false
+	}
+	message := fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", binary(*limit))
+	return Offender{Check: CheckPod, Message: message, UsedBytes: used, LimitBytes: *limit}, true
 }
 
 // ephemeralTotal is the pod's total; where only the parts are known, their sum.
@@ -78,7 +91,7 @@ func ephemeralTotal(d *workload.DiskUsage) int64 {
 }
 
 // containerLimit counts the writable layer only where it lies on nodefs.
-func (s *Settings) containerLimit(w *workload.Workload) (check, message string) {
+func (s *Settings) containerLimit(w *workload.Workload) (Offender, bool) {
 	for i := range w.Containers {
 		c := &w.Containers[i]
 		used := known(c.LogsBytes)
@@ -86,10 +99,11 @@ func (s *Settings) containerLimit(w *workload.Workload) (check, message string) 
 			used = add(used, known(c.RootfsBytes))
 		}
 		if limit := c.EphemeralStorageLimitBytes; limit != 0 && used > limit {
-			return CheckContainer, "Container " + c.Name + " exceeded its local ephemeral storage limit " + strconv.Quote(binary(limit)) + ". "
+			message := "Container " + c.Name + " exceeded its local ephemeral storage limit " + strconv.Quote(binary(limit)) + ". "
+			return Offender{Check: CheckContainer, Message: message, UsedBytes: used, LimitBytes: limit}, true
 		}
 	}
-	return "", ""
+	return Offender{}, false
 }
 
 // known takes a figure that is missing beside others for zero, as the kubelet does: a limit

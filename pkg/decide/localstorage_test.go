@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -127,7 +128,7 @@ func TestLocalStorage(t *testing.T) {
 				want = []decide.Offender{{Index: 1, Check: tc.check, Message: tc.message}}
 			}
 			ws := []workload.Workload{stored(func(*workload.Workload) {}), stored(tc.change)}
-			if diff := cmp.Diff(want, decide.LocalStorage(s, ws)); diff != "" {
+			if diff := cmp.Diff(want, decide.LocalStorage(s, ws), noAmounts); diff != "" {
 				t.Errorf("offenders (-want +got):\n%s", diff)
 			}
 			s.LocalStorageIsolation = false
@@ -149,7 +150,46 @@ func TestEveryOffenderIsListed(t *testing.T) {
 		{Index: 2, Check: decide.CheckEmptyDir, Message: overEmptyDir},
 		{Index: 3, Check: decide.CheckPod, Message: overPod},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, noAmounts); diff != "" {
 		t.Errorf("offenders (-want +got):\n%s", diff)
+	}
+}
+
+var noAmounts = cmpopts.IgnoreFields(decide.Offender{}, "UsedBytes", "LimitBytes")
+
+func TestAmountsOfOffenders(t *testing.T) {
+	ws := []workload.Workload{
+		stored(func(w *workload.Workload) { w.Volumes[0].UsedBytes = 2 * mi }),
+		stored(func(w *workload.Workload) { w.Usage.Disk.UsedBytes = 3 * mi }),
+		stored(func(w *workload.Workload) { w.Containers[0].LogsBytes = 600 }),
+	}
+	var got [][2]int64
+	for _, o := range decide.LocalStorage(&decide.Settings{LocalStorageIsolation: true}, ws) {
+		got = append(got, [2]int64{o.UsedBytes, o.LimitBytes})
+	}
+	if diff := cmp.Diff([][2]int64{{2 * mi, mi}, {3 * mi, 2 * mi}, {1600, 1500}}, got); diff != "" {
+		t.Errorf("used and limit (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhoCanBeAboveALimit(t *testing.T) {
+	none := func(w *workload.Workload) {
+		w.EphemeralStorageLimitBytes, w.Volumes[0].SizeLimitBytes, w.Containers[0].EphemeralStorageLimitBytes = nil, 0, 0
+	}
+	zero := int64(0)
+	for name, tc := range map[string]struct {
+		change func(*workload.Workload)
+		want   bool
+	}{
+		"no limit at all":      {func(*workload.Workload) {}, false},
+		"a pod limit of zero":  {func(w *workload.Workload) { w.EphemeralStorageLimitBytes = &zero }, true},
+		"an emptyDir's":        {func(w *workload.Workload) { w.Volumes[0].SizeLimitBytes = 1 }, true},
+		"a container's":        {func(w *workload.Workload) { w.Containers[0].EphemeralStorageLimitBytes = 1 }, true},
+		"of no volume, either": {func(w *workload.Workload) { w.Volumes, w.Containers = nil, nil }, false},
+	} {
+		w := stored(func(w *workload.Workload) { none(w); tc.change(w) })
+		if got := decide.HasLimit(&w); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

@@ -131,6 +131,50 @@ func TestEachFilesystemGetsItsReclaim(t *testing.T) {
 	}
 }
 
+// While somebody frees images, or nobody knows who fills the disk, what is due for memory is
+// done, be it of less urgency.
+func TestADiskThatWaitsHoldsUpNobodyElse(t *testing.T) {
+	nodeFs, memory := bound(signal.NodeFsAvailable, "", 100, 0), soft(nodeMemory)
+	memory.GracePeriod = 1
+	const unknown decide.Reason = "nobody knows who fills it"
+	for name, tc := range map[string]struct {
+		change  func(*decide.Input)
+		verdict decide.Verdict
+		reason  decide.Reason
+	}{
+		"reclaim is under way":          {func(in *decide.Input) { in.Reclaiming = true }, decide.Wait, decide.ReasonReclaiming},
+		"it is under way and half done": {func(in *decide.Input) { in.Reclaiming, in.Reclaimed = true, dead }, decide.Wait, decide.ReasonReclaiming},
+		"all of it is done": {func(in *decide.Input) {
+			in.Reclaiming, in.Reclaimed, in.AfterReclaim = true, both, in.Observations
+		}, decide.Evict, decide.ReasonMet},
+		"nobody may be evicted for a disk": {func(in *decide.Input) { in.Disk = decide.Hold{Verdict: decide.Refuse, Reason: unknown} }, decide.Refuse, unknown},
+		"that goes before reclaim": {func(in *decide.Input) {
+			in.Reclaiming, in.Disk = true, decide.Hold{Verdict: decide.Refuse, Reason: unknown}
+		}, decide.Refuse, unknown},
+		"others go first": {func(in *decide.Input) {
+			in.Reclaimed, in.Disk = both, decide.Hold{Verdict: decide.Wait, Reason: decide.ReasonLimits}
+		}, decide.Wait, decide.ReasonLimits},
+	} {
+		s := settings(nodeFs, memory)
+		in := &decide.Input{NowNs: now, Workloads: []workload.Workload{full("/u", 10)}, Observations: []signal.Observation{observe(nodeFs, 1)}}
+		tc.change(in)
+		if d := decide.Decide(s, &decide.Memory{}, in); d.Verdict != tc.verdict || d.Reason != tc.reason || d.Bound != 0 || !d.Met[0] {
+			t.Errorf("%s: %v %q of bound %d, want %v %q", name, d.Verdict, d.Reason, d.Bound, tc.verdict, tc.reason)
+		}
+		in.Observations = append(in.Observations, observe(memory, 1))
+		var m decide.Memory
+		first := decide.Decide(s, &m, in)
+		m.Next(s, in, &first)
+		in.NowNs++
+		for i := range in.Observations {
+			in.Observations[i].Ns = in.NowNs
+		}
+		if d := decide.Decide(s, &m, in); tc.verdict != decide.Evict && (d.Verdict != decide.Evict || d.Bound != 1) {
+			t.Errorf("%s: %v %q of bound %d, want the eviction for memory", name, d.Verdict, d.Reason, d.Bound)
+		}
+	}
+}
+
 // On one filesystem the signals of all three are about the same bytes: a victim that dies
 // for one holds up and credits the others.
 func TestOneFilesystemIsOneResource(t *testing.T) {
