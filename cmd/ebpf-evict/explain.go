@@ -16,8 +16,8 @@ func newExplainCmd(out io.Writer) *cobra.Command {
 	var flags journalFlags
 	cmd := &cobra.Command{
 		Use:   "explain ID",
-		Short: "Tell one eviction or drill: what crossed, who was chosen and why, and each stage's time",
-		Long:  "Tells one eviction, or drill, of the journal. The start of an ID is enough where only one begins so.",
+		Short: "Tell one eviction, reclaim or drill: what crossed, who was chosen and why, and each stage's time",
+		Long:  "Tells one eviction, reclaim or drill of the journal. The start of an ID is enough where only one begins so.",
 		Example: "  ebpf-evict explain 01KDYAK383041061050R3GG28A\n" +
 			"  ebpf-evict explain 01kdyak3 -o json",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -107,7 +107,11 @@ func find(all []record.Eviction, prefix string) (record.Eviction, error) {
 func printEviction(out io.Writer, e record.Eviction) error {
 	l := e.Last()
 	var b strings.Builder
-	fmt.Fprintf(&b, "eviction %s\n%s\n\n", l.ID, record.Printable(origin(l)))
+	what := "eviction"
+	if l.Kind == record.KindReclaim {
+		what = "reclaim"
+	}
+	fmt.Fprintf(&b, "%s %s\n%s\n\n", what, l.ID, record.Printable(origin(l)))
 	fmt.Fprintf(&b, "%s\n", record.RenderTimeline(l))
 	printRanking(&b, l)
 	fmt.Fprintf(&b, "outcome: %s\n", ending(e))

@@ -55,7 +55,7 @@ func newHistoryCmd(out io.Writer) *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
 		Use:     "history",
-		Short:   "List the evictions of the journal, the newest last",
+		Short:   "List the evictions of the journal, and what reclaim made needless, the newest last",
 		Example: "  ebpf-evict history --config /etc/ebpf-evict/config.yaml --limit 5\n  ebpf-evict history -o json | jq .victim.name",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

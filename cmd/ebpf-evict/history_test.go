@@ -21,7 +21,8 @@ const (
 		`"ranked":[{"uid":"u0","name":"proxy","usageBytes":31457280,"priority":2000001000,"evictable":false,"reason":"critical priority"},{"uid":"u1","name":"hog","usageBytes":641728512,"requestBytes":104857600,"tasks":5,"evictable":true},{"uid":"u2","name":"idle","evictable":true}],` +
 		`"timelineNs":{"crossed":1000,"signalled":86000,"dead":1321000},"freedBytes":629145600,"processesKilled":5,"attempts":2,"outcome":"killed","reason":"threshold met","by":"agent"}`
 	openLine = `{"schema":"ebpf-evict/v1","kind":"kill","id":"01KDYAZZZZ041061050R3GG28A","time":"2026-01-02T03:05:05.000000000Z","signal":"pid.available","victim":{"uid":"/root/bo\tmb"}}`
-	bareLine = `{"schema":"ebpf-evict/v1","kind":"eviction","time":"2026-01-02T03:06:05.000000000Z","outcome":"refused"}`
+	reclaimLine = `{"schema":"ebpf-evict/v1","kind":"reclaim","id":"01KDYB0000004106105000R3GG","time":"2026-01-02T03:05:30.000000000Z","signal":"imagefs.available","observed":{"available":4294967296,"capacity":17179869184},"freedBytes":3221225472,"reclaim":{"id":"01KDYB0000004106105000R3GG","signal":"imagefs.available","containers":0,"images":5,"freedBytes":3221225472},"outcome":"recovered","reason":"node-level reclaim was enough"}`
+	bareLine    = `{"schema":"ebpf-evict/v1","kind":"eviction","time":"2026-01-02T03:06:05.000000000Z","outcome":"refused"}`
 )
 
 func writeJournal(t *testing.T, lines ...string) string {
@@ -57,18 +58,19 @@ func explain(t *testing.T, args ...string) (string, string, error) {
 }
 
 func TestHistory(t *testing.T) {
-	path := writeJournal(t, killLine, openLine, "torn", doneLine, bareLine)
-	const head = "TIME                 ID                          SIGNAL            VICTIM       SIGKILL  DEAD     FREED    OUTCOME\n"
+	path := writeJournal(t, killLine, openLine, "torn", doneLine, reclaimLine, bareLine)
+	const head = "TIME                 ID                          SIGNAL             VICTIM       SIGKILL  DEAD     FREED     OUTCOME\n"
 	for name, c := range map[string]struct {
 		args []string
 		want string
 	}{
 		"table": {nil, head +
-			"2026-01-02 03:04:05  01KDYAK383041061050R3GG28A  memory.available  default/hog  85.0 µs  1.32 ms  600 MiB  killed\n" +
-			"2026-01-02 03:05:05  01KDYAZZZZ041061050R3GG28A  pid.available     /root/bo?mb  -        -        -        still open, or the agent died\n" +
-			"2026-01-02 03:06:05  00000000000000000000000000                    -            -        -        -        refused\n"},
+			"2026-01-02 03:04:05  01KDYAK383041061050R3GG28A  memory.available   default/hog  85.0 µs  1.32 ms  600 MiB   killed\n" +
+			"2026-01-02 03:05:05  01KDYAZZZZ041061050R3GG28A  pid.available      /root/bo?mb  -        -        -         still open, or the agent died\n" +
+			"2026-01-02 03:05:30  01KDYB0000004106105000R3GG  imagefs.available  -            -        -        3.00 GiB  recovered\n" +
+			"2026-01-02 03:06:05  00000000000000000000000000                     -            -        -        -         refused\n"},
 		"the newest": {[]string{"--limit", "1", "-o", "json"}, bareLine + "\n"},
-		"all":        {[]string{"--limit", "0", "-o", "json"}, strings.Join([]string{killLine, doneLine, openLine, bareLine}, "\n") + "\n"},
+		"all":        {[]string{"--limit", "0", "-o", "json"}, strings.Join([]string{killLine, doneLine, openLine, reclaimLine, bareLine}, "\n") + "\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, warned, err := history(t, append(c.args, "--journal", path)...)
@@ -147,6 +149,15 @@ outcome: killed; threshold met; 5 processes killed; 600 MiB freed; 2 attempts
 	}
 	if got, _, err := explain(t, "--journal", path, "01KDYAK", "-o", "json"); err != nil || got != killLine+"\n"+doneLine+"\n" {
 		t.Errorf("json: %q, %v", got, err)
+	}
+}
+
+func TestExplainOfAReclaim(t *testing.T) {
+	got, _, err := explain(t, "--journal", writeJournal(t, killLine, reclaimLine), "01KDYB")
+	for _, want := range []string{"reclaim 01KDYB0000004106105000R3GG\n", "0 containers and 5 images removed, 3.00 GiB freed\n", "outcome: recovered; node-level reclaim was enough"} {
+		if err != nil || !strings.Contains(got, want) {
+			t.Errorf("%v, no %q in\n%s", err, want, got)
+		}
 	}
 }
 

@@ -1,6 +1,6 @@
 package record
 
-// Eviction is what the journal tells of one eviction.
+// Eviction is what the journal tells of one eviction, or of a reclaim that made it needless.
 type Eviction struct {
 	// Kill is the first line written after SIGKILL, nil where nobody was killed.
 	Kill *Entry
@@ -39,12 +39,13 @@ func ReadDrills(path string) (lines []Entry, err error) {
 	return lines, err
 }
 
-// ReadEvictions reads the evictions of a journal in the order of their first line. It
-// joins kill and eviction lines by their id. Errors are those of ReadJournal.
+// ReadEvictions reads the evictions of a journal in the order of their first line, and what
+// reclaim made needless, which has a closing line alone. It joins kill and eviction lines by
+// their id. Errors are those of ReadJournal.
 func ReadEvictions(path string) (all []Eviction, skipped int, err error) {
 	at := map[ID]int{}
 	skipped, err = ScanJournal(path, func(e Entry) error {
-		if e.Kind != KindKill && e.Kind != KindEviction {
+		if e.Kind != KindKill && e.Kind != KindEviction && e.Kind != KindReclaim {
 			return nil
 		}
 		i, ok := at[e.ID]
@@ -54,7 +55,7 @@ func ReadEvictions(path string) (all []Eviction, skipped int, err error) {
 			all = append(all, Eviction{})
 		}
 		switch {
-		case e.Kind == KindEviction:
+		case e.Kind != KindKill:
 			all[i].Closed = &e
 		case all[i].Kill == nil:
 			all[i].Kill = &e

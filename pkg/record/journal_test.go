@@ -352,6 +352,7 @@ func TestReadEvictions(t *testing.T) {
 	openKill.ID = other
 	path := filepath.Join(t.TempDir(), "journal")
 	appendLines(t, path, note("start"), killLine(), openKill, again, evictionLine(),
+		&Line{Kind: KindReclaim, ID: MakeID(6, [10]byte{})},
 		&Line{Kind: KindEviction, Reason: "no id"}, &Line{Kind: KindEviction, Reason: "no id either"})
 	all, _, err := ReadEvictions(path)
 	if err != nil {
@@ -368,6 +369,7 @@ func TestReadEvictions(t *testing.T) {
 	want := []string{
 		testID.String() + ": kill 1, eviction 1, last eviction",
 		other.String() + ": kill 1, last kill",
+		MakeID(6, [10]byte{}).String() + ": reclaim 0, last reclaim",
 		ID{}.String() + ": eviction 0, last eviction",
 		ID{}.String() + ": eviction 0, last eviction",
 	}

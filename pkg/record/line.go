@@ -29,8 +29,10 @@ const (
 	KindDrill     Kind = "drill"
 	KindDegraded  Kind = "degraded"
 	KindLedger    Kind = "ledger"
-	KindStart     Kind = "start"
-	KindStop      Kind = "stop"
+	// KindReclaim: node-level reclaim brought a signal back, and nobody was evicted for it.
+	KindReclaim Kind = "reclaim"
+	KindStart   Kind = "start"
+	KindStop    Kind = "stop"
 )
 
 // Outcome says how an eviction ended.
@@ -73,7 +75,9 @@ type Line struct {
 	Mode string `json:"mode,omitempty"`
 	// Tier is the back-end that saw the crossing: bpf-charge, bpf-alloc, bpf-task, event or poll.
 	// On a degraded line, the one that watches the signal from then on.
-	Tier      string     `json:"tier,omitempty"`
+	Tier string `json:"tier,omitempty"`
+	// Signal is the eviction signal, or the label of a unit's own limit that was exceeded
+	// (decide.CheckEmptyDir and so on). Observed is what is left of that limit then, below zero.
 	Signal    string     `json:"signal,omitempty"`
 	Threshold *Threshold `json:"threshold,omitempty"`
 	Observed  *Observed  `json:"observed,omitempty"`
@@ -94,6 +98,9 @@ type Line struct {
 	// Annotations are those of the event.
 	Message     string            `json:"message,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// Reclaim is what was freed of the node before anybody was to be evicted for a disk;
+	// absent where nothing was tried.
+	Reclaim *Reclaim `json:"reclaim,omitempty"`
 	// Conditions are the node's, on lines of that kind.
 	Conditions *decide.Conditions `json:"conditions,omitempty"`
 	// Scene is the demo's.
@@ -143,6 +150,22 @@ type Ranked struct {
 	Priority     int32  `json:"priority"`
 	Evictable    bool   `json:"evictable"`
 	Reason       string `json:"reason,omitempty"`
+}
+
+// Reclaim is what a node-level reclaim did, by the id of the agent's request.
+type Reclaim struct {
+	ID     ID     `json:"id"`
+	Signal string `json:"signal"`
+	// Containers and Images are how many were removed.
+	Containers int64 `json:"containers"`
+	Images     int64 `json:"images"`
+	// FreedBytes and FreedInodes are nil where that could not be told.
+	FreedBytes  *int64 `json:"freedBytes,omitempty"`
+	FreedInodes *int64 `json:"freedInodes,omitempty"`
+	// TookNs is from the request to its answer.
+	TookNs uint64 `json:"tookNs,omitempty"`
+	// Error says what went wrong; empty when nothing did.
+	Error string `json:"error,omitempty"`
 }
 
 // Timeline is in nanoseconds of CLOCK_MONOTONIC; 0 means that the stage was not reached.

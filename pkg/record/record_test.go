@@ -64,9 +64,31 @@ func evictionLine() *Line {
 	return l
 }
 
+// reclaimLine: images were enough.
+func reclaimLine() *Line {
+	freed := new(int64(3 << 30))
+	return &Line{
+		Kind: KindReclaim, ID: testID, Time: killLine().Time, Node: "node-1", Mode: "enforce", Tier: TierPoll, Signal: "imagefs.available",
+		Threshold: &Threshold{Signal: "imagefs.available", Hard: true, Value: "15%", ValueBytes: new(int64(2 << 30)), MinReclaimBytes: new(int64(0))},
+		Observed:  &Observed{Available: 4 << 30, Capacity: 16 << 30}, FreedBytes: freed,
+		Reclaim: &Reclaim{ID: testID, Signal: "imagefs.available", Containers: 2, Images: 5, FreedBytes: freed, TookNs: 1_500_000_000},
+		Outcome: OutcomeRecovered, Reason: "node-level reclaim was enough",
+	}
+}
+
+// limitLine is a kill for a limit of the unit's own.
+func limitLine() *Line {
+	return &Line{
+		Kind: KindKill, ID: testID, Time: killLine().Time, Signal: "emptydirfs.limit", Observed: &Observed{Available: -5 << 20, Capacity: 1 << 30},
+		Victim:   &Victim{UID: "u", Name: "cache", UsageBytes: new(int64(1<<30 + 5<<20))},
+		Timeline: &Timeline{Crossed: 1000_000_000, Woke: 1400_000_000, Signalled: 1400_085_000},
+		Message:  `Usage of EmptyDir volume "v" exceeds the limit "1Gi". `,
+	}
+}
+
 func TestLinesAsWritten(t *testing.T) {
 	stop := &Line{Kind: KindStop, Time: Time{time.Unix(0, 0)}, Reason: "a < b & c"}
-	for name, l := range map[string]*Line{"kill.json": killLine(), "eviction.json": evictionLine(), "stop.json": stop} {
+	for name, l := range map[string]*Line{"kill.json": killLine(), "eviction.json": evictionLine(), "stop.json": stop, "reclaim.json": reclaimLine()} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "journal")
 			appendLines(t, path, l)
@@ -108,6 +130,7 @@ func TestRenderTimeline(t *testing.T) {
 	for name, l := range map[string]*Line{
 		"kill.txt": killLine(), "eviction.txt": evictionLine(), "shadow.txt": shadow,
 		"bomb.txt": bomb, "percent.txt": percent, "nothing.txt": {},
+		"reclaim.txt": reclaimLine(), "limit.txt": limitLine(),
 	} {
 		t.Run(name, func(t *testing.T) { golden(t, name, []byte(RenderTimeline(l))) })
 	}

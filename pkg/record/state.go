@@ -33,7 +33,24 @@ type State struct {
 	Conditions decide.Conditions `json:"conditions"`
 	Budget     BudgetState       `json:"budget"`
 	Drill      *DrillState       `json:"drill,omitempty"`
-	RingLost   uint64            `json:"ringLost"`
+	// Disk is absent where neither a threshold nor a unit's limit is about a disk.
+	Disk     *DiskState `json:"disk,omitempty"`
+	RingLost uint64     `json:"ringLost"`
+}
+
+// DiskState is how the disk figures are doing.
+type DiskState struct {
+	// Error says why there are none, and nobody is evicted for a disk; empty when there are.
+	Error string `json:"error,omitempty"`
+	// AgeSeconds is since the figures were written, OldestSeconds since the oldest of the
+	// figures that count was read. Absent without any.
+	AgeSeconds    *float64 `json:"ageSeconds,omitempty"`
+	OldestSeconds *float64 `json:"oldestSeconds,omitempty"`
+	// Workloads is of how many units there are figures.
+	Workloads int `json:"workloads"`
+	// Reclaiming: node-level reclaim is under way. Reclaim is the last that ended.
+	Reclaiming bool     `json:"reclaiming"`
+	Reclaim    *Reclaim `json:"reclaim,omitempty"`
 }
 
 // SignalState is a signal against its thresholds. Amounts of signals in bytes are in the

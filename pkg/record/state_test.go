@@ -31,7 +31,9 @@ func testState() State {
 		Conditions: decide.Conditions{MemoryPressure: true},
 		Budget:     BudgetState{MinuteLeft: 20, HourLeft: 119},
 		Drill:      &DrillState{Time: Time{time.Date(2026, 1, 2, 3, 4, 0, 0, time.UTC)}, OK: true, SignalledNs: 85000},
-		RingLost:   1,
+		Disk: &DiskState{AgeSeconds: new(0.5), OldestSeconds: new(61.5), Workloads: 2, Reclaiming: true,
+			Reclaim: &Reclaim{ID: testID, Signal: "nodefs.available", Images: 1, Error: "containerd does not answer"}},
+		RingLost: 1,
 	}
 }
 

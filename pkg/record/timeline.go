@@ -16,8 +16,15 @@ func RenderTimeline(l *Line) string {
 	if l.OvershootBytes != nil {
 		p.row("overshoot", "%10s below the threshold at the worst", FormatBytes(*l.OvershootBytes))
 	}
+	if r := l.Reclaim; r != nil {
+		p.row("reclaim", "%s", r)
+	}
 	if v := l.Victim; v != nil {
 		p.row("victim", "%s", victim(v))
+		if len(l.Ranked) == 0 && l.Message != "" { // for a limit of its own
+			p.row("why", "%s", strings.TrimSpace(l.Message))
+			return p.String()
+		}
 		p.row("why first", "%s", WhyFirst(l))
 	}
 	return p.String()
@@ -60,6 +67,8 @@ func (p *page) stages(l *Line) {
 		switch {
 		case s.ns == 0 && s.label == labelAsked: // of soft evictions alone
 			continue
+		case s.label == back(l.Signal) && isLimit(l.Signal): // nothing of the node was short
+			continue
 		case s.ns == 0 && l.By == ByBackstop && (s.label == labelWoke || s.label == labelDecided): // no stages of the kernel's
 			continue
 		case s.ns == 0:
@@ -75,12 +84,33 @@ func (p *page) stages(l *Line) {
 	}
 }
 
+// String says what was freed, for people.
+func (r *Reclaim) String() string {
+	parts := []string{fmt.Sprintf("%d containers and %d images removed", r.Containers, r.Images)}
+	if r.FreedBytes != nil {
+		parts = append(parts, FormatBytes(*r.FreedBytes)+" freed")
+	}
+	if r.FreedInodes != nil {
+		parts = append(parts, fmt.Sprintf("%d inodes freed", *r.FreedInodes))
+	}
+	if r.TookNs != 0 {
+		parts = append(parts, "in "+FormatNs(int64(r.TookNs)))
+	}
+	if r.Error != "" {
+		parts = append(parts, r.Error)
+	}
+	return strings.Join(parts, ", ")
+}
+
 func plus(ns int64) string {
 	if ns < 0 {
 		return FormatNs(ns)
 	}
 	return "+" + FormatNs(ns)
 }
+
+// isLimit reports whether a line is about a limit of the unit's own.
+func isLimit(signal string) bool { return strings.HasSuffix(signal, ".limit") }
 
 // back labels the recovery by what the signal counts.
 func back(signal string) string { return counts(signal) + " back" }
@@ -100,7 +130,9 @@ func counts(signal string) string {
 // crossing says what was seen against which threshold.
 func crossing(l *Line) string {
 	s := l.Signal
-	if o := l.Observed; o != nil {
+	if o := l.Observed; o != nil && isLimit(s) {
+		return fmt.Sprintf("%s %s exceeded by %s", s, FormatBytes(o.Capacity), FormatBytes(-o.Available))
+	} else if o != nil {
 		s += fmt.Sprintf(" %s of %s", l.amount(o.Available), l.amount(o.Capacity))
 	}
 	if t := l.Threshold; t != nil {
