@@ -20,7 +20,7 @@ const (
 		`"victim":{"uid":"u1","namespace":"default","name":"hog","priority":0,"usageBytes":641728512,"requestBytes":104857600,"tasks":5},` +
 		`"ranked":[{"uid":"u0","name":"proxy","usageBytes":31457280,"priority":2000001000,"evictable":false,"reason":"critical priority"},{"uid":"u1","name":"hog","usageBytes":641728512,"requestBytes":104857600,"tasks":5,"evictable":true},{"uid":"u2","name":"idle","evictable":true}],` +
 		`"timelineNs":{"crossed":1000,"signalled":86000,"dead":1321000},"freedBytes":629145600,"processesKilled":5,"attempts":2,"outcome":"killed","reason":"threshold met","by":"agent"}`
-	openLine = `{"schema":"ebpf-evict/v1","kind":"kill","id":"01KDYAZZZZ041061050R3GG28A","time":"2026-01-02T03:05:05.000000000Z","signal":"pid.available","victim":{"uid":"/root/bo\tmb"}}`
+	openLine    = `{"schema":"ebpf-evict/v1","kind":"kill","id":"01KDYAZZZZ041061050R3GG28A","time":"2026-01-02T03:05:05.000000000Z","signal":"pid.available","victim":{"uid":"/root/bo\tmb"}}`
 	reclaimLine = `{"schema":"ebpf-evict/v1","kind":"reclaim","id":"01KDYB0000004106105000R3GG","time":"2026-01-02T03:05:30.000000000Z","signal":"imagefs.available","observed":{"available":4294967296,"capacity":17179869184},"freedBytes":3221225472,"reclaim":{"id":"01KDYB0000004106105000R3GG","signal":"imagefs.available","containers":0,"images":5,"freedBytes":3221225472},"outcome":"recovered","reason":"node-level reclaim was enough"}`
 	bareLine    = `{"schema":"ebpf-evict/v1","kind":"eviction","time":"2026-01-02T03:06:05.000000000Z","outcome":"refused"}`
 )

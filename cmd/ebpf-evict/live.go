@@ -100,7 +100,7 @@ func addRoot(s *snapshot.Snapshot, fs *cgroupfs.FS, roots []string) {
 func addDisks(ctx context.Context, s *snapshot.Snapshot, c *config.Config) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	disks := signal.NewDisks(signal.DiskOptions{Paths: agent.DiskPaths(c)})
+	disks := signal.NewDisks(signal.DiskOptions{Paths: agent.DiskPaths(c, agent.RuntimeLayout(c))})
 	disks.Start(ctx)
 	for ctx.Err() == nil {
 		layout, err := disks.Layout()

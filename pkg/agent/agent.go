@@ -73,6 +73,10 @@ type Agent struct {
 	state    string
 	stateMu  sync.Mutex // one writer of the state file at a time
 
+	reclaim   reclaim
+	reclaimMu sync.Mutex // one writer of the request at a time
+	limits    limits
+
 	drills     drilling
 	rehearsals *rehearsals
 }
@@ -266,7 +270,7 @@ func (a *Agent) report(d *decide.Decision) {
 		Node: a.node, Mode: a.mode, Signal: string(b.Signal),
 		Tier: a.tierFor(b.Signal), Threshold: thresholdLine(b, d),
 		Observed: &record.Observed{Available: d.Observed.Available, Capacity: d.Observed.Capacity},
-		Ranked:   a.ranked(d), Outcome: record.OutcomeRefused, Reason: string(d.Reason), By: record.ByAgent,
+		Reclaim:  a.precededBy(b, d), Ranked: a.ranked(d), Outcome: record.OutcomeRefused, Reason: string(d.Reason), By: record.ByAgent,
 	}, nil)
 }
 

@@ -56,6 +56,10 @@ type eviction struct {
 	annotations map[string]string
 	outcome     record.Outcome
 	reason      string
+	// limit is what a unit of its own was above, nil where the node was short of something.
+	limit *offence
+	// reclaim is what was freed of the node before, nil: nothing was tried.
+	reclaim *record.Reclaim
 	// lowest is the least that was available from the crossing to the recovery.
 	lowest int64
 	// heldAfter is what the unit still held when it was dead, bytes.
@@ -105,14 +109,24 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 		// earlier sequence: a new one.
 		e.by, e.seq, e.timeline.Crossed = sample.ObserverTimer, a.kernel.ArmWire(e.wire), found
 	}
+	if e.bound.Signal.Disk() {
+		e.reclaim = a.precededBy(&e.bound, d)
+		a.reclaim.spend()
+	}
 	a.nextEntropy()
+	a.intend(e)
+	return e
+}
+
+// intend makes the intent of an eviction.
+func (a *Agent) intend(e *eviction) {
+	d := &e.decision
 	e.intended = loader.Intent{
 		ID: e.id, Ns: e.timeline.Crossed, WallNs: uint64(e.wall.UnixNano()),
 		MemoryID: e.victim.ID.MemoryID, PidsID: e.victim.ID.PidsID, Seq: e.seq,
 		Available: d.Observed.Available, ThresholdValue: d.ThresholdValue, Capacity: d.Observed.Capacity,
-		Signal: string(e.bound.Signal), UID: e.victim.UID, Cgroup: e.victim.Cgroup,
+		Signal: e.label(), UID: e.victim.UID, Cgroup: e.victim.Cgroup,
 	}
-	return e
 }
 
 func (a *Agent) armedSeq(wire int) uint64 {
@@ -180,16 +194,30 @@ func (a *Agent) noted(e *eviction) {
 // explain makes what is said about a decision, from the figures that led to it.
 func (a *Agent) explain(e *eviction) {
 	e.ranked = a.ranked(&e.decision)
+	if e.bound.Signal.Disk() {
+		a.measureContainers(e)
+	}
 	e.message, e.annotations = decide.Message(&a.settings, &e.decision, &e.victim)
+}
+
+// measureContainers adds what each container holds of a disk.
+func (a *Agent) measureContainers(e *eviction) {
+	nowNs := now()
+	if t := a.scout.fresh(nowNs); t != nil {
+		if entry := t.Entry(e.victim.UID); entry != nil {
+			w := e.victim
+			entry.Measure(&w, nowNs, figuresAge)
+			e.victim.Containers = w.Containers
+		}
+	}
 }
 
 // line is the journal's line of an eviction as it stands now.
 func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
 	l := &record.Line{
 		Kind: kind, ID: e.id, Time: record.Time{Time: e.wall}, Node: a.node, Mode: a.mode,
-		Tier: tierOf(e.by), Signal: string(e.bound.Signal),
-		Threshold: thresholdLine(&e.bound, &e.decision),
-		Observed:  &record.Observed{Available: e.decision.Observed.Available, Capacity: e.decision.Observed.Capacity},
+		Tier: tierOf(e.by), Signal: e.label(), Reclaim: e.reclaim,
+		Observed: &record.Observed{Available: e.decision.Observed.Available, Capacity: e.decision.Observed.Capacity},
 		Victim: &record.Victim{
 			UID: e.victim.UID, Namespace: e.victim.Namespace, Name: e.victim.Name, Cgroup: e.victim.Cgroup,
 			CgroupID: max(e.victim.ID.MemoryID, e.victim.ID.PidsID), QOSClass: string(e.victim.QOSClass),
@@ -201,6 +229,11 @@ func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
 	}
 	if e.victim.ID.MemoryID != 0 {
 		l.Victim.CgroupID = e.victim.ID.MemoryID
+	}
+	if e.limit != nil {
+		l.Victim.UsageBytes = &e.limit.UsedBytes
+	} else {
+		l.Threshold = thresholdLine(&e.bound, &e.decision)
 	}
 	timeline := e.timeline
 	l.Timeline = &timeline
@@ -364,7 +397,7 @@ func (a *Agent) follow() {
 
 func (a *Agent) followOne(e *eviction) {
 	a.settle(e)
-	if o := a.observed(&e.bound); o != nil && e.timeline.Recovered == 0 {
+	if o := a.observed(&e.bound); o != nil && e.timeline.Recovered == 0 && e.limit == nil {
 		e.lowest = min(e.lowest, o.Available)
 		if o.Available >= e.decision.TargetAvailable {
 			e.timeline.Recovered = o.Ns
@@ -387,6 +420,7 @@ func (a *Agent) settle(e *eviction) {
 	e.heldAfter = a.held(e).MemoryBytes
 	a.pardon(e) // dead, or given up: a frozen one dies when it is thawed, a word would be missed
 	if e.timeline.Dead != 0 {
+		e.unit.figuresFrom.Store(e.timeline.Dead)
 		a.at(stageDead)
 	}
 }
@@ -418,6 +452,9 @@ func (e *eviction) ending() (record.Outcome, string) {
 	how := "dead"
 	if e.timeline.Signalled == 0 {
 		how = "ended within its grace period"
+	}
+	if e.limit != nil {
+		return record.OutcomeKilled, how
 	}
 	if e.timeline.Recovered != 0 {
 		return record.OutcomeKilled, how + "; the signal is back above the threshold"
@@ -458,7 +495,7 @@ func (e *eviction) over(nowNs uint64, leaving bool) bool {
 	if e.bound.Signal.Disk() {
 		patience = cleanUp
 	}
-	return leaving || e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(patience)
+	return leaving || e.limit != nil || e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(patience)
 }
 
 // pardon gives the condemned word back, once: by the next time it may be another victim's.

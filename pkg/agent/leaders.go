@@ -28,6 +28,7 @@ type leaders struct {
 	weighedAt time.Time
 	figures   *workload.DiskTable
 	figuresAt time.Time
+	judged    time.Time // figuresAt of those that offences were sought in
 }
 
 // prepareLeaders reads the leading units again, and holds them ready. A round that an event
@@ -139,24 +140,4 @@ func (s *scout) ranking(settings *decide.Settings) []record.Ranked {
 		s.weigh()
 	}
 	return ranking(settings, &settings.Bounds[0], s.lead.workloads)
-}
-
-// addFigures adds what is known of the units' disk usage, once a second.
-func (s *scout) addFigures() {
-	l, table := &s.lead, s.figures.Load()
-	if table == nil && l.figures == nil || table == l.figures && time.Since(l.figuresAt) < figuresEvery {
-		return
-	}
-	l.figures, l.figuresAt = table, time.Now()
-	for _, u := range s.known.units {
-		var usage *workload.DiskUsage
-		if table != nil {
-			if e := table.Entry(u.UID); e != nil {
-				usage = e.Usage(now(), figuresAge)
-			}
-		}
-		if was := u.disk.Load(); was == nil || usage == nil || *was != *usage {
-			u.disk.Store(usage)
-		}
-	}
 }

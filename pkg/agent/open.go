@@ -174,9 +174,10 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
 			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 		}),
-		alarms: make(chan alarm, 16), kicks: make(chan struct{}, 1), met: make(chan *unit, 4*maxGuests),
+		wake: a.wake, alarms: make(chan alarm, 16), kicks: make(chan struct{}, 1), met: make(chan *unit, 4*maxGuests),
 		known: newKnown(), fills: map[uint64]*fill{},
 	}
+	a.reclaim.path = c.Reclaim
 	a.scout.changes.open(o.Log)
 	a.scene, a.reader = newScene(a.kernel.Rows()), a.scout.scanner.NewReader()
 	if a.poller, err = newPoller(a.kernel.CrossingsFD()); err != nil {

@@ -49,6 +49,8 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 	}
 	a.memory.Next(&a.settings, &a.input, &d)
 	a.report(&d)
+	a.concludeReclaim(&d)
+	a.enforceLimits(&d, wokeNs)
 	a.watchWait(&d)
 	a.publish(d.Conditions)
 	a.follow()
@@ -122,9 +124,15 @@ func (a *Agent) decide() decide.Decision {
 	a.input.NowNs = now()
 	a.input.Workloads = a.scene.workloads
 	a.input.Dying = a.scene.unreaped(a.dying(a.input.Dying[:0]))
-	// Nobody frees images and dead containers for us yet: they are what they were.
-	a.input.Reclaimed, a.input.AfterReclaim = decide.NodeReclaim{Containers: true, Images: true}, a.input.Observations
-	return decide.Decide(&a.settings, &a.memory, &a.input)
+	a.input.Reclaimed, a.input.Reclaiming = a.reclaimed(a.input.NowNs)
+	a.input.AfterReclaim, a.input.Disk = a.input.Observations, a.holdDisks(a.input.NowNs)
+	d := decide.Decide(&a.settings, &a.memory, &a.input)
+	if d.Verdict == decide.Reclaim && !a.leaving {
+		a.askReclaim(&d)
+		a.input.Reclaiming = true // others need not wait for that
+		d = decide.Decide(&a.settings, &a.memory, &a.input)
+	}
+	return d
 }
 
 // evict strikes the victim, or asks it to end where the threshold is soft, or in shadow mode
@@ -153,6 +161,12 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 		e.used = false
 		return true // the kernel acts, or somebody has acted on this crossing
 	}
+	return a.kill(e, woke)
+}
+
+// kill strikes an eviction's unit, after what a crash must not lose is stored. False: the unit
+// is gone, and another may be found.
+func (a *Agent) kill(e *eviction, woke crossings) bool {
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	a.at(stageStored)
 	sent := a.kernel.SignalsSent()
@@ -172,6 +186,7 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 	a.kernel.IntentSignalled(e.intent)
 	a.memory.Killed(e.timeline.Signalled)
 	a.at(stageSignalled)
+	e.unit.figuresFrom.Store(e.timeline.Signalled)
 	a.brake(e)
 	a.opened(e, max(struck, e.handle.StrikeOthers()))
 	return true

@@ -9,6 +9,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // plan is what a configuration means on this node, before the hot thread takes it over.
@@ -19,6 +20,9 @@ type plan struct {
 	// disks are nil where no threshold is about one; stop ends the former ones.
 	disks *signal.Disks
 	stop  context.CancelFunc
+	// runtime is what the container runtime had named when paths were chosen.
+	runtime workload.DiskLayout
+	paths   signal.DiskPaths
 	// layoutErr says which filesystem did not tell where it lies. Until it does, there is
 	// one filesystem for all we know.
 	layoutErr error
@@ -29,11 +33,12 @@ func (a *Agent) plan(ctx context.Context, c *config.Config) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{config: c, roots: roots}
+	p := &plan{config: c, roots: roots, runtime: RuntimeLayout(c)}
+	p.paths = DiskPaths(c, p.runtime)
 	if p.settings, err = settingsOf(c, roots, signal.Layout{}); err != nil || !watchesDisk(&p.settings) {
 		return p, err
 	}
-	layout, err := detectLayout(ctx, c)
+	layout, err := detectLayout(ctx, p.paths)
 	if p.layoutErr = err; err != nil {
 		a.log.Warn().Err(err).Msg("degraded: layout of the filesystems not known, taken for one")
 	}
@@ -44,7 +49,7 @@ func (a *Agent) plan(ctx context.Context, c *config.Config) (*plan, error) {
 // observeDisks starts reading the plan's filesystems.
 func (a *Agent) observeDisks(ctx context.Context, p *plan) {
 	ctx, p.stop = context.WithCancel(ctx)
-	if p.disks = disks(p.config, &p.settings, a.wake); p.disks != nil {
+	if p.disks = disks(p.paths, &p.settings, a.wake); p.disks != nil {
 		p.disks.Start(ctx)
 	}
 }
@@ -61,7 +66,7 @@ func (a *Agent) keepUp(ctx context.Context, first *plan, configs <-chan *config.
 		case next = <-configs:
 			changed = a.restrict(current.config, next)
 		case <-time.After(layoutAgain):
-			if current.layoutErr == nil {
+			if current.layoutErr == nil && !a.layoutMoved(current) {
 				continue
 			}
 		}
@@ -70,8 +75,12 @@ func (a *Agent) keepUp(ctx context.Context, first *plan, configs <-chan *config.
 			a.log.Error().Err(err).Msg("configuration not taken over, the former one stays")
 			continue
 		}
-		if next == current.config && p.layoutErr != nil {
+		if next == current.config && p.layoutErr != nil && p.paths == current.paths {
 			continue // no news
+		}
+		if next == current.config && current.layoutErr == nil && p.paths == current.paths {
+			current.runtime = p.runtime // the paths that are read stay what they are
+			continue
 		}
 		a.observeDisks(ctx, p)
 		a.pending.Store(p)
@@ -79,6 +88,13 @@ func (a *Agent) keepUp(ctx context.Context, first *plan, configs <-chan *config.
 		current = p
 		a.log.Info().Strs("changed", changed).Str("mode", next.Mode).Msg("configuration taken over")
 	}
+}
+
+// layoutMoved reports whether the container runtime names other directories than those that
+// a plan was made by.
+func (a *Agent) layoutMoved(p *plan) bool {
+	t := a.scout.figures.Load()
+	return p.disks != nil && t != nil && t.Layout != nil && *t.Layout != p.runtime
 }
 
 // restrict gives next the former values of what needs a restart, and returns what else
@@ -114,6 +130,7 @@ func (a *Agent) take(p *plan) error {
 	a.guards, a.fills = [decide.MaxBounds]signal.Guard{}, [decide.MaxBounds]fill{}
 	a.shadowMet, a.refused = [decide.MaxBounds]bool{}, [decide.MaxBounds]decide.Reason{}
 	a.blind, a.waiting = [decide.MaxBounds]blindness{}, [decide.MaxBounds]wait{}
+	a.reclaim.reset(p.config.ReclaimDeadline)
 	a.setSlack()
 	if err := a.wires.assign(a.settings.Bounds); err != nil {
 		return fmt.Errorf("place the wires: %w", err)

@@ -56,10 +56,18 @@ type scout struct {
 	changes   changes
 	// met are the units that the hot thread met or struck.
 	met chan *unit
-	// figures are the disk process's, nil without; wantsFigures: a threshold is about a disk.
-	figures      atomic.Pointer[workload.DiskTable]
-	wantsFigures atomic.Bool
-	settings     atomic.Pointer[decide.Settings]
+	// figures are the disk process's, nil without, figuresErr what is wrong with them.
+	// watchesDisk: a threshold is about a disk; limited: a unit has a limit of its own;
+	// awaited: an answer is to be in the figures.
+	figures     atomic.Pointer[workload.DiskTable]
+	figuresErr  atomic.Pointer[string]
+	watchesDisk atomic.Bool
+	limited     atomic.Bool
+	awaited     atomic.Bool
+	// offences are those that the last figures show, nil without; never changed.
+	offences atomic.Pointer[[]offence]
+	settings atomic.Pointer[decide.Settings]
+	wake     func() // of the hot thread
 
 	nearness nearness  // of the scout's own goroutine
 	limitsAt time.Time // likewise
@@ -168,7 +176,7 @@ func (s *scout) adopt(p *plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.scanner.Configure(p.config.Protect, p.config.AllowEvictFirst)
-	s.wantsFigures.Store(p.disks != nil)
+	s.watchesDisk.Store(p.disks != nil)
 	settings := p.settings
 	s.settings.Store(&settings)
 }
@@ -226,6 +234,9 @@ func (s *scout) publish(d depth) error {
 		s.prepareLeaders()
 	}
 	s.addFigures()
+	if d != doubted {
+		s.findOffences()
+	}
 	next := s.known.roster(s.roots, s.published.Load())
 	s.published.Store(next)
 	return s.wires.place(next)

@@ -30,6 +30,10 @@ type grip struct {
 	revived atomic.Bool
 	// disk is what the disk process says, nil where it says nothing.
 	disk atomic.Pointer[workload.DiskUsage]
+	// figuresFrom is since when figures tell of who is in it now, CLOCK_MONOTONIC: since it was
+	// seen first, or killed. limitSaid is the limit whose excess was recorded and not acted on.
+	figuresFrom atomic.Uint64
+	limitSaid   atomic.Pointer[string]
 
 	// The rest is the scout's: when the unit was read first and last, in which round it led
 	// last, and what the tables said it had when it was read.
@@ -71,6 +75,7 @@ func (u *unit) look() {
 func newUnit(u workload.Unit) *unit {
 	at := time.Now()
 	n := &unit{Unit: u, rows: rows{id: u.ID}, grip: &grip{bornAt: at, readAt: at}}
+	n.figuresFrom.Store(now())
 	for _, id := range u.TargetIDs {
 		n.targets = append(n.targets, rows{id: id})
 	}

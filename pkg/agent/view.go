@@ -8,6 +8,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // view is the state file's content as of the last pass, but for the ranking, which takes
@@ -19,10 +20,43 @@ func (a *Agent) view() *record.State {
 		Conditions: a.conditions, Drill: a.drills.state.Load(),
 	}
 	s.Budget.MinuteLeft, s.Budget.HourLeft = a.memory.Left(&a.settings, now())
+	s.Disk = a.viewDisk()
 	for i := range a.input.Observations {
 		s.Signals = append(s.Signals, a.viewSignal(&a.input.Observations[i]))
 	}
 	return s
+}
+
+// viewDisk is nil where nothing is about a disk.
+func (a *Agent) viewDisk() *record.DiskState {
+	if !a.scout.wantsFigures() {
+		return nil
+	}
+	v, nowNs := &record.DiskState{Reclaiming: a.reclaim.isUnderWay(), Reclaim: a.reclaim.last}, now()
+	t := a.scout.fresh(nowNs)
+	if t == nil {
+		v.Error = string(reasonNoFigures)
+		if text := a.scout.figuresErr.Load(); text != nil && *text != "" {
+			v.Error += ": " + *text
+		}
+		return v
+	}
+	if a.reclaim.hung {
+		v.Error = string(reasonHung)
+	}
+	age, oldest := (workload.Reading{ReadNs: t.WrittenNs}).Age(nowNs).Seconds(), time.Duration(0)
+	v.AgeSeconds = &age
+	for i := range t.Workloads {
+		if of, ok := t.Workloads[i].OldestAge(nowNs); ok && of <= figuresAge {
+			v.Workloads++
+			oldest = max(oldest, of)
+		}
+	}
+	if v.Workloads > 0 {
+		seconds := oldest.Seconds()
+		v.OldestSeconds = &seconds
+	}
+	return v
 }
 
 func (a *Agent) viewSignal(o *signal.Observation) record.SignalState {

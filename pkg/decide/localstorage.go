@@ -20,7 +20,9 @@ type Offender struct {
 	// Index is the unit's in the workloads that were asked about.
 	Index int
 	// Check is the limit's label.
-	Check   string
+	Check string
+	// Name is the emptyDir's or the container's, empty where the limit is the pod's.
+	Name    string
 	Message string
 	// UsedBytes is what is held against LimitBytes.
 	UsedBytes, LimitBytes int64
@@ -64,7 +66,7 @@ func emptyDirLimit(w *workload.Workload) (Offender, bool) {
 	for i := range w.Volumes {
 		if v := &w.Volumes[i]; v.SizeLimitBytes > 0 && v.UsedBytes > v.SizeLimitBytes {
 			message := fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, binary(v.SizeLimitBytes))
-			return Offender{Check: CheckEmptyDir, Message: message, UsedBytes: v.UsedBytes, LimitBytes: v.SizeLimitBytes}, true
+			return Offender{Check: CheckEmptyDir, Name: v.Name, Message: message, UsedBytes: v.UsedBytes, LimitBytes: v.SizeLimitBytes}, true
 		}
 	}
 	return Offender{}, false
@@ -100,7 +102,7 @@ func (s *Settings) containerLimit(w *workload.Workload) (Offender, bool) {
 		}
 		if limit := c.EphemeralStorageLimitBytes; limit != 0 && used > limit {
 			message := "Container " + c.Name + " exceeded its local ephemeral storage limit " + strconv.Quote(binary(limit)) + ". "
-			return Offender{Check: CheckContainer, Message: message, UsedBytes: used, LimitBytes: limit}, true
+			return Offender{Check: CheckContainer, Name: c.Name, Message: message, UsedBytes: used, LimitBytes: limit}, true
 		}
 	}
 	return Offender{}, false

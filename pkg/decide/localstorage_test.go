@@ -155,7 +155,7 @@ func TestEveryOffenderIsListed(t *testing.T) {
 	}
 }
 
-var noAmounts = cmpopts.IgnoreFields(decide.Offender{}, "UsedBytes", "LimitBytes")
+var noAmounts = cmpopts.IgnoreFields(decide.Offender{}, "Name", "UsedBytes", "LimitBytes")
 
 func TestAmountsOfOffenders(t *testing.T) {
 	ws := []workload.Workload{

@@ -153,7 +153,7 @@ func needPaths(c *config.Config, fs *cgroupfs.FS, need func(what, get string)) {
 	if _, err := agent.Roots(fs, c); err != nil {
 		need("roots", err.Error())
 	}
-	dirs := agent.DiskPaths(c)
+	dirs := agent.DiskPaths(c, agent.RuntimeLayout(c))
 	for _, d := range []struct{ key, path string }{{"nodefs", dirs.NodeFs}, {"imagefs", dirs.ImageFs}, {"containerfs", dirs.ContainerFs}} {
 		if d.path == "" {
 			continue

@@ -271,6 +271,8 @@ type DiskReader struct {
 	owner  uint32
 	maxAge time.Duration
 	last   *DiskTable
+	// seen is the file that last came from.
+	seen os.FileInfo
 	// refused counts the tables that were not taken over.
 	refused uint64
 }
@@ -292,7 +294,30 @@ const aheadTolerance = time.Second
 // Read returns the newest good table and what is wrong, if anything; both at once when the
 // file was refused and the last good table still serves. Without a table that serves the
 // error is os.ErrNotExist (nobody writes one), ErrDisk, ErrDiskStale, or several of them.
+//
+// A good file is parsed once, so Read may be called often.
 func (r *DiskReader) Read(nowNs uint64) (*DiskTable, error) {
+	fi, err := os.Lstat(r.path)
+	if err != nil || !r.isSeen(fi) {
+		err = r.load(nowNs)
+	}
+	if err == nil {
+		r.seen = fi
+	}
+	if r.last == nil {
+		return nil, err
+	}
+	if age := (Reading{r.last.WrittenNs}).Age(nowNs); age > r.maxAge {
+		return nil, errors.Join(err, fmt.Errorf("%w: written %s ago", ErrDiskStale, age))
+	}
+	return r.last, err
+}
+
+func (r *DiskReader) isSeen(fi os.FileInfo) bool {
+	return r.seen != nil && os.SameFile(fi, r.seen) && fi.Size() == r.seen.Size() && fi.ModTime().Equal(r.seen.ModTime())
+}
+
+func (r *DiskReader) load(nowNs uint64) error {
 	t, err := LoadDisk(r.path, r.owner)
 	if err == nil {
 		err = r.follows(t, nowNs)
@@ -303,13 +328,7 @@ func (r *DiskReader) Read(nowNs uint64) (*DiskTable, error) {
 	case !errors.Is(err, os.ErrNotExist):
 		r.refused++
 	}
-	if r.last == nil {
-		return nil, err
-	}
-	if age := (Reading{r.last.WrittenNs}).Age(nowNs); age > r.maxAge {
-		return nil, errors.Join(err, fmt.Errorf("%w: written %s ago", ErrDiskStale, age))
-	}
-	return r.last, err
+	return err
 }
 
 // follows says what keeps t from replacing the last table.

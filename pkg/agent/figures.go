@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+const (
+	// figuresLook is between two looks for new disk figures, figuresAwaited while an answer is
+	// to be in them: a stat each, 2 µs.
+	figuresLook    = 200 * time.Millisecond
+	figuresAwaited = 20 * time.Millisecond
+	// A file of them must not be older than figuresFileAge, or whoever writes it is unwell, and
+	// a figure in it not older than figuresAge: the kubelet's own are up to two minutes old.
+	figuresFileAge = 30 * time.Second
+	figuresAge     = 2 * time.Minute
+	// figuresEvery is when the ages of figures are looked at again.
+	figuresEvery = time.Second
+	// figuresMissing is how long there may be none before that is an alarm: both processes may
+	// have been started at once.
+	figuresMissing = 3 * time.Second
+)
+
+const (
+	reasonNoFigures decide.Reason = "no disk figures: ebpf-evict disk does not run, or is unwell"
+	reasonHung      decide.Reason = "ebpf-evict disk does not answer"
+)
+
+// figuresWatch reads the disk figures and says how they are doing. It is of one goroutine.
+type figuresWatch struct {
+	reader *workload.DiskReader
+	// said is what was last said to be wrong; missing is since when there are none, alarmed
+	// that this was said.
+	said    string
+	missing time.Time
+	alarmed bool
+}
+
+func watchFigures(path string) *figuresWatch {
+	return &figuresWatch{reader: workload.NewDiskReader(path, uint32(os.Geteuid()), figuresFileAge)}
+}
+
+// readFigures keeps the disk figures fresh, and wakes the hot thread when an answer that it
+// awaits may be in them.
+func (s *scout) readFigures(ctx context.Context, path string) {
+	w := watchFigures(path)
+	for {
+		if s.lookForFigures(w) && s.awaited.Load() {
+			s.wake()
+		}
+		pause := figuresLook
+		if s.awaited.Load() {
+			pause = figuresAwaited
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// lookForFigures reads once; true: there are others than before.
+func (s *scout) lookForFigures(w *figuresWatch) bool {
+	table, err := w.reader.Read(now())
+	s.sayFigures(w, table, err)
+	if table == s.figures.Load() {
+		return false
+	}
+	s.figures.Store(table)
+	s.kick() // the units' usage follows, and who is above a limit
+	return true
+}
+
+// sayFigures logs what is wrong with the figures once, and raises an alarm where somebody
+// wants them and there are none, and when there are some again.
+func (s *scout) sayFigures(w *figuresWatch, table *workload.DiskTable, err error) {
+	text, wanted := errorText(err), s.wantsFigures()
+	s.figuresErr.Store(&text)
+	if text != w.said && err != nil && table != nil {
+		s.log.Warn().Err(err).Msg("disk figures refused; the last good ones serve")
+	}
+	w.said = text
+	switch {
+	case table != nil:
+		w.missing = time.Time{}
+		if w.alarmed {
+			w.alarmed = false
+			s.log.Info().Msg("there are disk figures again")
+			s.raise(alarm{reason: "there are disk figures again"})
+		}
+	case !wanted:
+	case w.missing.IsZero():
+		w.missing = time.Now()
+	case !w.alarmed && time.Since(w.missing) > figuresMissing:
+		w.alarmed = true
+		s.log.Error().Err(err).Msg("degraded: no disk figures; thresholds and limits of disks kill nobody")
+		s.raise(alarm{reason: "no disk figures, thresholds and limits of disks kill nobody: " + text})
+	}
+}
+
+// wantsFigures: a threshold is about a disk, or some unit has a limit of its own.
+func (s *scout) wantsFigures() bool { return s.watchesDisk.Load() || s.limited.Load() }
+
+func errorText(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, workload.ErrDiskStale): // says how old, each time anew
+		return workload.ErrDiskStale.Error()
+	}
+	return err.Error()
+}
+
+// addFigures adds what is known of the units' disk usage.
+func (s *scout) addFigures() {
+	l, table := &s.lead, s.figures.Load()
+	if table == nil && l.figures == nil || table == l.figures && time.Since(l.figuresAt) < figuresEvery {
+		return
+	}
+	l.figures, l.figuresAt = table, time.Now()
+	for _, u := range s.known.units {
+		var usage *workload.DiskUsage
+		if table != nil {
+			if e := table.Entry(u.UID); e != nil {
+				usage = e.Usage(now(), figuresAge)
+			}
+		}
+		if was := u.disk.Load(); was == nil || usage == nil || *was != *usage {
+			u.disk.Store(usage)
+		}
+	}
+}
+
+// fresh are the disk figures that serve at a moment, nil when there are none: the process
+// that looks for them may be late as well.
+func (s *scout) fresh(nowNs uint64) *workload.DiskTable {
+	t := s.figures.Load()
+	if t == nil || (workload.Reading{ReadNs: t.WrittenNs}).Age(nowNs) > figuresFileAge+figuresMissing {
+		return nil
+	}
+	return t
+}
+
+// holdDisks says what keeps evictions for disks from being decided: nobody dies for a disk
+// while nobody can tell who fills it.
+func (a *Agent) holdDisks(nowNs uint64) decide.Hold {
+	switch {
+	case a.disks == nil:
+		return decide.Hold{}
+	case a.scout.fresh(nowNs) == nil:
+		return decide.Hold{Verdict: decide.Refuse, Reason: reasonNoFigures}
+	case a.reclaim.hung:
+		return decide.Hold{Verdict: decide.Refuse, Reason: reasonHung}
+	case a.limitsPending():
+		return decide.Hold{Verdict: decide.Wait, Reason: decide.ReasonLimits}
+	}
+	return decide.Hold{}
+}

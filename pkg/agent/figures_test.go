@@ -1,0 +1,502 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// diskBed is a bed with a small filesystem that is all the node's disk, and what a disk process
+// would write about it.
+type diskBed struct {
+	*bed
+	dir   string
+	watch *figuresWatch
+	// units are the figures that are written; bytes are of local volumes.
+	units map[string]map[string]any
+	// answer is what a disk process would do about a request; nil: nothing.
+	answer func(*workload.ReclaimRequest) map[string]any
+	// asked are the requests that were seen.
+	asked []workload.ReclaimRequest
+	// silent: the disk process writes nothing.
+	silent bool
+	last   map[string]any
+}
+
+// lowDisk is a threshold that is met while the bed's disk holds its image.
+var lowDisk = map[string]string{"nodefs.available": "32Mi"}
+
+func newDiskBed(t *testing.T) *diskBed {
+	t.Helper()
+	b := &diskBed{bed: newBed(t), dir: t.TempDir(), units: map[string]map[string]any{}}
+	must(t, unix.Mount("tmpfs", b.dir, "tmpfs", 0, "size=64m"))
+	t.Cleanup(func() { must(t, unix.Unmount(b.dir, unix.MNT_DETACH)) })
+	files := t.TempDir()
+	b.conf.Nodefs, b.conf.NodefsGiven, b.conf.Imagefs, b.conf.ImagefsGiven = b.dir, true, b.dir, true
+	b.conf.Disk, b.conf.Reclaim = filepath.Join(files, "disk.json"), filepath.Join(files, "reclaim.json")
+	b.conf.Workloads = filepath.Join(files, "workloads.json")
+	b.conf.LocalStorageCapacityIsolation = true
+	b.watch = watchFigures(b.conf.Disk)
+	return b
+}
+
+// image is a file that takes most of the disk.
+func (b *diskBed) image() string { return filepath.Join(b.dir, "image") }
+
+func (b *diskBed) fill() {
+	b.t.Helper()
+	must(b.t, os.WriteFile(b.image(), make([]byte, 40<<20), 0o600))
+}
+
+// holds says that a unit holds so much of the disk.
+func (b *diskBed) holds(unit string, bytes int64) {
+	readNs := now()
+	b.units[unit] = map[string]any{
+		"uid":              path.Join(b.root, unit),
+		"ephemeralStorage": map[string]any{"readNs": readNs, "rootfsBytes": 0, "logsBytes": 0, "localVolumesBytes": bytes},
+		"inodes":           map[string]any{"readNs": readNs, "rootfs": 0, "logs": 0, "localVolumes": 1},
+		"volumes":          []any{map[string]any{"readNs": readNs, "name": "cache", "medium": "", "usedBytes": bytes}},
+	}
+}
+
+// write writes the figures as of a moment.
+func (b *diskBed) write(writtenNs uint64) {
+	b.t.Helper()
+	units := []any{}
+	for _, u := range b.units {
+		units = append(units, u)
+	}
+	table := map[string]any{"schema": workload.DiskSchema, "node": "n", "writtenNs": writtenNs, "workloads": units}
+	if b.last != nil {
+		table["reclaim"] = b.last
+	}
+	b.put(b.conf.Disk, table)
+}
+
+func (b *diskBed) put(file string, content any) {
+	b.t.Helper()
+	data, err := json.Marshal(content)
+	must(b.t, err)
+	must(b.t, os.WriteFile(file+".new", data, 0o600))
+	must(b.t, os.Rename(file+".new", file))
+}
+
+// limits says that units have an emptyDir of so much at most.
+func (b *diskBed) limits(bytes int64, units ...string) {
+	b.t.Helper()
+	entries := []any{}
+	for _, unit := range units {
+		entries = append(entries, map[string]any{
+			"uid": path.Join(b.root, unit), "name": unit,
+			"volumes": []any{map[string]any{"name": "cache", "medium": "", "sizeLimitBytes": bytes}},
+		})
+	}
+	b.put(b.conf.Workloads, map[string]any{"schema": workload.TableSchema, "node": "n", "generation": 1, "workloads": entries})
+}
+
+// work is what a disk process does in a moment: it answers a request once, and writes.
+func (b *diskBed) work() {
+	b.t.Helper()
+	if b.silent {
+		return
+	}
+	request, err := workload.LoadReclaim(b.conf.Reclaim, uint32(os.Geteuid()))
+	if err == nil && (len(b.asked) == 0 || b.asked[len(b.asked)-1].ID != request.ID) {
+		b.asked = append(b.asked, *request)
+		if b.answer != nil {
+			b.last = b.answer(request)
+			b.last["id"], b.last["signal"], b.last["doneNs"] = request.ID, request.Signal, now()
+		}
+	}
+	b.write(now())
+}
+
+// round is a moment of everybody: the disk process, the scout, a pass.
+func (b *diskBed) round(a *Agent) {
+	b.t.Helper()
+	b.work()
+	a.scout.lookForFigures(b.watch)
+	must(b.t, a.scout.round(false))
+	must(b.t, a.turn(now()))
+}
+
+func (b *diskBed) rounds(a *Agent, what string, ok func() bool) {
+	b.t.Helper()
+	b.await(what, func() bool { b.round(a); return ok() })
+}
+
+// quiet makes rounds for a time in which nothing is to happen.
+func (b *diskBed) quiet(a *Agent, d time.Duration) {
+	b.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		b.round(a)
+	}
+	b.written(a)
+}
+
+// refusals are the reasons of the lines that say that nobody is killed for a signal.
+func (b *diskBed) refusals(signal string) (found []string) {
+	for _, l := range b.lines(record.KindEviction) {
+		if l.Outcome == record.OutcomeRefused && l.Signal == signal {
+			found = append(found, l.Reason)
+		}
+	}
+	return found
+}
+
+func (b *diskBed) alarms(text string) (n int) {
+	for _, l := range b.lines(record.KindDegraded) {
+		if strings.Contains(l.Reason, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// memoryIsProtected evicts somebody for memory while a disk waits.
+func (b *diskBed) memoryIsProtected(a *Agent) {
+	b.t.Helper()
+	hog := b.sleeper("hog", 200<<20)
+	must(b.t, a.scout.round(true))
+	b.rounds(a, "the hog to die for memory", func() bool { return !hog.Alive() })
+	b.rounds(a, "the hog's line", func() bool { return len(b.outcomes("hog")) == 1 })
+	if l := b.line(record.KindEviction, "hog"); l.Signal != "allocatableMemory.available" || l.Outcome != record.OutcomeKilled {
+		b.t.Errorf("the hog: %s for %s", l.Outcome, l.Signal)
+	}
+}
+
+// withMemory are thresholds with one of memory that 200 MiB are enough for.
+func withMemory(disk map[string]string) map[string]string {
+	both := map[string]string{"allocatableMemory.available": "400Mi"}
+	for s, v := range disk {
+		both[s] = v
+	}
+	return both
+}
+
+func TestImagesGoAndNobodyDies(t *testing.T) {
+	b := newDiskBed(t)
+	unit := b.sleeper("unit", 1<<20)
+	b.fill()
+	b.holds("unit", 30<<20)
+	b.answer = func(*workload.ReclaimRequest) map[string]any {
+		must(t, os.Remove(b.image()))
+		return map[string]any{"freedBytes": 40 << 20, "freedInodes": 1, "images": 1}
+	}
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the line of the reclaim", func() bool { return len(b.lines(record.KindReclaim)) == 1 })
+	b.quiet(a, 300*time.Millisecond)
+	if !unit.Alive() || len(b.lines(record.KindKill)) != 0 || len(b.refusals("nodefs.available")) != 0 {
+		t.Errorf("the unit lives: %v\n%s", unit.Alive(), b.journal())
+	}
+	l := b.lines(record.KindReclaim)
+	if len(l) != 1 || l[0].Reclaim.Images != 1 || *l[0].Reclaim.FreedBytes != 40<<20 || *l[0].FreedBytes != 40<<20 || l[0].Outcome != record.OutcomeRecovered {
+		t.Errorf("lines %+v", l)
+	}
+	if r := b.asked; len(r) != 1 || r[0].Signal != "nodefs.available" || !r[0].Containers || !r[0].Images || r[0].AvailableWanted != 32<<20 || r[0].ID != l[0].ID.String() {
+		t.Errorf("asked for %+v", r)
+	} else if left := time.Duration(r[0].DeadlineNs - l[0].Reclaim.TookNs); left <= 0 {
+		t.Errorf("deadline %d", r[0].DeadlineNs)
+	}
+	if s := a.view().Disk; s == nil || s.Error != "" || s.Workloads != 1 || s.Reclaim == nil || s.Reclaim.Images != 1 || s.Reclaiming {
+		t.Errorf("state %+v", s)
+	}
+}
+
+func TestWhoHoldsMostDiesWhenReclaimIsNotEnough(t *testing.T) {
+	for name, what := range map[string]map[string]any{
+		"nothing was left to remove":  {"containers": 0, "freedBytes": 0},
+		"the runtime does not answer": {"error": "containerd: deadline exceeded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newDiskBed(t)
+			small, big := b.sleeper("small", 64<<20), b.sleeper("big", 1<<20)
+			b.fill()
+			b.holds("small", 1<<20)
+			b.holds("big", 30<<20)
+			b.answer = func(*workload.ReclaimRequest) map[string]any { return what }
+			a := b.open(lowDisk, nil)
+			b.rounds(a, "the big one to die", func() bool { return !big.Alive() })
+			b.quiet(a, 300*time.Millisecond)
+			l := b.line(record.KindKill, "big")
+			if !small.Alive() || len(b.lines(record.KindKill)) != 1 {
+				t.Errorf("the small one lives: %v\n%s", small.Alive(), b.journal())
+			}
+			if l.Reclaim == nil || l.Reclaim.Error != fmt.Sprint(orEmpty(what["error"])) || l.Reclaim.ID.String() != b.asked[0].ID {
+				t.Errorf("reclaim %+v", l.Reclaim)
+			}
+			if done := what["doneNs"].(uint64); l.Timeline.Decided < done {
+				t.Errorf("decided at %d, the reclaim was done at %d", l.Timeline.Decided, done)
+			}
+			if n := len(b.lines(record.KindReclaim)); n != 0 || len(b.asked) != 1 {
+				t.Errorf("%d lines of a reclaim that was enough, asked %d times", n, len(b.asked))
+			}
+		})
+	}
+}
+
+func orEmpty(v any) any {
+	if v == nil {
+		return ""
+	}
+	return v
+}
+
+// Who wanted to know would wait for an answer; memory, and be it soft, does not.
+func TestMemoryDoesNotWaitForReclaim(t *testing.T) {
+	b := newDiskBed(t)
+	unit := b.sleeper("unit", 1<<20)
+	b.fill()
+	b.holds("unit", 30<<20)
+	b.soft("400Mi", time.Millisecond, 1)
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the request", func() bool { return len(b.asked) == 1 })
+	hog := b.sleeper("hog", 200<<20)
+	must(t, a.scout.round(true))
+	b.rounds(a, "the hog to be asked to end", func() bool { return !hog.Alive() })
+	if !unit.Alive() || !a.reclaim.isUnderWay() {
+		t.Errorf("the unit lives: %v, reclaim is under way: %v\n%s", unit.Alive(), a.reclaim.isUnderWay(), b.journal())
+	}
+	if s := a.view().Disk; s == nil || !s.Reclaiming {
+		t.Errorf("state %+v", s)
+	}
+}
+
+// A disk process that goes on writing and does not answer in time has freed nothing.
+func TestAnAnswerThatDoesNotCome(t *testing.T) {
+	b := newDiskBed(t)
+	b.conf.ReclaimDeadline = time.Second
+	unit := b.sleeper("unit", 1<<20)
+	b.fill()
+	b.holds("unit", 30<<20)
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the unit to die", func() bool { return !unit.Alive() })
+	b.written(a)
+	if l := b.line(record.KindKill, "unit"); l.Reclaim == nil || l.Reclaim.Error != "not done within 1s" || l.Reclaim.TookNs < uint64(time.Second) {
+		t.Errorf("reclaim %+v", l.Reclaim)
+	}
+}
+
+// One that does nothing at all any more is not to be relied on: an alarm, and nobody dies for
+// the disk. Memory is protected all the same.
+func TestAHungDiskProcessKillsNobody(t *testing.T) {
+	b := newDiskBed(t)
+	b.conf.ReclaimDeadline = time.Second
+	unit := b.sleeper("unit", 1<<20)
+	b.fill()
+	b.holds("unit", 30<<20)
+	a := b.open(withMemory(lowDisk), nil)
+	b.work()
+	b.silent = true
+	b.rounds(a, "the refusal", func() bool { return len(b.refusals("nodefs.available")) == 1 })
+	b.memoryIsProtected(a)
+	b.quiet(a, 200*time.Millisecond)
+	if r := b.refusals("nodefs.available"); !unit.Alive() || len(r) != 1 || r[0] != string(reasonHung) || b.alarms("does not answer") != 1 {
+		t.Errorf("the unit lives: %v, refused %q, %d alarms", unit.Alive(), r, b.alarms("does not answer"))
+	}
+	if s := a.view().Disk; s == nil || s.Error != string(reasonHung) {
+		t.Errorf("state %+v", s)
+	}
+	b.silent = false
+	b.rounds(a, "the unit to die when it writes again", func() bool { return !unit.Alive() })
+}
+
+func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {
+	for name, stale := range map[string]bool{"it does not run": false, "it has not written for a while": true} {
+		for _, compat := range []string{"", config.CompatKubelet} {
+			t.Run(name+compat, func(t *testing.T) {
+				b := newDiskBed(t)
+				b.conf.Compat, b.silent = compat, true
+				unit := b.sleeper("unit", 1<<20)
+				b.fill()
+				b.holds("unit", 30<<20)
+				if stale {
+					b.write(now() - uint64(figuresFileAge) - uint64(time.Second))
+				}
+				a := b.open(withMemory(lowDisk), nil)
+				b.rounds(a, "the refusal", func() bool { return len(b.refusals("nodefs.available")) == 1 })
+				b.memoryIsProtected(a)
+				b.rounds(a, "the alarm", func() bool { return b.alarms("no disk figures") == 1 })
+				if r := b.refusals("nodefs.available"); !unit.Alive() || len(r) != 1 || r[0] != string(reasonNoFigures) {
+					t.Errorf("the unit lives: %v, refused %q", unit.Alive(), r)
+				}
+				if _, err := os.Stat(b.conf.Reclaim); err == nil {
+					t.Error("reclaim was asked of nobody")
+				}
+				if s := a.view().Disk; s == nil || !strings.HasPrefix(s.Error, string(reasonNoFigures)) || s.AgeSeconds != nil {
+					t.Errorf("state %+v", s)
+				}
+				b.silent = false
+				b.rounds(a, "the word that all is well", func() bool { return b.alarms("there are disk figures again") == 1 })
+			})
+		}
+	}
+}
+
+// Nobody is asked for a reclaim that is not wanted, nor for one by an agent that only looks on.
+func TestReclaimThatIsNotAskedFor(t *testing.T) {
+	for name, tc := range map[string]struct {
+		mode     string
+		deadline time.Duration
+		want     record.Outcome
+	}{
+		"by the configuration": {config.ModeEnforce, 0, record.OutcomeKilled},
+		"in shadow mode":       {config.ModeShadow, time.Minute, record.OutcomeShadow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newDiskBed(t)
+			b.conf.Mode, b.conf.ReclaimDeadline = tc.mode, tc.deadline
+			unit := b.sleeper("unit", 1<<20)
+			b.fill()
+			b.holds("unit", 30<<20)
+			a := b.open(lowDisk, nil)
+			b.rounds(a, "the line", func() bool {
+				if !unit.Alive() {
+					_ = os.Remove(b.image()) // as it gives back what it held
+				}
+				return len(b.outcomes("unit")) == 1
+			})
+			if l := b.line(record.KindEviction, "unit"); l.Outcome != tc.want || l.Reclaim != nil || unit.Alive() != (tc.mode == config.ModeShadow) {
+				t.Errorf("%s, %+v, it lives: %v", l.Outcome, l.Reclaim, unit.Alive())
+			}
+			if _, err := os.Stat(b.conf.Reclaim); err == nil || len(b.asked) != 0 {
+				t.Error("reclaim was asked for")
+			}
+		})
+	}
+}
+
+func TestWhoIsAboveItsLimitIsEvicted(t *testing.T) {
+	b := newDiskBed(t)
+	b.limits(10<<20, "one", "two", "kept")
+	one, two := b.sleeper("one", 1<<20), b.sleeper("two", 1<<20)
+	kept, free := b.sleeper("kept", 1<<20), b.sleeper("free", 1<<20)
+	a := b.open(map[string]string{"nodefs.available": "1Mi"}, nil)
+	must(t, a.scout.round(true))
+	b.holds("one", 11<<20)
+	b.holds("two", 20<<20)
+	b.holds("kept", 10<<20)
+	b.holds("free", 60<<20)
+	b.rounds(a, "both to die", func() bool { return !one.Alive() && !two.Alive() })
+	b.rounds(a, "their lines", func() bool { return len(b.outcomes("one")) == 1 && len(b.outcomes("two")) == 1 })
+	b.quiet(a, 300*time.Millisecond)
+	if !kept.Alive() || !free.Alive() || len(b.lines(record.KindKill)) != 2 {
+		t.Errorf("alive: %v at its limit, %v without one\n%s", kept.Alive(), free.Alive(), b.journal())
+	}
+	for _, kind := range []record.Kind{record.KindKill, record.KindEviction} {
+		l := b.line(kind, "one")
+		if l.Signal != "emptydirfs.limit" || l.Message != `Usage of EmptyDir volume "cache" exceeds the limit "10Mi". ` || l.Threshold != nil || len(l.Annotations) != 0 {
+			t.Errorf("%s line of %s, %q, threshold %+v", kind, l.Signal, l.Message, l.Threshold)
+		}
+		if *l.Observed != (record.Observed{Available: -1 << 20, Capacity: 10 << 20}) || *l.Victim.UsageBytes != 11<<20 {
+			t.Errorf("observed %+v, usage %d", l.Observed, *l.Victim.UsageBytes)
+		}
+	}
+	if l := b.line(record.KindEviction, "one"); l.Outcome != record.OutcomeKilled || l.Timeline.Crossed == 0 || l.Timeline.Signalled < l.Timeline.Crossed || l.Timeline.Dead == 0 {
+		t.Errorf("%s, %+v", l.Outcome, l.Timeline)
+	}
+}
+
+// What was read of a unit before it was killed says nothing of who runs in it since.
+func TestAFigureKillsOnce(t *testing.T) {
+	b := newDiskBed(t)
+	b.limits(10<<20, "unit")
+	first := b.sleeper("unit", 1<<20)
+	a := b.open(map[string]string{"nodefs.available": "1Mi"}, nil)
+	must(t, a.scout.round(true))
+	b.holds("unit", 20<<20)
+	b.rounds(a, "the first to die", func() bool { return !first.Alive() && len(b.outcomes("unit")) == 1 })
+	second := b.sleeperIn("unit", 1<<20)
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
+		b.round(a)
+	}
+	if !second.Alive() {
+		t.Fatal("killed by what was read of the former one")
+	}
+	b.holds("unit", 20<<20)
+	b.rounds(a, "the second to die by a new figure", func() bool { return !second.Alive() })
+}
+
+func TestLimitsThatAreNotEnforced(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*diskBed)
+		want   record.Outcome // "" is no line
+		reason string
+	}{
+		"in shadow mode":           {func(b *diskBed) { b.conf.Mode = config.ModeShadow }, record.OutcomeShadow, "would have been killed"},
+		"with the budget spent":    {func(b *diskBed) { b.conf.Budget = config.Budget{} }, record.OutcomeRefused, "kill budget spent"},
+		"without the isolation":    {func(b *diskBed) { b.conf.LocalStorageCapacityIsolation = false }, "", ""},
+		"of a unit that is spared": {func(b *diskBed) { b.conf.Protect = []string{b.root + "/*"} }, "", ""},
+		"by a figure that is old":  {func(b *diskBed) { b.silent = true }, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newDiskBed(t)
+			b.limits(10<<20, "unit")
+			tc.change(b)
+			unit := b.sleeper("unit", 1<<20)
+			b.holds("unit", 20<<20)
+			b.write(now())
+			a := b.open(map[string]string{"nodefs.available": "1Mi"}, nil)
+			must(t, a.scout.round(true))
+			if !b.silent {
+				b.holds("unit", 20<<20)
+			}
+			if tc.want != "" {
+				b.rounds(a, "the line", func() bool { return len(b.outcomes("unit")) > 0 })
+			}
+			b.quiet(a, 1500*time.Millisecond)
+			if got := b.outcomes("unit"); !unit.Alive() || len(b.lines(record.KindKill)) != 0 || (tc.want == "") != (len(got) == 0) || len(got) > 1 {
+				t.Fatalf("it lives: %v, outcomes %v", unit.Alive(), got)
+			}
+			if tc.want == "" {
+				return
+			}
+			if l := b.line(record.KindEviction, "unit"); l.Outcome != tc.want || l.Reason != tc.reason || l.Signal != "emptydirfs.limit" || l.Message == "" {
+				t.Errorf("%s: %s, %s %q", l.Outcome, l.Reason, l.Signal, l.Message)
+			}
+		})
+	}
+}
+
+// A limit is a limit though no threshold is about a disk; more are above it than may be under
+// way at once, and memory has a place all the same.
+func TestManyAboveTheirLimits(t *testing.T) {
+	b := newDiskBed(t)
+	var units []string
+	var loads []*load.Load
+	for i := range maxOpen + 2 {
+		units = append(units, fmt.Sprint("unit-", i))
+		loads = append(loads, b.sleeper(units[i], 1<<20))
+	}
+	b.limits(10<<20, units...)
+	a := b.open(map[string]string{"allocatableMemory.available": "1Mi"}, nil)
+	must(t, a.scout.round(true))
+	for _, u := range units {
+		b.holds(u, 20<<20)
+	}
+	most := 0
+	b.rounds(a, "all to die", func() bool {
+		most = max(most, a.limitsUnderWay())
+		for _, l := range loads {
+			if l.Alive() {
+				return false
+			}
+		}
+		return true
+	})
+	if most > maxSoft {
+		t.Errorf("%d under way at once", most)
+	}
+}

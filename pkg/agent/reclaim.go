@@ -1,0 +1,199 @@
+package agent
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+const (
+	// reclaimAgain is when what was done counts no longer, though nobody was evicted since:
+	// containers die and images go out of use meanwhile.
+	reclaimAgain = time.Minute
+	// lookAfter is how long a filesystem may take to be read again after a reclaim.
+	lookAfter = 12 * time.Second
+)
+
+// reclaim is the node-level reclaim that was asked of the disk process last. It belongs to the
+// hot thread.
+type reclaim struct {
+	path string
+	// deadline is how long an answer is waited for; 0: nobody is asked.
+	deadline time.Duration
+
+	phase    reclaimPhase
+	wanted   workload.ReclaimRequest
+	bound    int // that asked
+	decision decide.Decision
+	askedNs  uint64
+	// doneNs is when it was answered; what is available was to be read later than that.
+	doneNs uint64
+	// hung: the deadline is over, and the disk process has not written anything since.
+	hung bool
+	// containersNs and imagesNs are when that was freed last, 0: not for the eviction that is
+	// to be decided next.
+	containersNs, imagesNs uint64
+	// last is what the last one did, nil before; it is never changed.
+	last *record.Reclaim
+	// unwritten is the id of a request that could not be written.
+	unwritten atomic.Pointer[string]
+}
+
+type reclaimPhase int
+
+const (
+	reclaimIdle reclaimPhase = iota
+	// reclaimAsked: there is no answer yet.
+	reclaimAsked
+	// reclaimAnswered: the filesystem has not been read since.
+	reclaimAnswered
+	// reclaimLooked: it has, and the pass is to tell whether it was enough.
+	reclaimLooked
+)
+
+// reset forgets what was asked and done: the bounds are others.
+func (r *reclaim) reset(deadline time.Duration) {
+	r.deadline, r.phase, r.hung = deadline, reclaimIdle, false
+	r.spend()
+}
+
+// spend: an eviction has used up what was freed; the next one is preceded by another reclaim.
+func (r *reclaim) spend() { r.containersNs, r.imagesNs = 0, 0 }
+
+// done says what was freed for the next eviction.
+func (r *reclaim) done(nowNs uint64) decide.NodeReclaim {
+	counts := func(ns uint64) bool { return ns != 0 && nowNs-ns < uint64(reclaimAgain) }
+	return decide.NodeReclaim{Containers: counts(r.containersNs), Images: counts(r.imagesNs)}
+}
+
+// isUnderWay: somebody is at it, or nobody has looked since.
+func (r *reclaim) isUnderWay() bool { return r.phase == reclaimAsked || r.phase == reclaimAnswered }
+
+// reclaimed is what decide has to know. Who can't ask, in shadow mode or by the configuration,
+// decides as if it had freed nothing.
+func (a *Agent) reclaimed(nowNs uint64) (done decide.NodeReclaim, underWay bool) {
+	if a.shadow || a.reclaim.deadline == 0 {
+		return decide.NodeReclaim{Containers: true, Images: true}, false
+	}
+	a.followReclaim(nowNs)
+	return a.reclaim.done(nowNs), a.reclaim.isUnderWay()
+}
+
+// followReclaim takes the answer, and the first reading after it.
+func (a *Agent) followReclaim(nowNs uint64) {
+	r := &a.reclaim
+	switch r.phase {
+	case reclaimAsked:
+		a.awaitAnswer(nowNs)
+	case reclaimAnswered:
+		o := a.observed(&a.settings.Bounds[r.bound])
+		if o != nil && o.Ns > r.doneNs || nowNs-r.doneNs > uint64(lookAfter) {
+			r.phase = reclaimLooked
+			if r.wanted.Containers {
+				r.containersNs = nowNs
+			}
+			if r.wanted.Images {
+				r.imagesNs = nowNs
+			}
+		}
+	}
+}
+
+// awaitAnswer: no answer in time is one too, that nothing was freed, of a disk process that
+// goes on writing. One that is gone is asked again when it is back.
+func (a *Agent) awaitAnswer(nowNs uint64) {
+	r, t := &a.reclaim, a.scout.fresh(nowNs)
+	failed := r.unwritten.Load()
+	switch {
+	case t == nil:
+		r.phase, r.hung = reclaimIdle, false
+		a.scout.awaited.Store(false)
+	case t.Reclaim != nil && t.Reclaim.ID == r.wanted.ID:
+		a.answered(t.Reclaim.DoneNs, nowNs, record.Reclaim{
+			Containers: t.Reclaim.Containers, Images: t.Reclaim.Images, FreedBytes: t.Reclaim.FreedBytes, FreedInodes: t.Reclaim.FreedInodes,
+			Error: t.Reclaim.Error,
+		})
+	case failed != nil && *failed == r.wanted.ID:
+		a.answered(nowNs, nowNs, record.Reclaim{Error: "the request could not be written"})
+	case nowNs < r.wanted.DeadlineNs:
+	case t.WrittenNs > r.askedNs:
+		a.answered(nowNs, nowNs, record.Reclaim{Error: "not done within " + r.deadline.String()})
+	case !r.hung:
+		r.hung = true
+		a.log.Error().Dur("waited_ms", time.Duration(nowNs-r.askedNs)).Msg("degraded: the disk process does not answer; thresholds of disks kill nobody")
+		a.degraded(alarm{signal: a.settings.Bounds[r.bound].Signal, reason: string(reasonHung) + "; thresholds of disks kill nobody"})
+	}
+}
+
+func (a *Agent) answered(doneNs, nowNs uint64, what record.Reclaim) {
+	r := &a.reclaim
+	r.phase, r.doneNs, r.hung = reclaimAnswered, min(doneNs, nowNs), false
+	a.scout.awaited.Store(false)
+	what.ID, _ = record.ParseID(r.wanted.ID) // it was made by record.MakeID
+	what.Signal, what.TookNs = r.wanted.Signal, nowNs-r.askedNs
+	r.last = &what
+	a.log.Warn().Str("id", r.wanted.ID).Str("signal", what.Signal).Int64("containers", what.Containers).Int64("images", what.Images).
+		Str("error", what.Error).Dur("took_ms", time.Duration(what.TookNs)).Msg("node-level reclaim")
+}
+
+// maxWanted is what pkg/workload takes for more than any filesystem holds.
+const maxWanted = 1 << 60
+
+// askReclaim asks for what a decision wants freed. Nothing waits for the file, and no bound of
+// memory or tasks for the answer.
+func (a *Agent) askReclaim(d *decide.Decision) {
+	r, nowNs := &a.reclaim, now()
+	r.phase, r.bound, r.decision, r.askedNs = reclaimAsked, d.Bound, *d, nowNs
+	r.wanted = workload.ReclaimRequest{
+		ID:     record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()).String(),
+		Signal: string(a.settings.Bounds[d.Bound].Signal), Containers: d.Reclaim.Containers, Images: d.Reclaim.Images,
+		DeadlineNs: nowNs + uint64(r.deadline), AvailableWanted: min(max(0, d.TargetAvailable), maxWanted),
+	}
+	a.scout.awaited.Store(true)
+	go a.writeReclaim(r.path, r.wanted)
+}
+
+func (a *Agent) writeReclaim(path string, request workload.ReclaimRequest) {
+	a.reclaimMu.Lock()
+	defer a.reclaimMu.Unlock()
+	if err := workload.WriteReclaim(path, &request); err != nil {
+		a.log.Error().Err(err).Msg("node-level reclaim can't be asked for")
+		a.reclaim.unwritten.Store(&request.ID)
+		a.wake()
+	}
+}
+
+// concludeReclaim records a reclaim that was enough: nobody was evicted, and somebody may ask
+// where the images went. One that was not is in the line of what followed.
+func (a *Agent) concludeReclaim(d *decide.Decision) {
+	r := &a.reclaim
+	if r.phase != reclaimLooked {
+		return
+	}
+	r.phase = reclaimIdle
+	b := &a.settings.Bounds[r.bound]
+	o := a.observed(b)
+	if d.Met[r.bound] || o == nil {
+		return
+	}
+	id, _ := record.ParseID(r.wanted.ID)
+	line := &record.Line{
+		Kind: record.KindReclaim, ID: id, Node: a.node, Mode: a.mode, Signal: string(b.Signal),
+		Tier: a.tierFor(b.Signal), Threshold: thresholdLine(b, &r.decision),
+		Observed: &record.Observed{Available: o.Available, Capacity: o.Capacity},
+		Reclaim:  r.last, FreedBytes: r.last.FreedBytes, Outcome: record.OutcomeRecovered, Reason: string(decide.ReasonReclaimed), By: record.ByAgent,
+	}
+	a.recorder.send(line, nil)
+	r.spend()
+}
+
+// precededBy is the reclaim that was done before an eviction for a disk, nil: none was.
+func (a *Agent) precededBy(b *decide.Bound, d *decide.Decision) *record.Reclaim {
+	if !b.Signal.Disk() || a.reclaim.last == nil || a.shadow || !d.Reclaim.Any() || !a.reclaim.done(now()).Any() {
+		return nil
+	}
+	return a.reclaim.last
+}
