@@ -119,6 +119,9 @@ func reportTable(r *preflight.Report) string {
 	t.line(r.MemoryLocking.OK, "memory locking", lockingLine(&r.MemoryLocking))
 	t.line(r.Backstop.Reach != "none", "backstop", backstopLines[r.Backstop.Reach])
 	t.line(r.Drill.Possible, "drill", cmp.Or(after("not possible: ", r.Drill.Error), "possible"))
+	if d := &r.DiskFigures; d.Wanted {
+		t.line(d.OK, "disk figures", figuresLine(d))
+	}
 	t.group("signals: tier, crossing to SIGKILL, why")
 	for _, s := range sameTiers(r.Tiers) {
 		t.line(s.Tier != preflight.TierNone, s.Signal, fmt.Sprintf("%-11s%-14s%s", s.Tier, latencyOf(s), s.Why))
@@ -169,6 +172,13 @@ func lockingLine(l *preflight.MemoryLocking) string {
 		return "mlockall"
 	}
 	return fmt.Sprintf("mlockall: %s: the agent may wait for its own pages; add CAP_IPC_LOCK", l.Error)
+}
+
+func figuresLine(d *preflight.DiskFigures) string {
+	if !d.OK {
+		return d.Error + "; thresholds and limits of disks would kill nobody"
+	}
+	return fmt.Sprintf("of %d units, written %.0f s ago, the oldest read %.0f s ago", d.Workloads, d.AgeSeconds, d.OldestSeconds)
 }
 
 // backstopLines say what the kernel can do in the place of an agent that stalls.

@@ -23,15 +23,15 @@ const answerWithin = 500 * time.Millisecond
 
 // liveSnapshot reads the node as it is now, from files alone: no BPF program is loaded and
 // no agent asked, so it works beside one. Signals and figures that can't be read are left
-// out.
-func liveSnapshot(ctx context.Context, c *config.Config) (*snapshot.Snapshot, error) {
+// out. The disk figures that it was made with are nil where there are none.
+func liveSnapshot(ctx context.Context, c *config.Config) (*snapshot.Snapshot, *workload.DiskTable, error) {
 	fs, err := cgroupfs.New("/sys/fs/cgroup")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	roots, err := agent.Roots(fs, c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s := &snapshot.Snapshot{Time: time.Now()}
 	node := liveNode(c)
@@ -45,13 +45,13 @@ func liveSnapshot(ctx context.Context, c *config.Config) (*snapshot.Snapshot, er
 		AllowFirst: c.AllowEvictFirst, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 	}).Scan()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	figures, _ := workload.LoadDisk(c.Disk, uint32(os.Geteuid())) // without them disk has no data
 	for i := range units {
 		s.Workloads = append(s.Workloads, measured(fs, &units[i], figures))
 	}
-	return s, nil
+	return s, figures, nil
 }
 
 // liveNode leaves zero what can't be read; the signals refuse that.
@@ -128,7 +128,7 @@ func measured(fs *cgroupfs.FS, u *workload.Unit, figures *workload.DiskTable) wo
 	w := u.Workload
 	if figures != nil {
 		if e := figures.Entry(w.UID); e != nil {
-			w.Usage.Disk = e.Usage(monotonicNs(), math.MaxInt64)
+			e.Measure(&w, monotonicNs(), math.MaxInt64)
 		}
 	}
 	c, err := fs.Open(w.Cgroup)

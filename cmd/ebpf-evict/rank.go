@@ -75,7 +75,7 @@ type liveRanking struct {
 }
 
 func rankLive(ctx context.Context, out io.Writer, c *config.Config, settings decide.Settings, name signal.Signal, asJSON bool) error {
-	shot, err := liveSnapshot(ctx, c)
+	shot, figures, err := liveSnapshot(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -87,18 +87,58 @@ func rankLive(ctx context.Context, out io.Writer, c *config.Config, settings dec
 	for i := range shot.Workloads {
 		units[shot.Workloads[i].UID] = &shot.Workloads[i]
 	}
+	settings.Layout = shot.Layout
+	held := liveColumns(settings, name, figures)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "RANK\tUNIT\tMEMORY\tTASKS\tPRIORITY\tEVICTABLE\tNOTE")
+	fmt.Fprintf(w, "RANK\tUNIT\t%s\tPRIORITY\tEVICTABLE\tNOTE\n", held(nil))
 	for i, place := range r.Ranked {
 		u, may := units[place.UID], "no"
 		if place.Evictable {
 			may = "yes"
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%d\t%s\t%s\n", i+1, record.Printable(unitName(u)),
-			amountText(u.Usage.WorkingSetBytes, record.FormatBytes), amountText(u.Usage.Tasks, func(n int64) string { return fmt.Sprint(n) }),
-			u.Priority, may, record.Printable(place.Reason))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%s\t%s\n", i+1, record.Printable(unitName(u)), held(u), u.Priority, may, record.Printable(place.Reason))
 	}
 	return w.Flush()
+}
+
+// liveColumns returns what says what a unit holds, and of nil the columns' names: memory and
+// tasks, or what counts for a disk signal and how old the figure is.
+func liveColumns(settings decide.Settings, name signal.Signal, figures *workload.DiskTable) func(*workload.Workload) string {
+	if !name.Disk() {
+		return func(u *workload.Workload) string {
+			if u == nil {
+				return "MEMORY\tTASKS"
+			}
+			return amountText(u.Usage.WorkingSetBytes, record.FormatBytes) + "\t" + amountText(u.Usage.Tasks, countText)
+		}
+	}
+	b, head, text := decide.Bound{Threshold: signal.Threshold{Signal: name}}, "INODES", countText
+	if name.Bytes() {
+		head, text = "DISK", record.FormatBytes
+	}
+	return func(u *workload.Workload) string {
+		if u == nil {
+			return head + "\tREAD"
+		}
+		return amountText(settings.Use(&b, u), text) + "\t" + ageText(figures, u.UID)
+	}
+}
+
+func countText(n int64) string { return fmt.Sprint(n) }
+
+// ageText is how long ago a unit's figures were read.
+func ageText(figures *workload.DiskTable, uid string) string {
+	if figures == nil {
+		return "-"
+	}
+	e := figures.Entry(uid)
+	if e == nil {
+		return "-"
+	}
+	if age, ok := e.OldestAge(monotonicNs()); ok {
+		return fmt.Sprintf("%.0f s ago", age.Seconds())
+	}
+	return "-"
 }
 
 func unitName(w *workload.Workload) string {

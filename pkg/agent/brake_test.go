@@ -90,7 +90,7 @@ func TestEndOfTheAgentTakesTheBrakeOff(t *testing.T) {
 	handle, err := one.open(b.fs)
 	must(t, err)
 	e := &a.open[0]
-	e.used, e.handle, e.victim, e.condemned = true, handle, one.Workload, -1
+	e.used, e.unit, e.handle, e.victim, e.condemned = true, one, handle, one.Workload, -1
 	e.bound, e.wire = a.settings.Bounds[0], noWire
 	e.timeline.Signalled = now()
 	e.intent = a.kernel.StoreIntent(&e.intended)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // The finisher stores what became of a victim at any moment, also between two looks of one
@@ -13,7 +14,7 @@ func TestVictimThatDiesBetweenTwoLooksIsClosedAsKilled(t *testing.T) {
 	b := newBed(t)
 	a := b.open(map[string]string{"allocatableMemory.available": "1Mi"}, nil)
 	e := &a.open[0]
-	e.used, e.intent, e.condemned, e.wire = true, -1, -1, noWire
+	e.used, e.unit, e.intent, e.condemned, e.wire = true, newUnit(workload.Unit{}), -1, -1, noWire
 	e.timeline.Crossed, e.timeline.Signalled = 1, 2
 	a.settle(e) // the look at the start of the pass: nothing yet
 	e.finished.Store(&actuator.Outcome{DeadNs: 3})

@@ -15,16 +15,18 @@ const (
 	// to be in them: a stat each, 2 µs.
 	figuresLook    = 200 * time.Millisecond
 	figuresAwaited = 20 * time.Millisecond
-	// A file of them must not be older than figuresFileAge, or whoever writes it is unwell, and
-	// a figure in it not older than figuresAge: the kubelet's own are up to two minutes old.
-	figuresFileAge = 30 * time.Second
-	figuresAge     = 2 * time.Minute
+	// figuresAge is how old a figure may be: the kubelet's own are up to two minutes old.
+	figuresAge = 2 * time.Minute
 	// figuresEvery is when the ages of figures are looked at again.
 	figuresEvery = time.Second
 	// figuresMissing is how long there may be none before that is an alarm: both processes may
 	// have been started at once.
 	figuresMissing = 3 * time.Second
 )
+
+// FiguresFileAge is how old a file of disk figures may be: whoever writes it is unwell after
+// that.
+const FiguresFileAge = 30 * time.Second
 
 const (
 	reasonNoFigures decide.Reason = "no disk figures: ebpf-evict disk does not run, or is unwell"
@@ -42,7 +44,7 @@ type figuresWatch struct {
 }
 
 func watchFigures(path string) *figuresWatch {
-	return &figuresWatch{reader: workload.NewDiskReader(path, uint32(os.Geteuid()), figuresFileAge)}
+	return &figuresWatch{reader: workload.NewDiskReader(path, uint32(os.Geteuid()), FiguresFileAge)}
 }
 
 // readFigures keeps the disk figures fresh, and wakes the hot thread when an answer that it
@@ -141,7 +143,7 @@ func (s *scout) addFigures() {
 // that looks for them may be late as well.
 func (s *scout) fresh(nowNs uint64) *workload.DiskTable {
 	t := s.figures.Load()
-	if t == nil || (workload.Reading{ReadNs: t.WrittenNs}).Age(nowNs) > figuresFileAge+figuresMissing {
+	if t == nil || (workload.Reading{ReadNs: t.WrittenNs}).Age(nowNs) > FiguresFileAge+figuresMissing {
 		return nil
 	}
 	return t

@@ -323,7 +323,7 @@ func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {
 				b.fill()
 				b.holds("unit", 30<<20)
 				if stale {
-					b.write(now() - uint64(figuresFileAge) - uint64(time.Second))
+					b.write(now() - uint64(FiguresFileAge) - uint64(time.Second))
 				}
 				a := b.open(withMemory(lowDisk), nil)
 				b.rounds(a, "the refusal", func() bool { return len(b.refusals("nodefs.available")) == 1 })

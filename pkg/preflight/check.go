@@ -37,7 +37,7 @@ func Check(o Options) Report {
 		Capabilities: capabilities(o.Root), Lockdown: lockdown(o.Root), Cgroup: cgroups(fs, fsErr),
 		Hooks: []Hook{}, Fallback: tryFallback(fs, fsErr, zerolog.Nop()),
 		Scheduling: scheduling(), MemoryLocking: memoryLocking(), Drill: drillable(fs, fsErr),
-		Missing: []Missing{},
+		DiskFigures: diskFigures(o.Config, os.Geteuid(), monotonicNs()), Missing: []Missing{},
 	}
 	load := loader.Options{BTF: c.BTF, Log: o.Log}
 	r.probe(load)

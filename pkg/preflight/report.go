@@ -21,6 +21,7 @@ type Report struct {
 	MemoryLocking MemoryLocking `json:"memoryLocking"`
 	Backstop      Backstop      `json:"backstop"`
 	Drill         Drill         `json:"drill"`
+	DiskFigures   DiskFigures   `json:"diskFigures"`
 	Tiers         []Tier        `json:"tiers"`
 	// Protects: with this configuration `run --mode enforce` starts and watches every
 	// threshold.
@@ -115,6 +116,20 @@ type Backstop struct {
 type Drill struct {
 	Possible bool   `json:"possible"`
 	Error    string `json:"error,omitempty"`
+}
+
+// DiskFigures is whether a disk process tells who uses the disks. Without it the thresholds
+// and limits of disks kill nobody.
+type DiskFigures struct {
+	// Wanted: the configuration has a threshold or enforces limits of a disk.
+	Wanted bool `json:"wanted"`
+	OK     bool `json:"ok"`
+	// AgeSeconds is since they were written, OldestSeconds since the oldest figure was read.
+	AgeSeconds    float64 `json:"ageSeconds,omitempty"`
+	OldestSeconds float64 `json:"oldestSeconds,omitempty"`
+	// Workloads is of how many units there are figures.
+	Workloads int    `json:"workloads"`
+	Error     string `json:"error,omitempty"`
 }
 
 // Tier is what a signal is watched with: bpf-charge, bpf-alloc, bpf-task, event, poll or none.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // mounted is a filesystem of its own in an image file, unmounted when the test ends.
@@ -57,6 +58,9 @@ func (w *world) figures(bytesOf, inodesOf map[string]int64) {
 		})
 	}
 	table["workloads"] = units
+	if w.reclaimed != nil {
+		table["reclaim"] = w.reclaimed
+	}
 	data, err := json.Marshal(table)
 	must(w.t, err)
 	file := w.diskFile()
@@ -68,8 +72,10 @@ func (w *world) diskFile() string { return filepath.Join(w.dir, "disk.json") }
 
 // onDisk are the keys that make dir the one filesystem of the node.
 func (w *world) onDisk(dir string) string {
-	return fmt.Sprintf("nodefs: %q\nimagefs: %q\ndisk: %q\n", dir, dir, w.diskFile())
+	return fmt.Sprintf("nodefs: %q\nimagefs: %q\ndisk: %q\nreclaim: %q\nreclaimDeadline: 1s\n", dir, dir, w.diskFile(), w.reclaimFile())
 }
+
+func (w *world) reclaimFile() string { return filepath.Join(w.dir, "reclaim.json") }
 
 func (w *world) available(dir string) (bytes, inodes int64) {
 	w.t.Helper()
@@ -152,6 +158,37 @@ func diskScene(t *testing.T, dir, signal string, prepare func(*world) (threshold
 	}
 	if !strings.HasPrefix(l.Message, "The node was low on resource: ") {
 		t.Errorf("message %q", l.Message)
+	}
+}
+
+// What the container runtime can remove goes first: with images enough nobody dies.
+func TestImagesGoBeforeAUnit(t *testing.T) {
+	bin := binary(t)
+	dir := mounted(t, 64, "mkfs.ext4", "-q")
+	w := newWorld(t)
+	unit := w.load("unit", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	image := filepath.Join(dir, "image")
+	must(t, os.WriteFile(image, make([]byte, 32<<20), 0o600))
+	supply := func() { w.figures(map[string]int64{"unit": 20 << 20}, map[string]int64{"unit": 5}) }
+	supply()
+	w.extra = w.onDisk(dir)
+	w.start(map[string]string{"nodefs.available": "32Mi"})
+	w.await("the line of the reclaim", func() bool {
+		if request, err := workload.LoadReclaim(w.reclaimFile(), 0); err == nil && w.reclaimed == nil {
+			must(t, os.Remove(image))
+			var ts unix.Timespec
+			must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts))
+			w.reclaimed = map[string]any{"id": request.ID, "signal": request.Signal, "doneNs": ts.Nano(), "freedBytes": 32 << 20, "images": 1}
+		}
+		supply()
+		return w.count(record.KindReclaim) == 1
+	})
+	if l := w.lines(record.KindReclaim)[0]; !unit.Alive() || w.count(record.KindKill) != 0 || l.Reclaim.Images != 1 || *l.Reclaim.FreedBytes != 32<<20 {
+		t.Errorf("the unit lives: %v, %d kills, %+v", unit.Alive(), w.count(record.KindKill), l.Reclaim)
+	}
+	out, err := exec.Command(bin, "history", "--journal", w.journal).Output()
+	if err != nil || !strings.Contains(string(out), "32.0 MiB  recovered") {
+		t.Errorf("history: %v\n%s", err, out)
 	}
 }
 

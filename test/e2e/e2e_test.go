@@ -84,6 +84,8 @@ type world struct {
 	// tier is forced, "" for the best.
 	tier  string
 	agent *exec.Cmd
+	// reclaimed is what the disk process has answered last.
+	reclaimed map[string]any
 }
 
 const rootMemory = 1 << 30

@@ -1,0 +1,48 @@
+package preflight
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+)
+
+func TestDiskFigures(t *testing.T) {
+	const written = `{"schema":"ebpf-evict/disk/v1","writtenNs":90000000000,"workloads":[
+		{"uid":"a","ephemeralStorage":{"readNs":80000000000,"logsBytes":1}},{"uid":"b"}]}`
+	for name, tc := range map[string]struct {
+		text string
+		now  time.Duration
+		want DiskFigures // but for Error, of which it is a part
+	}{
+		"none":      {"", 91 * time.Second, DiskFigures{Wanted: true, Error: "does not run"}},
+		"good ones": {written, 92 * time.Second, DiskFigures{Wanted: true, OK: true, AgeSeconds: 2, OldestSeconds: 12, Workloads: 1}},
+		"old ones":  {written, 121 * time.Second, DiskFigures{Wanted: true, Error: "stale"}},
+		"others":    {"{}", 91 * time.Second, DiskFigures{Wanted: true, Error: "schema"}},
+	} {
+		c := config.Default()
+		c.Disk = filepath.Join(t.TempDir(), "disk.json")
+		if tc.text != "" {
+			if err := os.WriteFile(c.Disk, []byte(tc.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := diskFigures(c, os.Geteuid(), uint64(tc.now))
+		if !strings.Contains(got.Error, tc.want.Error) || (got.Error == "") != tc.want.OK {
+			t.Errorf("%s: error %q, want %q", name, got.Error, tc.want.Error)
+		}
+		if got.Error = tc.want.Error; got != tc.want {
+			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
+		}
+	}
+	c := config.Default()
+	c.EvictionHard = map[string]string{string(signal.MemoryAvailable): "100Mi"}
+	c.LocalStorageCapacityIsolation = false
+	if diskFigures(c, os.Geteuid(), 1).Wanted {
+		t.Error("wanted, though nothing is about a disk")
+	}
+}
