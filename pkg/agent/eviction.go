@@ -109,10 +109,7 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 		// earlier sequence: a new one.
 		e.by, e.seq, e.timeline.Crossed = sample.ObserverTimer, a.kernel.ArmWire(e.wire), found
 	}
-	if e.bound.Signal.Disk() {
-		e.reclaim = a.precededBy(&e.bound, d)
-		a.reclaim.spend()
-	}
+	e.reclaim = a.precededBy(&e.bound, d)
 	a.nextEntropy()
 	a.intend(e)
 	return e
@@ -163,6 +160,7 @@ func (a *Agent) slot() *eviction {
 // opened starts what follows a first SIGKILL: the finisher, the ranking, the kill line.
 func (a *Agent) opened(e *eviction, struck int) {
 	e.struck = struck
+	a.spendReclaim(e)
 	a.viewed = time.Time{} // a change: the state file follows this pass
 	h := e.handle
 	a.wires.killing.Add(1)

@@ -83,7 +83,9 @@ func (s *scout) lookForFigures(w *figuresWatch) bool {
 // wants them and there are none, and when there are some again.
 func (s *scout) sayFigures(w *figuresWatch, table *workload.DiskTable, err error) {
 	text, wanted := errorText(err), s.wantsFigures()
-	s.figuresErr.Store(&text)
+	if was := s.figuresErr.Load(); was == nil || *was != text {
+		s.figuresErr.Store(&text)
+	}
 	if text != w.said && err != nil && table != nil {
 		s.log.Warn().Err(err).Msg("disk figures refused; the last good ones serve")
 	}

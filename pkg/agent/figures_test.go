@@ -247,6 +247,24 @@ func TestWhoHoldsMostDiesWhenReclaimIsNotEnough(t *testing.T) {
 	}
 }
 
+// A victim's containers are dead and can be removed: each eviction has a reclaim of its own
+// before it.
+func TestEachEvictionIsPrecededByAReclaim(t *testing.T) {
+	b := newDiskBed(t)
+	first, second := b.sleeper("first", 1<<20), b.sleeper("second", 1<<20)
+	b.fill()
+	b.holds("first", 3<<20) // less than is missing, so its end is no reason to wait
+	b.holds("second", 2<<20)
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{"containers": len(b.asked) - 1} }
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "both to die", func() bool { return !first.Alive() && !second.Alive() })
+	b.written(a)
+	one, two := b.line(record.KindKill, "first"), b.line(record.KindKill, "second")
+	if len(b.asked) != 2 || one.Reclaim.ID.String() != b.asked[0].ID || two.Reclaim.ID.String() != b.asked[1].ID || two.Reclaim.Containers != 1 {
+		t.Errorf("asked %d times, reclaims %+v and %+v", len(b.asked), one.Reclaim, two.Reclaim)
+	}
+}
+
 func orEmpty(v any) any {
 	if v == nil {
 		return ""
@@ -498,5 +516,60 @@ func TestManyAboveTheirLimits(t *testing.T) {
 	})
 	if most > maxSoft {
 		t.Errorf("%d under way at once", most)
+	}
+}
+
+func TestDirectoriesOfImagesAndLayers(t *testing.T) {
+	images, layers := t.TempDir(), t.TempDir()
+	runtime := workload.DiskLayout{ImageDir: images, ContainerDir: layers}
+	for name, tc := range map[string]struct {
+		change     func(*config.Config)
+		runtime    workload.DiskLayout
+		image, ctr string
+	}{
+		"the runtime names them":             {func(*config.Config) {}, runtime, images, layers},
+		"layers are with the images":         {func(*config.Config) {}, workload.DiskLayout{ImageDir: images}, images, ""},
+		"what it names is not there":         {func(*config.Config) {}, workload.DiskLayout{ImageDir: "/no/such", ContainerDir: layers}, "", ""},
+		"layers that it names are not there": {func(*config.Config) {}, workload.DiskLayout{ImageDir: images, ContainerDir: "/no/such"}, images, ""},
+		"the file names images":              {func(c *config.Config) { c.Imagefs, c.ImagefsGiven = layers, true }, runtime, layers, ""},
+		"the file names the place of layers": {func(c *config.Config) { c.Containerfs = "/ctr" }, runtime, "", "/ctr"},
+		"nobody names any":                   {func(*config.Config) {}, workload.DiskLayout{}, "", ""},
+	} {
+		c := config.Default()
+		c.Nodefs, c.NodefsGiven = "/", true
+		tc.change(c)
+		got := DiskPaths(c, tc.runtime)
+		if want := DiskPaths(config.Default(), workload.DiskLayout{}).ImageFs; tc.image == "" {
+			tc.image = want // the default, where this machine has it
+		}
+		if got.NodeFs != "/" || got.ImageFs != tc.image || got.ContainerFs != tc.ctr {
+			t.Errorf("%s: %+v, want images at %q, layers at %q", name, got, tc.image, tc.ctr)
+		}
+	}
+}
+
+// The agent looks at the directories that the runtime names when that is known at last.
+func TestLayoutThatIsKnownLater(t *testing.T) {
+	b := newDiskBed(t)
+	b.conf.Imagefs, b.conf.ImagefsGiven = config.Default().Imagefs, false
+	a := b.open(lowDisk, nil)
+	p, err := a.plan(t.Context(), b.conf)
+	must(t, err)
+	p.disks = a.disks
+	b.work()
+	if a.scout.lookForFigures(b.watch); a.layoutMoved(p) {
+		t.Error("moved, though the figures name nothing")
+	}
+	images := t.TempDir()
+	b.put(b.conf.Disk, map[string]any{"schema": workload.DiskSchema, "writtenNs": now(), "layout": map[string]any{"dedicatedImageFs": true, "imageDir": images}})
+	if a.scout.lookForFigures(b.watch); !a.layoutMoved(p) {
+		t.Fatal("not moved, though the runtime names the directory of the images")
+	}
+	if p, err = a.plan(t.Context(), b.conf); err != nil || p.paths.ImageFs != images || !p.settings.Layout.DedicatedImageFs {
+		t.Errorf("%v, paths %+v, layout %+v", err, p.paths, p.settings.Layout)
+	}
+	p.disks = a.disks
+	if a.layoutMoved(p) {
+		t.Error("moved again")
 	}
 }

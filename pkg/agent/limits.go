@@ -141,23 +141,21 @@ func (a *Agent) enforce(o *offence, wokeNs uint64) bool {
 	if a.scene.workloads[i].Protected != "" || a.isStruck(o.unit) {
 		return true
 	}
-	if a.limitsUnderWay() >= maxSoft {
-		return false
-	}
-	e := a.beginLimit(o, i, wokeNs)
 	switch {
-	case e == nil:
-		return false
 	case a.shadow:
-		a.sayLimit(o, e, record.OutcomeShadow, "would have been killed")
+		a.sayLimit(o, i, wokeNs, record.OutcomeShadow, "would have been killed")
 		return true
 	case a.isSpent():
-		a.sayLimit(o, e, record.OutcomeRefused, string(decide.ReasonBudget))
+		a.sayLimit(o, i, wokeNs, record.OutcomeRefused, string(decide.ReasonBudget))
 		return true
-	case !a.withdraw():
-		e.used = false
+	case a.limitsUnderWay() >= maxSoft || !a.withdraw():
 		return false
 	}
+	e := a.slot()
+	if e == nil {
+		return false
+	}
+	a.beginLimit(e, o, i, wokeNs)
 	o.unit.limitSaid.Store(nil)
 	a.kill(e, nil)
 	return true
@@ -172,8 +170,9 @@ func (a *Agent) isSpent() bool {
 }
 
 // sayLimit records what is not done about an offence, once.
-func (a *Agent) sayLimit(o *offence, e *eviction, outcome record.Outcome, reason string) {
-	e.used = false
+func (a *Agent) sayLimit(o *offence, i int, wokeNs uint64, outcome record.Outcome, reason string) {
+	e := &eviction{} // no slot: nothing is under way
+	a.beginLimit(e, o, i, wokeNs)
 	o.unit.limitSaid.Store(&o.Check)
 	e.outcome, e.reason = outcome, reason
 	if outcome == record.OutcomeRefused {
@@ -206,12 +205,8 @@ func (a *Agent) limitsUnderWay() (n int) {
 // as it does to hard thresholds.
 var limitBound = decide.Bound{Threshold: signal.Threshold{Signal: signal.NodeFsAvailable}}
 
-// beginLimit takes a slot as begin does.
-func (a *Agent) beginLimit(o *offence, i int, wokeNs uint64) *eviction {
-	e := a.slot()
-	if e == nil {
-		return nil
-	}
+// beginLimit is begin, of an offence of the unit at index i of the scene.
+func (a *Agent) beginLimit(e *eviction, o *offence, i int, wokeNs uint64) {
 	*e = eviction{
 		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy), killer: record.ByAgent, by: sample.ObserverTimer,
 		decision: decide.Decision{Verdict: decide.Evict, Bound: -1, Victim: i}, bound: limitBound, wire: noWire, limit: o,
@@ -223,7 +218,6 @@ func (a *Agent) beginLimit(o *offence, i int, wokeNs uint64) *eviction {
 	e.timeline.Crossed, e.timeline.Woke, e.timeline.Decided = o.readNs, wokeNs, now()
 	a.nextEntropy()
 	a.intend(e)
-	return e
 }
 
 // label is the eviction signal, or the label of the limit that was exceeded.

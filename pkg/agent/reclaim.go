@@ -60,8 +60,15 @@ func (r *reclaim) reset(deadline time.Duration) {
 	r.spend()
 }
 
-// spend: an eviction has used up what was freed; the next one is preceded by another reclaim.
+// spend: what was freed is used up; the next eviction is preceded by another reclaim.
 func (r *reclaim) spend() { r.containersNs, r.imagesNs = 0, 0 }
+
+// spendReclaim: a victim's containers are dead, and can be freed themselves.
+func (a *Agent) spendReclaim(e *eviction) {
+	if e.bound.Signal.Disk() {
+		a.reclaim.spend()
+	}
+}
 
 // done says what was freed for the next eviction.
 func (r *reclaim) done(nowNs uint64) decide.NodeReclaim {

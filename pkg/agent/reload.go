@@ -131,6 +131,7 @@ func (a *Agent) take(p *plan) error {
 	a.shadowMet, a.refused = [decide.MaxBounds]bool{}, [decide.MaxBounds]decide.Reason{}
 	a.blind, a.waiting = [decide.MaxBounds]blindness{}, [decide.MaxBounds]wait{}
 	a.reclaim.reset(p.config.ReclaimDeadline)
+	a.scout.awaited.Store(false)
 	a.setSlack()
 	if err := a.wires.assign(a.settings.Bounds); err != nil {
 		return fmt.Errorf("place the wires: %w", err)

@@ -24,6 +24,7 @@ func (a *Agent) ask(e *eviction) error {
 	e.handle, e.timeline.Asked = h, now()
 	a.viewed = time.Time{}
 	a.memory.Killed(e.timeline.Asked)
+	a.spendReclaim(e)
 	grace := max(minGrace, time.Duration(a.settings.GracePeriodSeconds(&e.bound, e.victim.TerminationGracePeriodSeconds))*time.Second)
 	go func() {
 		out := h.End(a.crew, now, grace, finishDeadline, func() { e.killedNs.Store(now()) })
