@@ -237,6 +237,9 @@ func TestWhoHoldsMostDiesWhenReclaimIsNotEnough(t *testing.T) {
 			if l.Reclaim == nil || l.Reclaim.Error != fmt.Sprint(orEmpty(what["error"])) || l.Reclaim.ID.String() != b.asked[0].ID {
 				t.Errorf("reclaim %+v", l.Reclaim)
 			}
+			if want := min(1, len(l.Reclaim.Error)); b.alarms("node-level reclaim failed") != want {
+				t.Errorf("%d alarms, want %d", b.alarms("node-level reclaim failed"), want)
+			}
 			if done := what["doneNs"].(uint64); l.Timeline.Decided < done {
 				t.Errorf("decided at %d, the reclaim was done at %d", l.Timeline.Decided, done)
 			}

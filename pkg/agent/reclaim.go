@@ -141,6 +141,9 @@ func (a *Agent) answered(doneNs, nowNs uint64, what record.Reclaim) {
 	a.scout.awaited.Store(false)
 	what.ID, _ = record.ParseID(r.wanted.ID) // it was made by record.MakeID
 	what.Signal, what.TookNs = r.wanted.Signal, nowNs-r.askedNs
+	if what.Error != "" && (r.last == nil || r.last.Error != what.Error) {
+		a.degraded(alarm{signal: a.settings.Bounds[r.bound].Signal, reason: "node-level reclaim failed: " + what.Error})
+	}
 	r.last = &what
 	a.log.Warn().Str("id", r.wanted.ID).Str("signal", what.Signal).Int64("containers", what.Containers).Int64("images", what.Images).
 		Str("error", what.Error).Dur("took_ms", time.Duration(what.TookNs)).Msg("node-level reclaim")

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -36,15 +37,16 @@ func readFile(path string, owner uint32, refused error) ([]byte, error) {
 	case st.Size > maxFileBytes:
 		return nil, fmt.Errorf("%w: %s has %d bytes, more than %d", refused, path, st.Size, maxFileBytes)
 	}
-	// It may grow while it is read.
-	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err != nil {
+	// It may grow while it is read. Room for all of it at once leaves no garbage behind.
+	var data bytes.Buffer
+	data.Grow(int(st.Size) + bytes.MinRead)
+	if _, err := data.ReadFrom(io.LimitReader(f, maxFileBytes+1)); err != nil {
 		return nil, err
 	}
-	if len(data) > maxFileBytes {
+	if data.Len() > maxFileBytes {
 		return nil, fmt.Errorf("%w: %s has more than %d bytes", refused, path, maxFileBytes)
 	}
-	return data, nil
+	return data.Bytes(), nil
 }
 
 // replaceFile uses one temporary name, so that crashes can't fill the directory. O_EXCL
