@@ -55,6 +55,7 @@ func (w *world) figures(bytesOf, inodesOf map[string]int64) {
 			"uid":              path.Join(w.root, unit),
 			"ephemeralStorage": map[string]int64{"readNs": now, "rootfsBytes": 0, "logsBytes": 0, "localVolumesBytes": held},
 			"inodes":           map[string]int64{"readNs": now, "rootfs": 0, "logs": 0, "localVolumes": inodesOf[unit]},
+			"volumes":          []any{map[string]any{"readNs": now, "name": "cache", "usedBytes": held}},
 		})
 	}
 	table["workloads"] = units
@@ -190,6 +191,33 @@ func TestImagesGoBeforeAUnit(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "32.0 MiB  recovered") {
 		t.Errorf("history: %v\n%s", err, out)
 	}
+}
+
+// An emptyDir above its limit, on a node that has all the space in the world.
+func TestEmptyDirAboveItsLimitIsEvicted(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	over, within := w.load("over", load.Spec{Kind: load.Sleeper, Hold: 1 << 20}), w.load("within", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	var units []string
+	for _, unit := range []string{"over", "within"} {
+		units = append(units, fmt.Sprintf(`{"uid":%q,"name":%q,"volumes":[{"name":"cache","sizeLimitBytes":%d}]}`, path.Join(w.root, unit), unit, 10<<20))
+	}
+	table := fmt.Sprintf(`{"schema":"ebpf-evict/workloads/v1","node":"n","generation":1,"workloads":[%s]}`, strings.Join(units, ","))
+	must(t, os.WriteFile(w.table(), []byte(table), 0o600))
+	w.extra = fmt.Sprintf("disk: %q\n", w.diskFile())
+	w.start(map[string]string{"allocatableMemory.available": "1Mi"})
+	held := int64(10 << 20)
+	w.await("the eviction", func() bool {
+		w.figures(map[string]int64{"over": held, "within": 10 << 20}, nil)
+		held += 1 << 20
+		return w.count(record.KindEviction) > 0
+	})
+	l := w.lines(record.KindEviction)[0]
+	took := evicted(t, l, path.Join(w.root, "over"))
+	if l.Signal != "emptydirfs.limit" || l.Message != `Usage of EmptyDir volume "cache" exceeds the limit "10Mi". ` || over.Alive() || !within.Alive() {
+		t.Errorf("%s, %q; alive: %v above, %v at the limit", l.Signal, l.Message, over.Alive(), within.Alive())
+	}
+	t.Logf("from the figure to SIGKILL: %v", took)
 }
 
 // A filesystem that goes away costs its own signals, and memory is protected all the same.

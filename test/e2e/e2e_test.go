@@ -134,11 +134,14 @@ func (w *world) config(thresholds map[string]string) string {
 	file := filepath.Join(w.dir, "config.yaml")
 	must(w.t, os.WriteFile(file, []byte(fmt.Sprintf(
 		"mode: %s\nroots: [%q]\nenforceNodeAllocatable: []\nevictionHard: %s\njournal: %q\nstate: %q\nworkloads: %q\nbudget: {killsPerMinute: 256, killsPerHour: 256}\n%s",
-		w.mode, w.root, hard, w.journal, w.state(), filepath.Join(w.dir, "none.json"), w.extra)), 0o600))
+		w.mode, w.root, hard, w.journal, w.state(), w.table(), w.extra)), 0o600))
 	return file
 }
 
 func (w *world) state() string { return filepath.Join(w.dir, "state.json") }
+
+// table is the workload table, which is not there unless a test writes it.
+func (w *world) table() string { return filepath.Join(w.dir, "workloads.json") }
 
 // start runs the agent with these thresholds and waits until it watches.
 func (w *world) start(thresholds map[string]string) {
