@@ -103,6 +103,9 @@ type Config struct {
 	Containerfs string
 	// Disk is the absolute path of the disk figures that "ebpf-evict disk" writes.
 	Disk string
+	// DiskDirectories are the directories that units fill which are no pods, by globs
+	// (path.Match) of their cgroup paths. "ebpf-evict disk" reads it at its start.
+	DiskDirectories map[string][]string
 	// Reclaim is the absolute path of the request for node-level reclaim that "ebpf-evict
 	// disk" reads.
 	Reclaim string

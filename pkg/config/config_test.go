@@ -48,6 +48,7 @@ nodefs: /x/kubelet/
 imagefs: /x/images
 containerfs: /
 disk: /x/disk.json
+diskDirectories: {"/machine.slice/*": [/srv/machines]}
 reclaim: /x/reclaim.json
 reclaimDeadline: 5s
 hugepages: false
@@ -84,6 +85,7 @@ leastTier: event
 		ImagefsGiven:                     true,
 		Containerfs:                      "/",
 		Disk:                             "/x/disk.json",
+		DiskDirectories:                  map[string][]string{"/machine.slice/*": {"/srv/machines"}},
 		Reclaim:                          "/x/reclaim.json",
 		ReclaimDeadline:                  5 * time.Second,
 		Protect:                          []string{"kube-system/*"},
@@ -202,6 +204,9 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"headroom as an unquoted number":   {"headroom: {memory.available: 1}", "headroom[memory.available]", "1", "quoted"},
 		"relative kubelet file":            {"kubeletConfig: config.yaml", "kubeletConfig", `"config.yaml"`, "absolute"},
 		"broken glob":                      {`protect: ["[a"]`, "protect", `["[a"]`, "globs"},
+		"directories of a relative glob":   {`diskDirectories: {"machine/*": ["/srv"]}`, "diskDirectories", `{"machine/*":["/srv"]}`, "globs of cgroups"},
+		"a relative directory":             {`diskDirectories: {"/machine/*": ["srv"]}`, "diskDirectories", `{"/machine/*":["srv"]}`, "absolute directories"},
+		"a directory alone":                {`diskDirectories: {"/machine/*": "/srv"}`, "diskDirectories", `{"/machine/*":"/srv"}`, "lists"},
 		"empty glob":                       {`protect: [""]`, "protect", `[""]`, "globs"},
 		"budget below zero":                {"budget: {killsPerMinute: -1}", "budget.killsPerMinute", "-1", "0 (no kill at all)"},
 		"budget beyond what is counted":    {"budget: {killsPerHour: 257}", "budget.killsPerHour", "257", "256"},

@@ -96,6 +96,7 @@ func (c *Config) keys() map[string]decoder {
 		"imagefs":                          c.imagefs,
 		"containerfs":                      directory(&c.Containerfs),
 		"disk":                             filePath(&c.Disk),
+		"diskDirectories":                  value(&c.DiskDirectories, `a map of globs of cgroups to lists of absolute directories, such as {"/machine.slice/*": ["/srv/machines"]}`, directoriesOK),
 		"reclaim":                          filePath(&c.Reclaim),
 		"reclaimDeadline":                  pause(&c.ReclaimDeadline, minReclaimDeadline, maxReclaimDeadline, "at once, and no reclaim"),
 		"hugepages":                        boolean(&c.Hugepages),
@@ -387,6 +388,20 @@ func globsOK(globs []string) bool {
 	for _, g := range globs {
 		if _, err := path.Match(g, ""); err != nil || g == "" {
 			return false
+		}
+	}
+	return true
+}
+
+func directoriesOK(directories map[string][]string) bool {
+	for glob, dirs := range directories {
+		if !path.IsAbs(glob) || !globsOK([]string{glob}) {
+			return false
+		}
+		for _, dir := range dirs {
+			if !path.IsAbs(dir) || path.Clean(dir) != dir || strings.Contains(dir, "\x00") {
+				return false
+			}
 		}
 	}
 	return true
