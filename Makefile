@@ -8,7 +8,7 @@ KERNEL        ?= 6.1
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # Packages with tests that need root: run one at a time, natively and, where cgroups matter, in the VM.
-ROOT_PKGS := ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./pkg/cgroupfs ./pkg/signal ./pkg/loader ./pkg/fallback ./pkg/actuator ./pkg/agent ./test/e2e ./test/bench
+ROOT_PKGS := ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./pkg/cgroupfs ./pkg/disk ./pkg/signal ./pkg/loader ./pkg/fallback ./pkg/actuator ./pkg/agent ./test/e2e ./test/bench
 
 VM_PKGS ?= $(filter-out ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./test/bench,$(ROOT_PKGS))
 # Slow under emulation, and about nothing that is another in the VM: they run natively.

@@ -1,0 +1,68 @@
+package disk
+
+import (
+	"path"
+	"strings"
+)
+
+// Below a pod's directory, by the kubelet's names of the volume plugins: what counts as
+// local ephemeral storage (IsLocalEphemeralVolume, v1.34). A hostPath counts too and has no
+// figure in the kubelet either (kubernetes#127548).
+const emptyDirPlugin = "kubernetes.io~empty-dir"
+
+var localPlugins = []string{"kubernetes.io~configmap", "kubernetes.io~git-repo"}
+
+// kubelet is where the kubelet keeps what pods fill.
+type kubelet struct {
+	// root is its --root-dir, logs its pod log directory.
+	root, logs string
+}
+
+// logDirectories maps pod uids to directories of logs: NAMESPACE_NAME_UID.
+func (k kubelet) logDirectories() (map[string]string, error) {
+	names, err := place{k.logs, "."}.directories()
+	if err != nil {
+		return nil, err
+	}
+	dirs := make(map[string]string, len(names))
+	for _, name := range names {
+		dirs[name[strings.LastIndexByte(name, '_')+1:]] = name
+	}
+	return dirs, nil
+}
+
+// pods is the directory of the pods.
+func (k kubelet) pods() string { return path.Join(k.root, "pods") }
+
+// volumes are the parts below a pod's directory.
+func (k kubelet) volumes(uid string) ([]*part, error) {
+	if _, err := (place{k.pods(), uid}).directories(); err != nil {
+		return nil, err
+	}
+	parts := []*part{{place: place{k.pods(), path.Join(uid, "etc-hosts")}, kind: hostsFile}}
+	add := func(plugin string, of kind) {
+		rel := path.Join(uid, "volumes", plugin)
+		names, _ := place{k.pods(), rel}.directories() // as a rule there is none of a kind
+		for _, name := range names {
+			parts = append(parts, &part{place: place{k.pods(), path.Join(rel, name)}, kind: of, name: name})
+		}
+	}
+	add(emptyDirPlugin, emptyDir)
+	for _, plugin := range localPlugins {
+		add(plugin, localVolume)
+	}
+	return parts, nil
+}
+
+// logParts are the parts of a pod's directory of logs.
+func (k kubelet) logParts(dir string) ([]*part, error) {
+	names, err := place{k.logs, dir}.directories()
+	if err != nil {
+		return nil, err
+	}
+	parts := []*part{{place: place{k.logs, dir}, kind: podLogs}}
+	for _, name := range names {
+		parts = append(parts, &part{place: place{k.logs, path.Join(dir, name)}, kind: containerLogs, name: name})
+	}
+	return parts, nil
+}

@@ -1,0 +1,95 @@
+package disk
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+const (
+	// restEvery is between two visits of what nothing seems to change. A figure is then at
+	// most as old as in the kubelet's best case, by half.
+	restEvery = 30 * time.Second
+	// growEvery is between two visits of what changed at the last one, in a unit that
+	// grows; stillEvery of its other parts. A volume that passes its limit at 50 MB/s is
+	// 25 MB above it when we see it.
+	growEvery, stillEvery = 500 * time.Millisecond, time.Second
+	// nearEvery is the shortest for units that don't grow.
+	nearEvery = 2 * time.Second
+	// Visits of a tree take at most this share of one CPU, its own cost given: far from
+	// every mark, and near one.
+	farVisits, nearVisits = 0.01, 0.1
+	// urgentLimit is from which share of its limit on a volume goes before others.
+	urgentLimit = 0.5
+)
+
+// every is how long a part may rest between two visits.
+func (u *unit) every(p *part, nowNs uint64, horizon time.Duration) time.Duration {
+	every, share := restEvery, farVisits
+	if horizon < nearWithin {
+		every, share = min(max(horizon/4, nearEvery), restEvery), nearVisits
+	}
+	switch {
+	case !u.growth.grows(nowNs):
+	case p.changed || u.isNearLimit(p):
+		every = growEvery
+	default:
+		every = stillEvery
+	}
+	return max(every, time.Duration(float64(p.costNs)/share))
+}
+
+// isNearLimit reports whether a volume has a limit and used much of it.
+func (u *unit) isNearLimit(p *part) bool {
+	limit := u.limits[p.name]
+	return p.kind == emptyDir && limit > 0 && p.figure != nil && float64(p.figure.Bytes) > urgentLimit*float64(limit)
+}
+
+// urgency is 1 when a visit is due, and rises with the delay; a volume near its limit goes
+// first. What has no figure yet is due, and overdue a little later.
+func (u *unit) urgency(p *part, nowNs uint64, horizon time.Duration) float64 {
+	every := u.every(p, nowNs, horizon)
+	if p.triedNs == 0 {
+		return 1 + float64(nowNs-p.foundNs)/float64(every)
+	}
+	urgency := float64(nowNs-min(p.triedNs, nowNs)) / float64(every)
+	if urgency >= 1 && u.isNearLimit(p) && u.growth.grows(nowNs) {
+		urgency *= 10
+	}
+	return urgency
+}
+
+// maxWalks is how many walks may be under way at a time: 8 times 32 open directories.
+const maxWalks = 8
+
+// due lists the parts to visit now, the most urgent first; no new walk begins while too
+// many are under way.
+func due(units map[string]*unit, nowNs uint64, horizon time.Duration) []*part {
+	type candidate struct {
+		*part
+		urgency float64
+	}
+	var all []candidate
+	walks := 0
+	for _, u := range units {
+		for _, p := range u.parts {
+			if p.walk != nil {
+				walks++
+			}
+			if urgency := u.urgency(p, nowNs, horizon); p.walk != nil || urgency >= 1 {
+				all = append(all, candidate{p, urgency})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.urgency, a.urgency), cmp.Compare(a.base, b.base), cmp.Compare(a.rel, b.rel))
+	})
+	parts := make([]*part, 0, len(all))
+	for _, c := range all {
+		if c.walk == nil && walks >= maxWalks {
+			continue
+		}
+		parts = append(parts, c.part)
+	}
+	return parts
+}

@@ -1,0 +1,206 @@
+package disk
+
+import (
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const second = uint64(time.Second)
+
+func TestWhoGrowsIsVisitedFirst(t *testing.T) {
+	const now = 1000 * second
+	at := func(age time.Duration, bytes int64) *part {
+		p := &part{kind: emptyDir, name: "v", figure: &figure{Tally{Bytes: bytes}, now - uint64(age)}, triedNs: now - uint64(age)}
+		return p
+	}
+	grows := growth{grewNs: now - second}
+	grown := growth{grewNs: now - 6*second}
+	for name, tc := range map[string]struct {
+		first, second struct {
+			unit
+			*part
+		}
+		horizon time.Duration
+		want    int // how many are due
+	}{
+		"a grower after a second, an idle one after half a minute": {
+			first:  pair(unit{growth: grows}, at(2*time.Second, 1)),
+			second: pair(unit{}, at(31*time.Second, 1)), horizon: never, want: 2,
+		},
+		"what grew a while ago rests": {
+			first:  pair(unit{}, at(31*time.Second, 1)),
+			second: pair(unit{growth: grown}, at(10*time.Second, 1)), horizon: never, want: 1,
+		},
+		"near a mark the others have their turn soon, after the growers": {
+			first:  pair(unit{growth: grows}, at(2*time.Second, 1)),
+			second: pair(unit{}, at(3*time.Second, 1)), horizon: 4 * time.Second, want: 2,
+		},
+		"a grower near its limit goes before one that waits longer": {
+			first:  pair(unit{growth: grows, limits: map[string]int64{"v": 100}}, at(600*time.Millisecond, 80)),
+			second: pair(unit{growth: grows}, at(3*time.Second, 80)), horizon: never, want: 2,
+		},
+		"a limit far away is no reason": {
+			first:  pair(unit{growth: grows}, at(3*time.Second, 80)),
+			second: pair(unit{growth: grows, limits: map[string]int64{"v": 1000}}, at(2*time.Second, 80)), horizon: never, want: 2,
+		},
+		"a tree that takes seconds rests longer": {
+			first:  pair(unit{growth: grows}, at(2*time.Second, 1)),
+			second: pair(unit{growth: grows}, &part{kind: emptyDir, triedNs: now - 20*second, costNs: second}), horizon: never, want: 1,
+		},
+		"but not as long near a mark": {
+			first:  pair(unit{growth: grows}, at(4*time.Second, 1)),
+			second: pair(unit{growth: grows}, &part{kind: emptyDir, triedNs: now - 11*second, costNs: second}), horizon: time.Second, want: 2,
+		},
+		"what was never visited is due": {
+			first:  pair(unit{}, &part{foundNs: now}),
+			second: pair(unit{}, at(20*time.Second, 1)), horizon: never, want: 1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := tc.first, tc.second
+			a.unit.parts, b.unit.parts = []*part{a.part}, []*part{b.part}
+			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, now, tc.horizon)
+			if len(got) != tc.want || got[0] != a.part {
+				t.Errorf("%d due, the expected one first: %t; want %d and true", len(got), len(got) > 0 && got[0] == a.part, tc.want)
+			}
+		})
+	}
+}
+
+func pair(u unit, p *part) struct {
+	unit
+	*part
+} {
+	return struct {
+		unit
+		*part
+	}{u, p}
+}
+
+func TestFewWalksAreUnderWayAtATime(t *testing.T) {
+	u := &unit{}
+	for i := range 3 * maxWalks {
+		p := &part{}
+		if i < maxWalks {
+			p.walk, p.triedNs = &walk{}, 5*second
+		}
+		u.parts = append(u.parts, p)
+	}
+	got := due(map[string]*unit{"u": u}, 6*second, never)
+	for _, p := range got {
+		if p.walk == nil {
+			t.Error("another walk begins")
+		}
+	}
+	if len(got) != maxWalks {
+		t.Errorf("%d go on, want %d", len(got), maxWalks)
+	}
+}
+
+func TestBudget(t *testing.T) {
+	var now, cpu time.Duration
+	b := newBudget()
+	work := func(d time.Duration) { now, cpu = now+d, cpu+d }
+	if b.settle(now, cpu, false) != 0 {
+		t.Error("no work at the start")
+	}
+	work(savedTime / 2)
+	work(100 * time.Millisecond)
+	pause := b.settle(now, cpu, false)
+	if pause < 2*time.Second || pause > 10*time.Second {
+		t.Errorf("far and spent: pause %s", pause)
+	}
+	if b.settle(now, cpu, true) != 0 {
+		t.Error("the savings are not for when a mark is near")
+	}
+	work(savedTime)
+	if pause := b.settle(now, cpu, true); pause == 0 {
+		t.Error("near and spent: no pause")
+	}
+	// In the long run work takes the share.
+	begin := now
+	used := cpu
+	for now-begin < time.Hour {
+		if pause := b.settle(now, cpu, false); pause > 0 {
+			now += pause
+			continue
+		}
+		work(time.Millisecond)
+	}
+	if share := float64(cpu-used) / float64(now-begin); share > 0.02 || share < 0.01 {
+		t.Errorf("%.3f of a CPU, want %g", share, farShare)
+	}
+}
+
+func TestHorizon(t *testing.T) {
+	const gib = 1 << 30
+	var free uint64
+	var err error
+	d := distances{
+		marks: []Mark{{Signal: "nodefs.available", Value: func(capacity int64) int64 { return capacity / 10 }}},
+		stat: func(string) (unix.Statfs_t, error) {
+			return unix.Statfs_t{Frsize: 4096, Blocks: 100 * gib / 4096, Bavail: free / 4096}, err
+		},
+	}
+	ns := second
+	for _, tc := range []struct {
+		name        string
+		free        uint64
+		least, most time.Duration
+		fell        bool
+	}{
+		{"the first reading", 60 * gib, time.Hour, quietFill, false},
+		{"200 MiB in a second", 60*gib - 200<<20, 250 * time.Second, 260 * time.Second, true},
+		{"1 GiB in a second", 59*gib - 200<<20, 48 * time.Second, 50 * time.Second, true},
+		{"a moment's rest", 59*gib - 200<<20, 48 * time.Second, 50 * time.Second, false},
+		{"across the mark", 9 * gib, 0, 0, true},
+	} {
+		free = tc.free
+		got, fell := d.horizon(ns)
+		if got < tc.least || got > tc.most || fell != tc.fell {
+			t.Errorf("%s: %s, %t, want %s to %s, %t", tc.name, got, fell, tc.least, tc.most, tc.fell)
+		}
+		ns += second
+	}
+	ns += 2 * uint64(nearWithin)
+	if got, _ := d.horizon(ns); got < nearWithin {
+		t.Errorf("long across and quiet: %s, want not near", got)
+	}
+	err = unix.EIO
+	if got, _ := d.horizon(ns + second); got != never {
+		t.Errorf("unreadable: %s", got)
+	}
+}
+
+func TestGrowthOfCounters(t *testing.T) {
+	var g growth
+	g.seen(writes{100 << 20, 0}, 10*second)
+	if g.grows(10 * second) {
+		t.Error("grows at the first reading: what was written before is no growth")
+	}
+	g.seen(writes{150 << 20, 0}, 11*second)
+	if !g.grows(11*second) || int(g.perSecond) != 50<<20 {
+		t.Errorf("50 MiB in a second: %f", g.perSecond)
+	}
+	g.seen(writes{10 << 20, 0}, 12*second) // a process ended
+	if !g.grows(16*second) || g.grows(17*second) {
+		t.Error("want growing for five seconds after the last fast write")
+	}
+	g.seen(writes{10 << 20, 3 << 20}, 20*second)
+	g.seen(writes{10 << 20, 9 << 20}, 22*second)
+	if !g.grows(22 * second) {
+		t.Error("thousands of empty files are no growth")
+	}
+}
+
+func TestProcessWritten(t *testing.T) {
+	const io = "rchar: 1686299\nwchar: 41944749\nsyscr: 674\nsyscw: 70\nread_bytes: 4096\nwrite_bytes: 41951232\ncancelled_write_bytes: 1232\n"
+	if got := processWritten([]byte(io)); got != 41950000 {
+		t.Errorf("got %d", got)
+	}
+	if got := processWritten(nil); got != 0 {
+		t.Errorf("got %d of nothing", got)
+	}
+}

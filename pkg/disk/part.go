@@ -1,0 +1,154 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// kind says what of a unit a part is.
+type kind int
+
+const (
+	emptyDir      kind = iota
+	localVolume        // a configMap, a gitRepo, a directory of the configuration
+	containerLogs      // a container's log directory
+	podLogs            // the files beside these
+	hostsFile          // the pod's /etc/hosts
+	layer              // a writable layer
+)
+
+// place is a directory or file: base is ours or the administrator's, and links in it count;
+// rel is opened below it without following one.
+type place struct{ base, rel string }
+
+func (p place) String() string { return p.base + "/" + p.rel }
+
+// open opens a directory. Mounts on the way are entered: an emptyDir of medium Memory is one.
+func (p place) open() (int, error) {
+	base, err := unix.Open(p.base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: p.base, Err: err}
+	}
+	defer unix.Close(base)
+	fd, err := openDir(base, p.rel, beneath)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: p.String(), Err: err}
+	}
+	return fd, nil
+}
+
+// directories names what is in a directory, files left out. A directory of ours that holds
+// what a pod's author chose: at most mostNames.
+func (p place) directories() ([]string, error) {
+	fd, err := p.open()
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), p.String())
+	defer f.Close()
+	entries, err := f.ReadDir(mostNames)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// mostNames is far above the volumes or containers of a pod, and the pods of a node.
+const mostNames = 10000
+
+// part is what has a figure of its own: one tree of one unit.
+type part struct {
+	place
+	kind kind
+	// name is the volume's or the container's, of a layer the container's id.
+	name string
+	// medium is an emptyDir's, known from its filesystem: "" on disk, "Memory", "HugePages".
+	medium string
+	// figure is the last whole one; changed: it was another than the one before.
+	figure  *figure
+	changed bool
+	// foundNs is when the part was found, triedNs when its last visit began, 0 before the
+	// first has ended.
+	foundNs, triedNs uint64
+
+	// walk is the one under way, with the medium of what it walks and when it began.
+	walk       *walk
+	walkMedium string
+	beganNs    uint64
+	// spentNs is the CPU time of the visit that is under way, costNs of the last one.
+	spentNs, costNs uint64
+	quota           trust
+	// said is the last error that was reported.
+	said string
+}
+
+// figure is what a part occupies, and when it was read.
+type figure struct {
+	Tally
+	readNs uint64
+}
+
+// trust in a part's project quota: who owns files can give them to another project
+// (FS_IOC_FSSETXATTR outside a user namespace of their own), so now and then a walk compares.
+type trust struct {
+	project project
+	untilNs uint64
+	before  Tally
+}
+
+const (
+	tmpfsMagic     = unix.TMPFS_MAGIC
+	hugetlbfsMagic = unix.HUGETLBFS_MAGIC
+)
+
+// memoryFs is what a volume in memory holds by its own filesystem: no walk, and nothing
+// that keeps the kubelet from unmounting it. ok is false on disk, and where the filesystem
+// has no size (a tmpfs of half the memory and more volumes than one has none).
+func memoryFs(fd int) (t Tally, medium string, ok bool) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return Tally{}, "", false
+	}
+	switch st.Type {
+	case tmpfsMagic:
+		medium = "Memory"
+	case hugetlbfsMagic:
+		medium = "HugePages"
+	default:
+		return Tally{}, "", false
+	}
+	if st.Blocks == 0 || st.Files == 0 {
+		return Tally{}, medium, false
+	}
+	return Tally{int64(st.Blocks-st.Bfree) * st.Frsize, int64(st.Files - st.Ffree)}, medium, true
+}
+
+// fileTally is a single file's.
+func (p place) fileTally() (Tally, error) {
+	base, err := unix.Open(p.base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Tally{}, err
+	}
+	defer unix.Close(base)
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: beneath}
+	fd, err := unix.Openat2(base, p.rel, &how)
+	if err != nil {
+		return Tally{}, fmt.Errorf("open %s: %w", p, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if err := statOf(fd, &st); err != nil {
+		return Tally{}, fmt.Errorf("stat %s: %w", p, err)
+	}
+	return Tally{int64(st.Blocks) * blockSize, 1}, nil
+}

@@ -1,0 +1,139 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+const (
+	// requestEvery is between two looks for a request of the agent, which waits.
+	requestEvery = 50 * time.Millisecond
+	// overdue is how long after the deadline a runtime is given up that does not return.
+	overdue = 500 * time.Millisecond
+)
+
+// errHangs: the runtime has not come back from the last reclaim.
+var errHangs = errors.New("the container runtime hangs in the last reclaim")
+
+// reclaimer answers the agent's requests, each id once. It belongs to one goroutine.
+type reclaimer struct {
+	path    string
+	owner   uint32
+	runtime Runtime
+	// stat asks the filesystem of a signal.
+	stat   func(signal string) (unix.Statfs_t, error)
+	answer func(workload.Reclaim)
+	log    zerolog.Logger
+
+	last  string // the id that was answered
+	said  string
+	hangs atomic.Bool
+}
+
+// run answers until ctx is done.
+func (r *reclaimer) run(ctx context.Context) {
+	for every := time.NewTicker(requestEvery); ; {
+		r.look(ctx)
+		select {
+		case <-ctx.Done():
+			every.Stop()
+			return
+		case <-every.C:
+		}
+	}
+}
+
+func (r *reclaimer) look(ctx context.Context) {
+	q, err := workload.LoadReclaim(r.path, r.owner)
+	text := ""
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		text = err.Error()
+	}
+	if text != r.said {
+		if r.said = text; text != "" {
+			r.log.Warn().Err(err).Msg("reclaim request refused")
+		}
+	}
+	if err != nil || q.ID == r.last {
+		return
+	}
+	r.last = q.ID
+	r.answer(r.perform(ctx, q))
+}
+
+// perform does what is asked while there is time. A request whose time is over, of before a
+// restart as a rule, is answered with an error.
+func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) workload.Reclaim {
+	done := workload.Reclaim{ID: q.ID, Signal: q.Signal}
+	left := q.Left(monotonicNs())
+	ctx, cancel := context.WithTimeout(ctx, left)
+	defer cancel()
+	available := func() (int64, error) {
+		st, err := r.stat(q.Signal)
+		available, _ := room(q.Signal, &st)
+		return available, err
+	}
+	before, err := available()
+	knowsBefore := err == nil
+	if left > 0 {
+		var freed Reclaimed
+		freed, err = r.reclaim(ctx, Reclaim{q.Containers, q.Images}, func() bool {
+			now, err := available()
+			return err == nil && now >= q.AvailableWanted
+		})
+		done.Containers, done.Images = int64(freed.Containers), int64(freed.Images)
+	} else {
+		err = errors.New("the deadline is over")
+	}
+	if after, statErr := available(); statErr == nil && knowsBefore {
+		more := max(after-before, 0)
+		if isInodes(q.Signal) {
+			done.FreedInodes = &more
+		} else {
+			done.FreedBytes = &more
+		}
+	}
+	if err != nil {
+		done.Error = err.Error()
+	}
+	done.DoneNs = monotonicNs()
+	r.log.Info().Str("id", q.ID).Str("signal", q.Signal).Int64("containers", done.Containers).
+		Int64("images", done.Images).Str("error", done.Error).Msg("reclaim answered")
+	return done
+}
+
+// reclaim calls the runtime and does not wait for one that ignores its deadline.
+func (r *reclaimer) reclaim(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error) {
+	switch {
+	case r.runtime == nil:
+		return Reclaimed{}, errors.New("no container runtime")
+	case !r.hangs.CompareAndSwap(false, true):
+		return Reclaimed{}, errHangs
+	}
+	type result struct {
+		freed Reclaimed
+		err   error
+	}
+	results := make(chan result, 1)
+	go func() {
+		freed, err := r.runtime.Reclaim(ctx, what, enough)
+		r.hangs.Store(false)
+		results <- result{freed, err}
+	}()
+	deadline, _ := ctx.Deadline()
+	select {
+	case got := <-results:
+		return got.freed, got.err
+	case <-time.After(time.Until(deadline) + overdue):
+		return Reclaimed{}, fmt.Errorf("%w: no answer %s after the deadline", errHangs, overdue)
+	}
+}

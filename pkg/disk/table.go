@@ -1,0 +1,208 @@
+package disk
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// sum adds figures up; one that is missing makes the sum no data.
+type sum struct {
+	Tally
+	missing bool
+	readNs  uint64 // of the oldest, 0 when there is none
+}
+
+func (s *sum) add(f *figure) {
+	if f == nil {
+		s.missing = true
+		return
+	}
+	s.Tally = s.plus(f.Tally)
+	s.date(f.readNs)
+}
+
+func (s *sum) date(readNs uint64) {
+	if s.readNs == 0 || readNs < s.readNs {
+		s.readNs = readNs
+	}
+}
+
+func (s *sum) bytes() *int64  { return s.value(s.Bytes) }
+func (s *sum) inodes() *int64 { return s.value(s.Inodes) }
+
+func (s *sum) value(v int64) *int64 {
+	if s.missing {
+		return nil
+	}
+	return &v
+}
+
+// entry is what is known of a unit now.
+func (u *unit) entry(containers []Container, listed bool, nowNs uint64, wall time.Time) workload.DiskEntry {
+	rootfs, perContainer := u.rootfs(containers, listed, nowNs, wall)
+	logs, volumes, other := sum{missing: !u.hasLogs}, sum{missing: !u.hasVolumes}, sum{}
+	e := workload.DiskEntry{UID: u.uid}
+	for _, p := range u.parts {
+		switch p.kind {
+		case containerLogs:
+			logs.add(p.figure)
+			if p.name != "" && p.figure != nil {
+				c := named(&perContainer, p.name)
+				c.LogsBytes = &p.figure.Bytes
+				c.date(p.figure.readNs)
+			}
+		case emptyDir:
+			if p.figure != nil {
+				e.Volumes = append(e.Volumes, workload.VolumeDisk{Reading: workload.Reading{ReadNs: p.figure.readNs},
+					Name: p.name, Medium: p.medium, UsedBytes: &p.figure.Bytes})
+			}
+			if p.medium == "" {
+				volumes.add(p.figure)
+			}
+		case localVolume:
+			volumes.add(p.figure)
+		case podLogs, hostsFile:
+			other.add(p.figure)
+		}
+	}
+	e.EphemeralStorage, e.Inodes = combined(&rootfs, &logs, &volumes, &other)
+	for _, c := range perContainer {
+		e.Containers = append(e.Containers, c.ContainerDisk)
+	}
+	return e
+}
+
+// combined dates the sums by the oldest reading among those that are data.
+func combined(rootfs, logs, volumes, other *sum) (*workload.EphemeralStorage, *workload.Inodes) {
+	var total sum
+	for _, s := range []*sum{rootfs, logs, volumes, other} {
+		if s.missing {
+			total.missing = true
+			continue
+		}
+		total.Tally = total.plus(s.Tally)
+		if s.readNs > 0 {
+			total.date(s.readNs)
+		}
+	}
+	if total.readNs == 0 {
+		return nil, nil // nothing was read
+	}
+	at := workload.Reading{ReadNs: total.readNs}
+	return &workload.EphemeralStorage{Reading: at, RootfsBytes: rootfs.bytes(), LogsBytes: logs.bytes(),
+			LocalVolumesBytes: volumes.bytes(), UsedBytes: total.bytes()},
+		&workload.Inodes{Reading: at, Rootfs: rootfs.inodes(), Logs: logs.inodes(), LocalVolumes: volumes.inodes()}
+}
+
+// container is a container's entry in the making.
+type container struct{ workload.ContainerDisk }
+
+func (c *container) date(readNs uint64) {
+	if c.ReadNs == 0 || readNs < c.ReadNs {
+		c.ReadNs = readNs
+	}
+}
+
+// named finds or adds a container.
+func named(list *[]container, name string) *container {
+	i := slices.IndexFunc(*list, func(c container) bool { return c.Name == name })
+	if i < 0 {
+		i = len(*list)
+		*list = append(*list, container{workload.ContainerDisk{Name: name}})
+	}
+	return &(*list)[i]
+}
+
+// rootfs adds up the writable layers: those that we walk, else the runtime's own figures,
+// which are ten seconds old as a rule. Without the runtime's list a pod has the containers
+// that its cgroups show.
+func (u *unit) rootfs(list []Container, listed bool, nowNs uint64, wall time.Time) (s sum, named []container) {
+	if !listed || !u.isPod {
+		for _, id := range u.containers {
+			p := u.layer(id)
+			switch {
+			case p != nil:
+				s.add(p.figure)
+			case !u.layered[id] || u.isPod:
+				s.missing = true
+			}
+		}
+		s.missing = s.missing || u.isPod && len(u.containers) == 0
+		return s, nil
+	}
+	for _, c := range list {
+		f := u.layerFigure(c, nowNs, wall)
+		s.add(f)
+		if f != nil {
+			n := container{workload.ContainerDisk{Name: c.Name, RootfsBytes: &f.Bytes}}
+			n.date(f.readNs)
+			named = append(named, n)
+		}
+	}
+	return s, named
+}
+
+func (u *unit) layerFigure(c Container, nowNs uint64, wall time.Time) *figure {
+	if p := u.layer(c.ID); p != nil && p.figure != nil {
+		return p.figure
+	}
+	if c.Rootfs == nil {
+		return nil
+	}
+	age := max(wall.Sub(c.Rootfs.At), 0)
+	if age > containersAge || uint64(age) >= nowNs {
+		return nil // would make all the others old
+	}
+	return &figure{c.Rootfs.Tally, nowNs - uint64(age)}
+}
+
+// entries are those of all units that anything is known of, by uid.
+func entries(units map[string]*unit, containers func(uid string) ([]Container, bool), nowNs uint64, wall time.Time) []workload.DiskEntry {
+	list := make([]workload.DiskEntry, 0, len(units))
+	for _, u := range units {
+		of, listed := containers(u.uid)
+		if e := u.entry(of, listed, nowNs, wall); e.EphemeralStorage != nil || len(e.Volumes) > 0 || len(e.Containers) > 0 {
+			list = append(list, e)
+		}
+	}
+	slices.SortFunc(list, func(a, b workload.DiskEntry) int { return cmp.Compare(a.UID, b.UID) })
+	return list
+}
+
+// layoutOf asks the filesystems. containers "" is with the images, images "" not known.
+func layoutOf(node, images, containers string) (*workload.DiskLayout, error) {
+	l := &workload.DiskLayout{ImageDir: images, ContainerDir: containers}
+	if images == "" {
+		return l, nil
+	}
+	nodeDev, err := device(node)
+	if err != nil {
+		return nil, err
+	}
+	imageDev, err := device(images)
+	if err != nil {
+		return nil, err
+	}
+	containerDev := imageDev
+	if containers != "" {
+		if containerDev, err = device(containers); err != nil {
+			return nil, err
+		}
+	}
+	l.SplitImageFs = containerDev != imageDev
+	l.DedicatedImageFs = imageDev != nodeDev || l.SplitImageFs
+	return l, nil
+}
+
+func device(dir string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return 0, err
+	}
+	return st.Dev, nil
+}

@@ -1,0 +1,145 @@
+package disk
+
+import (
+	"path"
+	"slices"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// unit is a workload with its parts.
+type unit struct {
+	uid, cgroup string
+	isPod       bool
+	parts       []*part
+	// limits are the emptyDirs' sizes that must not be passed, by name.
+	limits map[string]int64
+	// containers are the ids in the names of its cgroups; layered those whose layer, or that
+	// there is none, is known.
+	containers []string
+	layered    map[string]bool
+	// hasVolumes and hasLogs: their directories could be listed, so that none is none.
+	hasVolumes, hasLogs bool
+	growth              growth
+}
+
+// finder finds the parts of units.
+type finder struct {
+	kubelet kubelet
+	layers  layers
+	// directories are those of units that are no pods, by globs (path.Match) of their cgroups.
+	directories map[string][]string
+	// pids lists the processes of a cgroup.
+	pids func(cgroup string) []int
+}
+
+// find returns the units with their parts, and keeps figures and walks of those that were
+// known. The former's parts that are not among them are the caller's to end.
+func (f *finder) find(read []workload.Unit, former map[string]*unit) map[string]*unit {
+	logs, logsErr := f.kubelet.logDirectories()
+	units := make(map[string]*unit, len(read))
+	for i := range read {
+		w := &read[i]
+		u := &unit{uid: w.UID, cgroup: w.Cgroup, isPod: w.QOSClass != "", limits: limitsOf(w), layered: map[string]bool{}}
+		was := former[w.UID]
+		if u.isPod {
+			f.findPod(u, logs[w.UID], logsErr == nil)
+		} else {
+			f.findDirectories(u)
+		}
+		f.findLayers(u, w.Targets, was)
+		u.keep(was)
+		units[w.UID] = u
+	}
+	return units
+}
+
+func limitsOf(w *workload.Unit) map[string]int64 {
+	limits := map[string]int64{}
+	for _, v := range w.Volumes {
+		if v.SizeLimitBytes > 0 {
+			limits[v.Name] = v.SizeLimitBytes
+		}
+	}
+	return limits
+}
+
+func (f *finder) findPod(u *unit, logs string, logsKnown bool) {
+	if parts, err := f.kubelet.volumes(u.uid); err == nil {
+		u.parts, u.hasVolumes = parts, true
+	}
+	u.hasLogs = logsKnown
+	if logs != "" {
+		parts, err := f.kubelet.logParts(logs)
+		u.parts, u.hasLogs = append(u.parts, parts...), err == nil
+	}
+}
+
+func (f *finder) findDirectories(u *unit) {
+	u.hasVolumes, u.hasLogs = true, true
+	for glob, dirs := range f.directories {
+		if ok, _ := path.Match(glob, u.cgroup); !ok {
+			continue
+		}
+		for _, dir := range dirs {
+			u.add(&part{place: place{dir, "."}, kind: localVolume})
+		}
+	}
+}
+
+// findLayers finds the layers of containers, and docker's logs. That a cgroup holds no
+// process tells nothing: what was known of it stays.
+func (f *finder) findLayers(u *unit, targets []workload.Target, was *unit) {
+	for _, t := range targets {
+		id := containerID(t.Cgroup)
+		if id == "" {
+			continue
+		}
+		u.containers = append(u.containers, id)
+		if was != nil && was.layered[id] {
+			u.layered[id] = true
+			u.add(was.layer(id))
+		} else {
+			f.findLayer(u, id, t.Cgroup)
+		}
+		u.add(f.layers.dockerLogs(id))
+	}
+}
+
+func (f *finder) findLayer(u *unit, id, cgroup string) {
+	for _, pid := range f.pids(cgroup) {
+		if p, known := f.layers.of(id, pid); known {
+			u.layered[id] = true
+			u.add(p)
+			return
+		}
+	}
+}
+
+func (u *unit) layer(id string) *part {
+	for _, p := range u.parts {
+		if p.kind == layer && p.name == id {
+			return p
+		}
+	}
+	return nil
+}
+
+// add adds a part, if there is one and it is not there yet.
+func (u *unit) add(p *part) {
+	if p != nil && !slices.ContainsFunc(u.parts, func(o *part) bool { return o.place == p.place }) {
+		u.parts = append(u.parts, p)
+	}
+}
+
+// keep takes over the parts that were known before.
+func (u *unit) keep(was *unit) {
+	if was == nil {
+		return
+	}
+	for i, p := range u.parts {
+		if j := slices.IndexFunc(was.parts, func(o *part) bool { return o.place == p.place && o.kind == p.kind }); j >= 0 {
+			u.parts[i] = was.parts[j]
+		}
+	}
+}

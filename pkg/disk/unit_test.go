@@ -1,0 +1,286 @@
+package disk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+const (
+	podUID = "0f0e2b6a-6a3b-4c59-9a0e-0d6a3f9d2c11"
+	id1    = "1111111111111111111111111111111111111111111111111111111111111111"
+	id2    = "2222222222222222222222222222222222222222222222222222222222222222"
+)
+
+// node is a node in a temporary directory, with one pod of two containers and one unit that
+// is no pod.
+type node struct {
+	base string
+	Options
+}
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	base := t.TempDir()
+	n := &node{base: base}
+	pod := filepath.Join(base, "kubelet/pods", podUID)
+	logs := filepath.Join(base, "logs", "shop_web-0_"+podUID)
+	for name, size := range map[string]int{
+		pod + "/etc-hosts": 300,
+		pod + "/volumes/kubernetes.io~empty-dir/cache/data":   100 << 10,
+		pod + "/volumes/kubernetes.io~empty-dir/scratch/a/b":  200 << 10,
+		pod + "/volumes/kubernetes.io~configmap/settings/key": 1,
+		pod + "/volumes/kubernetes.io~secret/token/key":       1 << 20, // counted nowhere
+		pod + "/volumes/kubernetes.io~projected/sa/token":     1 << 20,
+		pod + "/plugins/kubernetes.io~empty-dir/cache/ready":  1 << 20,
+		logs + "/web/0.log":                                      50 << 10,
+		logs + "/sidecar/0.log":                                  20 << 10,
+		logs + "/other.log":                                      4 << 10,
+		base + "/machines/one/disk.img":                          300 << 10,
+		base + "/store/layer1/fs/file":                           40 << 10,
+		base + "/cgroup/cgroup.controllers":                      0,
+		base + "/cgroup/kubepods/pod" + podUID + "/cgroup.procs": 0,
+	} {
+		write(t, name, size)
+	}
+	cgroup := filepath.Join(base, "cgroup")
+	put(t, cgroup+"/cgroup.controllers", "io memory pids\n")
+	for _, dir := range []string{"kubepods/pod" + podUID + "/" + id1, "kubepods/pod" + podUID + "/" + id2, "machine/one"} {
+		put(t, filepath.Join(cgroup, dir, "cgroup.procs"), "")
+	}
+	fs, err := cgroupfs.New(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, base+"/proc/vmstat", "nr_free_pages 1\nnr_dirtied 1\n")
+	n.Options = Options{
+		FS: fs, NodeFs: base + "/kubelet", Logs: base + "/logs", Stores: []string{base + "/store"}, DockerLogs: base + "/docker",
+		Directories: map[string][]string{"/machine/*": {base + "/machines/one"}},
+		Table:       base + "/disk.json", Request: base + "/reclaim.json", RequestOwner: uint32(os.Geteuid()),
+		Node: "n", Procfs: base + "/proc", Log: zerolog.New(zerolog.NewTestWriter(t)),
+	}
+	n.Units = func() ([]workload.Unit, error) {
+		pod := "/kubepods/pod" + podUID
+		return []workload.Unit{
+			{Workload: workload.Workload{UID: podUID, Cgroup: pod, QOSClass: workload.QOSBurstable,
+				Volumes: []workload.Volume{{Name: "cache", SizeLimitBytes: 1 << 20}}},
+				Targets: []workload.Target{{Cgroup: pod + "/" + id1}, {Cgroup: pod + "/" + id2}}},
+			{Workload: workload.Workload{UID: "/machine/one", Cgroup: "/machine/one"}, Targets: []workload.Target{{Cgroup: "/machine/one"}}},
+			{Workload: workload.Workload{UID: "/machine.slice/two", Cgroup: "/machine.slice/two"}},
+		}, nil
+	}
+	return n
+}
+
+// process puts a process with a layer into a container's cgroup.
+func (n *node) process(t *testing.T, id, pid, upper string) {
+	t.Helper()
+	put(t, filepath.Join(n.base, "cgroup/kubepods/pod"+podUID, id, "cgroup.procs"), pid+"\n")
+	put(t, filepath.Join(n.base, "proc", pid, "mountinfo"),
+		"900 800 0:55 / / rw,relatime - overlay overlay rw,lowerdir=/l1:/l2,upperdir="+upper+",workdir=/w,nouserxattr\n901 900 0:56 / /proc rw - proc proc rw\n")
+}
+
+// fakeRuntime answers at once.
+type fakeRuntime struct {
+	containers []Container
+	err        error
+	reclaim    func(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error)
+}
+
+func (r *fakeRuntime) Filesystems(context.Context) (Filesystems, error) {
+	return Filesystems{ImageDir: "/"}, r.err
+}
+
+func (r *fakeRuntime) Containers(context.Context) ([]Container, error) { return r.containers, r.err }
+
+func (r *fakeRuntime) Reclaim(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error) {
+	return r.reclaim(ctx, what, enough)
+}
+
+func TestFiguresOfAPodAreTheKubeletsParts(t *testing.T) {
+	n := newNode(t)
+	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+	n.Runtime = &fakeRuntime{containers: []Container{
+		{ID: id1, Name: "web", PodUID: podUID, Running: true},
+		{ID: id2, Name: "sidecar", PodUID: podUID, Running: true, Rootfs: &RootfsUsage{Tally{8192, 3}, time.Now().Add(-9 * time.Second)}},
+		{ID: "dead", Name: "sidecar", PodUID: podUID, Rootfs: &RootfsUsage{Tally{1 << 30, 3}, time.Now()}},
+		{ID: "other", Name: "web", PodUID: "another", Running: true, Rootfs: &RootfsUsage{Tally{1 << 30, 3}, time.Now()}},
+	}}
+	e := n.once(t).Entry(podUID)
+	du := func(dir string) int64 { return runDu(t, filepath.Join(n.base, dir), "-B1") }
+	inodes := func(dir string) int64 { return runDu(t, filepath.Join(n.base, dir), "--inodes") }
+	pod, logs := "kubelet/pods/"+podUID+"/volumes/kubernetes.io~", "logs/shop_web-0_"+podUID
+	volumes := du(pod+"empty-dir/cache") + du(pod+"empty-dir/scratch") + du(pod+"configmap/settings")
+	containerLogs := du(logs+"/web") + du(logs+"/sidecar")
+	rootfs := du("store/layer1/fs") + 8192
+	s := e.EphemeralStorage
+	for name, tc := range map[string]struct {
+		got  *int64
+		want int64
+	}{
+		"rootfs":         {s.RootfsBytes, rootfs},
+		"logs":           {s.LogsBytes, containerLogs},
+		"volumes":        {s.LocalVolumesBytes, volumes},
+		"used":           {s.UsedBytes, rootfs + containerLogs + volumes + du(logs+"/other.log") + du("kubelet/pods/"+podUID+"/etc-hosts")},
+		"rootfs inodes":  {e.Inodes.Rootfs, inodes("store/layer1/fs") + 3},
+		"logs inodes":    {e.Inodes.Logs, inodes(logs+"/web") + inodes(logs+"/sidecar")},
+		"volumes inodes": {e.Inodes.LocalVolumes, inodes(pod+"empty-dir/cache") + inodes(pod+"empty-dir/scratch") + inodes(pod+"configmap/settings")},
+	} {
+		if tc.got == nil || *tc.got != tc.want {
+			t.Errorf("%s: got %v, want %d", name, show(tc.got), tc.want)
+		}
+	}
+	if v := e.Volumes; len(v) != 2 || v[0].Name != "cache" || *v[0].UsedBytes != du(pod+"empty-dir/cache") || v[1].Name != "scratch" {
+		t.Errorf("volumes %+v, want the two emptyDirs", v)
+	}
+	if age := s.Age(monotonicNs()); age < 9*time.Second || age > 60*time.Second {
+		t.Errorf("age %s, want that of the oldest figure, the runtime's of 9 s", age)
+	}
+	byName := map[string]workload.ContainerDisk{}
+	for _, c := range e.Containers {
+		byName[c.Name] = c
+	}
+	if c := byName["sidecar"]; len(byName) != 2 || *c.RootfsBytes != 8192 || *c.LogsBytes != du(logs+"/sidecar") {
+		t.Errorf("containers %+v", byName)
+	}
+}
+
+func TestFiguresWithoutTheRuntime(t *testing.T) {
+	for name, r := range map[string]Runtime{"none": nil, "one that fails": &fakeRuntime{err: errors.New("connection refused")}} {
+		n := newNode(t)
+		n.Runtime = r
+		e := n.once(t).Entry(podUID)
+		if s := e.EphemeralStorage; s.RootfsBytes != nil || s.UsedBytes != nil || s.LogsBytes == nil || s.LocalVolumesBytes == nil {
+			t.Errorf("%s: got %+v, want all but writable layers", name, s)
+		}
+		// The kernel knows of the layers of containers that run.
+		n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+		n.process(t, id2, "4712", n.base+"/store/layer2/fs")
+		if s := n.once(t).Entry(podUID).EphemeralStorage; s.RootfsBytes == nil {
+			t.Errorf("%s: no figure though the layers are known", name)
+		}
+	}
+}
+
+func TestRuntimesOldFiguresCountForNothing(t *testing.T) {
+	n := newNode(t)
+	n.Runtime = &fakeRuntime{containers: []Container{
+		{ID: id1, Name: "web", PodUID: podUID, Running: true, Rootfs: &RootfsUsage{Tally{1, 1}, time.Now().Add(-time.Minute)}},
+	}}
+	s := n.once(t).Entry(podUID).EphemeralStorage
+	if s.RootfsBytes != nil || s.Age(monotonicNs()) > 50*time.Second {
+		t.Errorf("rootfs %v, read %s ago: it would make the others old", show(s.RootfsBytes), s.Age(monotonicNs()))
+	}
+}
+
+func TestDirectoriesOfAUnitThatIsNoPod(t *testing.T) {
+	n := newNode(t)
+	table := n.once(t)
+	e := table.Entry("/machine/one")
+	want := runDu(t, n.base+"/machines/one", "-B1")
+	if e == nil || *e.EphemeralStorage.LocalVolumesBytes != want || *e.EphemeralStorage.RootfsBytes != 0 || *e.EphemeralStorage.LogsBytes != 0 {
+		t.Errorf("got %+v, want %d bytes and neither layers nor logs", e, want)
+	}
+	if e := table.Entry("/machine.slice/two"); e != nil {
+		t.Errorf("got %+v of a unit without directories: it has no figures", e)
+	}
+}
+
+func TestLayersOutsideAStoreAreNotBelieved(t *testing.T) {
+	n := newNode(t)
+	for _, upper := range []string{n.base + "/machines/one", n.base + "/store/../machines/one", n.base + "/storeroom"} {
+		n.process(t, id1, "4711", upper)
+		w := newWorker(n.Options)
+		w.find()
+		if p := w.units[podUID].layer(id1); p != nil {
+			t.Errorf("%s was taken for a layer", p)
+		}
+	}
+}
+
+func TestContainerIDs(t *testing.T) {
+	for cgroup, want := range map[string]string{
+		"/kubepods/burstable/podX/" + id1:                                      id1,
+		"/kubepods.slice/kubepods-podX.slice/cri-containerd-" + id1 + ".scope": id1,
+		"/machine.slice/libpod-" + id2 + ".scope":                              id2,
+		"/system.slice/docker-" + id2 + ".scope":                               id2,
+		"/kubepods.slice/crio-" + id1:                                          id1,
+		"/machine.slice/vm1":                                                   "",
+		"/x/" + strings.ToUpper("a") + id1[1:]:                                 "",
+	} {
+		if got := containerID(cgroup); got != want {
+			t.Errorf("%s: got %q, want %q", cgroup, got, want)
+		}
+	}
+}
+
+// A real overlay, seen from outside by one of the threads whose root it is.
+func TestLayerOfARealOverlay(t *testing.T) { withMounts(t, testLayerOfARealOverlay) }
+
+func testLayerOfARealOverlay(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "with blank")
+	for _, dir := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.MkdirAll(filepath.Join(base, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options := "lowerdir=" + base + "/lower,upperdir=" + base + "/upper,workdir=" + base + "/work"
+	if err := unix.Mount("overlay", base+"/merged", "overlay", 0, options); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(base+"/merged", unix.MNT_DETACH) }()
+	tid, release := threadWithRoot(t, base+"/merged")
+	defer release()
+	p, known := layers{procfs: "/proc", stores: []string{base}}.of("c", tid)
+	if !known || p == nil || p.rel != "upper" {
+		t.Errorf("got %v, %t, want the upper directory", p, known)
+	}
+	if p, known := (layers{procfs: "/proc", stores: []string{base}}).of("c", 1); !known || p != nil {
+		t.Errorf("a process of the host: got %v, %t, want that there is none", p, known)
+	}
+}
+
+func (n *node) once(t *testing.T) *workload.DiskTable {
+	t.Helper()
+	table, err := Once(t.Context(), n.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := workload.ParseDisk(data)
+	if err != nil {
+		t.Fatalf("%v in %s", err, data)
+	}
+	return parsed
+}
+
+func put(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func show(v *int64) any {
+	if v == nil {
+		return "no data"
+	}
+	return *v
+}

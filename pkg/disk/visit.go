@@ -1,0 +1,175 @@
+package disk
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// visitor visits parts: it belongs to one goroutine, which may be held up by a filesystem.
+type visitor struct {
+	room linkRoom
+	// owners are the parts that projects were first seen of: a project that two parts share
+	// is no figure of either.
+	owners map[project]*part
+	now    func() uint64
+	// verify is for how long a quota is believed after a walk found the same.
+	verifyNs uint64
+}
+
+// verifyEvery is how often a walk is to confirm a quota, ten times as rare as other walks.
+const verifyEvery = 10 * restEvery
+
+func newVisitor(now func() uint64) *visitor {
+	return &visitor{room: linkRoom{maxLinks}, owners: map[project]*part{}, now: now, verifyNs: uint64(verifyEvery)}
+}
+
+// outcome of a visit that is at its end: a new figure, or why there is none.
+type outcome struct {
+	figure *figure
+	medium string
+	err    error
+}
+
+// visit does a step of work for a part. It returns nil while there is more to do.
+func (v *visitor) visit(p *part) *outcome {
+	if p.walk == nil {
+		p.beganNs, p.spentNs = v.now(), 0
+		if out := v.begin(p); out != nil {
+			return out
+		}
+	}
+	if !p.walk.step() {
+		return nil
+	}
+	return v.finish(p)
+}
+
+// begin finds the figure without a walk, or starts one.
+func (v *visitor) begin(p *part) *outcome {
+	if p.kind == hostsFile {
+		t, err := p.fileTally()
+		return p.concluded(t, "", err)
+	}
+	fd, err := p.open()
+	if err != nil {
+		return p.concluded(Tally{}, p.medium, err)
+	}
+	medium := ""
+	if p.kind == emptyDir {
+		var t Tally
+		var ok bool
+		if t, medium, ok = memoryFs(fd); ok {
+			unix.Close(fd)
+			return p.concluded(t, medium, nil)
+		}
+	}
+	if t, ok := v.byQuota(p, fd); ok {
+		unix.Close(fd)
+		return p.concluded(t, medium, nil)
+	}
+	if p.walk, err = newWalk(fd, p.kind == podLogs, &v.room); err != nil {
+		return p.concluded(Tally{}, medium, err)
+	}
+	p.walkMedium = medium
+	return nil
+}
+
+// concluded is the outcome of a reading. What is not there holds nothing.
+func (p *part) concluded(t Tally, medium string, err error) *outcome {
+	if errors.Is(err, unix.ENOENT) {
+		t, err = Tally{}, nil
+	}
+	if err != nil {
+		return &outcome{medium: medium, err: err}
+	}
+	return &outcome{figure: &figure{t, p.beganNs}, medium: medium}
+}
+
+// byQuota is the figure of the filesystem, once a walk has confirmed it.
+func (v *visitor) byQuota(p *part, fd int) (t Tally, ok bool) {
+	if p.kind == podLogs {
+		return Tally{}, false
+	}
+	own := projectOf(fd)
+	if own == (project{}) || !v.owns(p, own) {
+		p.quota = trust{}
+		return Tally{}, false
+	}
+	used, err := own.used(fd)
+	if err != nil {
+		p.quota = trust{}
+		return Tally{}, false
+	}
+	if own == p.quota.project && p.beganNs < p.quota.untilNs {
+		return used, true
+	}
+	p.quota = trust{project: own, before: used}
+	return Tally{}, false
+}
+
+// owns reports whether no other part has the same project.
+func (v *visitor) owns(p *part, own project) bool {
+	if owner := v.owners[own]; owner != nil && owner != p && owner.quota.project == own {
+		owner.quota = trust{}
+		return false
+	}
+	v.owners[own] = p
+	return true
+}
+
+// finish ends a walk. One that missed something raises the last whole figure and does not
+// make it younger.
+func (v *visitor) finish(p *part) *outcome {
+	w := p.walk
+	p.walk = nil
+	found, missed := w.total(), w.missed
+	v.confirm(p, found, missed)
+	w.end()
+	if missed == nil {
+		return &outcome{figure: &figure{found, p.beganNs}, medium: p.walkMedium}
+	}
+	out := &outcome{medium: p.walkMedium, err: missed}
+	if last := p.figure; last != nil {
+		out.figure = &figure{Tally{max(last.Bytes, found.Bytes), max(last.Inodes, found.Inodes)}, last.readNs}
+	}
+	return out
+}
+
+// confirm believes a quota that said before or after the walk, or between, what it found.
+func (v *visitor) confirm(p *part, found Tally, missed error) {
+	own := p.quota.project
+	if own == (project{}) || missed != nil {
+		return
+	}
+	fd, err := p.open()
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	after, err := own.used(fd)
+	if err != nil || projectOf(fd) != own {
+		p.quota = trust{}
+		return
+	}
+	if agrees(found.Bytes, p.quota.before.Bytes, after.Bytes, 1<<20) && agrees(found.Inodes, p.quota.before.Inodes, after.Inodes, 16) {
+		p.quota.untilNs = v.now() + v.verifyNs
+	}
+}
+
+// agrees: within 1 % of what lies between two readings, and some slack for small ones.
+func agrees(found, a, b, slack int64) bool {
+	slack += max(a, b) / 100
+	return found >= min(a, b)-slack && found <= max(a, b)+slack
+}
+
+// forget ends the walk of a part that is no longer a unit's.
+func (v *visitor) forget(p *part) {
+	if p.walk != nil {
+		p.walk.end()
+		p.walk = nil
+	}
+	if own := p.quota.project; own != (project{}) && v.owners[own] == p {
+		delete(v.owners, own)
+	}
+}

@@ -1,0 +1,426 @@
+package disk
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// Options say what is read and where the figures go.
+type Options struct {
+	// FS is the cgroup tree, Units lists the units in it; for one goroutine.
+	FS    *cgroupfs.FS
+	Units func() ([]workload.Unit, error)
+	// NodeFs is the kubelet's root directory. ImageFs and ContainerFs are where the runtime
+	// keeps images and writable layers, until it says so itself: "" is with NodeFs and with
+	// the images.
+	NodeFs, ImageFs, ContainerFs string
+	// Logs is the kubelet's directory of the pods' logs.
+	Logs string
+	// Stores are the runtimes' directories, in which writable layers are believed to lie.
+	Stores []string
+	// DockerLogs is docker's directory of containers, with their logs.
+	DockerLogs string
+	// Directories are those of units that are no pods, by globs of their cgroups.
+	Directories map[string][]string
+	// Marks are the thresholds: near one the figures must be young.
+	Marks []Mark
+	// Runtime is nil where there is none.
+	Runtime Runtime
+	// Table is the file that is written, Request the agent's, of RequestOwner.
+	Table, Request string
+	RequestOwner   uint32
+	// Node is the node's name, Procfs is "/proc".
+	Node, Procfs string
+	Log          zerolog.Logger
+}
+
+const (
+	// The table is written at most once every leastWrite when figures of a growing unit or
+	// near a mark changed, else every quietWrite; the agent calls it stale after 30 s.
+	leastWrite, quietWrite = time.Second, 5 * time.Second
+	// findEvery is between two looks for units and their directories.
+	findEvery = 5 * time.Second
+	// turn is for how long parts are visited in one order.
+	turn = 250 * time.Millisecond
+	// sampleEvery is between two looks at filesystems and at what the node writes;
+	// countersEvery between two readings of each unit's counters when these tell nothing.
+	sampleEvery, countersEvery = time.Second, 10 * time.Second
+	// sampleShare is how much of one CPU the counters may take.
+	sampleShare = 0.005
+)
+
+// worker is the disk process. Its goroutines share what mu guards; none holds it while it
+// waits for a filesystem or the runtime.
+type worker struct {
+	o       Options
+	finder  finder
+	visitor *visitor
+	asked   asked
+	horizon atomic.Int64
+	layout  atomic.Pointer[workload.DiskLayout]
+
+	mu      sync.Mutex
+	units   map[string]*unit
+	reclaim *workload.Reclaim
+	// news: the table is to be written soon; answered: at once.
+	news     atomic.Bool
+	answered chan struct{}
+}
+
+// monotonicNs is CLOCK_MONOTONIC.
+func monotonicNs() uint64 { return uint64(monotonic()) }
+
+// newWorker prepares; nothing is read yet.
+func newWorker(o Options) *worker {
+	w := &worker{o: o, visitor: newVisitor(monotonicNs), units: map[string]*unit{}, answered: make(chan struct{}, 1)}
+	w.finder = finder{
+		kubelet:     kubelet{root: o.NodeFs, logs: o.Logs},
+		layers:      layers{procfs: o.Procfs, stores: o.Stores, docker: o.DockerLogs},
+		directories: o.Directories,
+		pids:        w.pids,
+	}
+	w.horizon.Store(math.MaxInt64)
+	return w
+}
+
+// Run writes the table and answers the agent's requests until ctx is done. What a filesystem
+// or the runtime holds up is left behind then. The error means that the table can't be
+// written at all.
+func Run(ctx context.Context, o Options) error {
+	w := newWorker(o)
+	if err := w.write(); err != nil {
+		return err
+	}
+	go w.visits(ctx)
+	go w.samples(ctx)
+	if o.Runtime != nil {
+		go w.asked.ask(ctx, o.Runtime, o.Log)
+	}
+	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, stat: w.stat, answer: w.answer, log: o.Log}
+	go r.run(ctx)
+	w.writes(ctx)
+	return nil
+}
+
+// writes keeps the table up to date until ctx is done.
+func (w *worker) writes(ctx context.Context) {
+	var wroteAt time.Time
+	said := ""
+	for every := time.NewTicker(100 * time.Millisecond); ; {
+		at := false
+		select {
+		case <-ctx.Done():
+			every.Stop()
+			return
+		case <-w.answered:
+			at = true
+		case <-every.C:
+		}
+		age := time.Since(wroteAt)
+		if !at && age < quietWrite && !(age >= leastWrite && w.news.Load()) {
+			continue
+		}
+		w.news.Store(false)
+		wroteAt = time.Now()
+		text := ""
+		if err := w.write(); err != nil {
+			text = err.Error()
+		}
+		if text != said {
+			if said = text; text != "" {
+				w.o.Log.Error().Str("error", text).Msg("the disk figures can't be written")
+			}
+		}
+	}
+}
+
+func (w *worker) write() error {
+	w.mu.Lock()
+	now := monotonicNs()
+	t := workload.DiskTable{
+		Node: w.o.Node, WrittenNs: now, Layout: w.layout.Load(), Reclaim: w.reclaim,
+		Workloads: entries(w.units, func(uid string) ([]Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
+	}
+	w.mu.Unlock()
+	return workload.WriteDisk(w.o.Table, &t)
+}
+
+// lay finds out how the filesystems lie, once they answer.
+func (w *worker) lay() {
+	images, containers := w.o.ImageFs, w.o.ContainerFs
+	if fs := w.asked.dirs(); fs != nil {
+		images, containers = fs.ImageDir, fs.ContainerDir
+	}
+	if l, err := layoutOf(w.o.NodeFs, images, containers); err == nil {
+		w.layout.Store(l)
+	}
+}
+
+// dirOf is a directory on a signal's filesystem.
+func (w *worker) dirOf(signal string) string {
+	images, containers := w.o.ImageFs, w.o.ContainerFs
+	if fs := w.asked.dirs(); fs != nil {
+		images, containers = fs.ImageDir, fs.ContainerDir
+	}
+	if images == "" {
+		images = w.o.NodeFs
+	}
+	switch name, _, _ := strings.Cut(signal, "."); {
+	case name == "imagefs", name == "containerfs" && containers == "":
+		return images
+	case name == "containerfs":
+		return containers
+	}
+	return w.o.NodeFs
+}
+
+func (w *worker) stat(signal string) (unix.Statfs_t, error) { return statfs(w.dirOf(signal)) }
+
+func (w *worker) answer(r workload.Reclaim) {
+	w.mu.Lock()
+	w.reclaim = &r
+	w.mu.Unlock()
+	select {
+	case w.answered <- struct{}{}:
+	default:
+	}
+}
+
+// visits walks until ctx is done. It keeps its thread, whose priorities it sets.
+func (w *worker) visits(ctx context.Context) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	budget := newBudget()
+	var foundAt time.Time
+	rank := ioNone
+	for ctx.Err() == nil {
+		if time.Since(foundAt) >= findEvery {
+			foundAt = time.Now()
+			w.find()
+		}
+		near := w.isNear()
+		rank = rank.set(near)
+		if !w.turn(ctx, &budget) {
+			sleep(ctx, turn/2)
+		}
+	}
+}
+
+func (w *worker) isNear() bool { return time.Duration(w.horizon.Load()) < nearWithin }
+
+// turn visits what is due, and reports whether anything was.
+func (w *worker) turn(ctx context.Context, budget *budget) bool {
+	w.mu.Lock()
+	parts := due(w.units, monotonicNs(), time.Duration(w.horizon.Load()))
+	w.mu.Unlock()
+	end := time.Now().Add(turn)
+	for _, p := range parts {
+		for {
+			if pause := budget.settle(monotonic(), cpuTime(), w.isNear()); pause > 0 {
+				sleep(ctx, min(pause, turn))
+			}
+			if ctx.Err() != nil || time.Now().After(end) {
+				return true
+			}
+			if w.step(p) {
+				break
+			}
+		}
+	}
+	return len(parts) > 0
+}
+
+// step works for a part, and reports whether the visit has ended.
+func (w *worker) step(p *part) bool {
+	began := clock(threadClock)
+	out := w.visitor.visit(p)
+	p.spentNs += uint64(clock(threadClock) - began)
+	if out == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p.costNs, p.triedNs, p.medium = p.spentNs, p.beganNs, out.medium
+	p.changed = out.figure != nil && (p.figure == nil || p.figure.Tally != out.figure.Tally)
+	if out.figure != nil {
+		p.figure = out.figure
+	}
+	w.complain(p, out.err)
+	if p.changed {
+		w.tell(p)
+	}
+	return true
+}
+
+// complain says once what keeps a part from having a figure.
+func (w *worker) complain(p *part, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != p.said {
+		if p.said = text; text != "" {
+			w.o.Log.Warn().Str("directory", p.String()).Str("error", text).Msg("degraded: figure stays as it was")
+		}
+	}
+}
+
+// tell has the table written soon where the figure matters soon.
+func (w *worker) tell(p *part) {
+	if w.isNear() {
+		w.news.Store(true)
+		return
+	}
+	now := monotonicNs()
+	for _, u := range w.units {
+		if !u.growth.grows(now) {
+			continue
+		}
+		for _, of := range u.parts {
+			if of == p {
+				w.news.Store(true)
+				return
+			}
+		}
+	}
+}
+
+// find brings units and parts up to date.
+func (w *worker) find() {
+	read, err := w.o.Units()
+	if err != nil {
+		w.o.Log.Error().Err(err).Msg("degraded: units can't be listed; the figures are of those that were known")
+		return
+	}
+	w.mu.Lock()
+	former := w.units
+	w.mu.Unlock()
+	now := monotonicNs()
+	units := w.finder.find(read, former)
+	kept := map[*part]bool{}
+	for _, u := range units {
+		for _, p := range u.parts {
+			kept[p] = true
+			if p.foundNs == 0 {
+				p.foundNs = now
+			}
+		}
+	}
+	for _, u := range former {
+		for _, p := range u.parts {
+			if !kept[p] {
+				w.visitor.forget(p)
+			}
+		}
+	}
+	w.mu.Lock()
+	for uid, u := range units {
+		if was := former[uid]; was != nil {
+			u.growth = was.growth // sampled meanwhile
+		}
+	}
+	w.units = units
+	w.mu.Unlock()
+}
+
+// samples watches filesystems and writers until ctx is done.
+func (w *worker) samples(ctx context.Context) {
+	c := counters{fs: w.o.FS, procfs: w.o.Procfs}
+	d := distances{marks: w.o.Marks, stat: w.stat}
+	var readAt time.Time
+	var took time.Duration
+	dirtied, _ := c.nodeDirtied()
+	for ctx.Err() == nil {
+		w.lay()
+		horizon, fell := d.horizon(monotonicNs())
+		w.horizon.Store(int64(horizon))
+		now, err := c.nodeDirtied()
+		written := err != nil || now-dirtied > fastWrites/4096
+		dirtied = now
+		since := time.Since(readAt)
+		if since >= countersEvery || (written || fell) && since >= time.Duration(float64(took)/sampleShare) {
+			readAt = time.Now()
+			w.count(c)
+			took = time.Since(readAt)
+		}
+		sleep(ctx, sampleEvery)
+	}
+}
+
+// count reads each unit's counters.
+func (w *worker) count(c counters) {
+	w.mu.Lock()
+	units := make([]*unit, 0, len(w.units))
+	for _, u := range w.units {
+		units = append(units, u)
+	}
+	w.mu.Unlock()
+	for _, u := range units {
+		now, err := c.read(u.cgroup)
+		if err != nil {
+			continue // it has ended
+		}
+		w.mu.Lock()
+		if known := w.units[u.uid]; known != nil {
+			known.growth.seen(now, monotonicNs())
+		}
+		w.mu.Unlock()
+	}
+}
+
+// pids lists a few processes of a cgroup.
+func (w *worker) pids(cgroup string) []int {
+	c, err := w.o.FS.OpenToRead(cgroup)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = c.Close() }()
+	pids, _ := c.Procs(nil)
+	const few = 4
+	return pids[:min(len(pids), few)]
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// Once finds all figures at once and returns the table, for people. It stops with ctx.
+func Once(ctx context.Context, o Options) (*workload.DiskTable, error) {
+	w := newWorker(o)
+	if o.Runtime != nil {
+		if err := w.asked.once(ctx, o.Runtime); err != nil {
+			o.Log.Warn().Err(err).Msg("no answer from the container runtime; figures are without what only it knows")
+		}
+	}
+	w.find()
+	for _, u := range w.units {
+		for _, p := range u.parts {
+			for !w.step(p) {
+				if err := ctx.Err(); err != nil {
+					return nil, fmt.Errorf("walk: %w", err)
+				}
+			}
+		}
+	}
+	w.lay()
+	now := monotonicNs()
+	return &workload.DiskTable{
+		Schema: workload.DiskSchema, Node: o.Node, WrittenNs: now, Layout: w.layout.Load(),
+		Workloads: entries(w.units, func(uid string) ([]Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
+	}, nil
+}

@@ -1,0 +1,176 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// patience for what must come some time, on a machine with other work.
+const soon = 30 * time.Second
+
+// start runs the worker until the test ends, which it must survive.
+func (n *node) start(t *testing.T) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, n.Options) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(soon):
+			t.Error("the worker does not end")
+		}
+		time.Sleep(2 * turn) // its goroutines log to the test
+	})
+}
+
+// await waits for a table that is as wanted.
+func (n *node) await(t *testing.T, what string, want func(*workload.DiskTable) bool) *workload.DiskTable {
+	t.Helper()
+	var last *workload.DiskTable
+	var err error
+	for end := time.Now().Add(soon); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if last, err = workload.LoadDisk(n.Table, uint32(os.Geteuid())); err == nil && want(last) {
+			return last
+		}
+	}
+	t.Fatalf("%s: not within %s; last %+v, %v", what, soon, last, err)
+	return nil
+}
+
+func hasPod(table *workload.DiskTable) bool {
+	e := table.Entry(podUID)
+	return e != nil && len(e.Volumes) == 2 && e.EphemeralStorage != nil && e.EphemeralStorage.LocalVolumesBytes != nil
+}
+
+func TestFiguresComeWhileTheRuntimeHangs(t *testing.T) {
+	n := newNode(t)
+	n.Runtime = hung{make(chan struct{})}
+	n.start(t)
+	table := n.await(t, "figures", hasPod)
+	if s := table.Entry(podUID).EphemeralStorage; s.RootfsBytes != nil {
+		t.Errorf("%+v: a writable layer that nobody told", s)
+	}
+	n.ask(t, workload.ReclaimRequest{ID: "r1", Signal: "imagefs.available", Images: true, DeadlineNs: monotonicNs() + second/5})
+	table = n.await(t, "an answer", func(t *workload.DiskTable) bool { return t.Reclaim != nil })
+	if r := table.Reclaim; r.ID != "r1" || !strings.Contains(r.Error, errHangs.Error()) {
+		t.Errorf("got %+v, want that the runtime hangs", r)
+	}
+	n.ask(t, workload.ReclaimRequest{ID: "r2", Signal: "imagefs.available", Images: true, DeadlineNs: monotonicNs() + 100*second})
+	n.await(t, "the next is not kept waiting", func(t *workload.DiskTable) bool { return t.Reclaim.ID == "r2" && t.Reclaim.Error != "" })
+}
+
+// hung is a runtime that heeds no deadline.
+type hung struct{ ever chan struct{} }
+
+func (h hung) Filesystems(context.Context) (Filesystems, error) { <-h.ever; return Filesystems{}, nil }
+func (h hung) Containers(context.Context) ([]Container, error)  { <-h.ever; return nil, nil }
+func (h hung) Reclaim(context.Context, Reclaim, func() bool) (Reclaimed, error) {
+	<-h.ever
+	return Reclaimed{}, nil
+}
+
+func (n *node) ask(t *testing.T, q workload.ReclaimRequest) {
+	t.Helper()
+	if err := workload.WriteReclaim(n.Request, &q); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReclaimIsAnsweredOnceAnID(t *testing.T) {
+	n := newNode(t)
+	var calls atomic.Int64
+	n.Runtime = &fakeRuntime{reclaim: func(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error) {
+		calls.Add(1)
+		if _, ok := ctx.Deadline(); !ok || what != (Reclaim{Containers: true}) || !enough() {
+			t.Errorf("asked for %+v, enough %t", what, enough())
+		}
+		return Reclaimed{Containers: 3}, errors.New("one was busy")
+	}}
+	n.start(t)
+	n.ask(t, workload.ReclaimRequest{ID: "r1", Signal: "nodefs.inodesFree", Containers: true, DeadlineNs: monotonicNs() + 30*second, AvailableWanted: 1})
+	table := n.await(t, "an answer", func(t *workload.DiskTable) bool { return t.Reclaim != nil })
+	r := table.Reclaim
+	if r.ID != "r1" || r.Containers != 3 || r.Images != 0 || r.FreedInodes == nil || r.FreedBytes != nil || r.Error != "one was busy" {
+		t.Errorf("got %+v", r)
+	}
+	n.await(t, "a later table", func(t *workload.DiskTable) bool { return t.WrittenNs > table.WrittenNs && t.Reclaim.ID == "r1" })
+	if got := calls.Load(); got != 1 {
+		t.Errorf("reclaimed %d times", got)
+	}
+	n.ask(t, workload.ReclaimRequest{ID: "r2", Signal: "nodefs.available", Containers: true, DeadlineNs: 1})
+	table = n.await(t, "an answer to what is too late", func(t *workload.DiskTable) bool { return t.Reclaim.ID == "r2" })
+	if calls.Load() != 1 || table.Reclaim.Error == "" {
+		t.Errorf("got %+v after the deadline", table.Reclaim)
+	}
+}
+
+// A unit that the counters show to write is looked at again before its turn.
+func TestGrowingVolumeIsSeenSoon(t *testing.T) {
+	n := newNode(t)
+	dir := filepath.Join(n.base, "cgroup/kubepods/pod"+podUID)
+	put(t, filepath.Join(dir, "memory.stat"), "file_dirty 0\n")
+	put(t, filepath.Join(dir, "io.stat"), "8:0 rbytes=0 wbytes=0\n")
+	n.start(t)
+	n.await(t, "figures", hasPod)
+	write(t, filepath.Join(n.base, "kubelet/pods", podUID, "volumes/kubernetes.io~empty-dir/cache/more"), 4<<20)
+	for at := int64(0); ; at++ { // as a writer of 50 MB/s would
+		put(t, filepath.Join(dir, "memory.stat"), "file_dirty "+itoa(at*5<<20)+"\n")
+		put(t, filepath.Join(n.base, "proc/vmstat"), "nr_free_pages 1\nnr_dirtied "+itoa(at*5<<20/4096)+"\n")
+		table, err := workload.LoadDisk(n.Table, uint32(os.Geteuid()))
+		if err == nil && *table.Entry(podUID).Volumes[0].UsedBytes > 4<<20 {
+			return
+		}
+		if at == int64(soon/2/(100*time.Millisecond)) { // the turn of who rests comes later
+			t.Fatal("not seen")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func TestUnitThatWentAwayHasNoFigures(t *testing.T) {
+	n := newNode(t)
+	var gone atomic.Bool
+	units := n.Units
+	n.Units = func() ([]workload.Unit, error) {
+		all, err := units()
+		if gone.Load() {
+			all = all[1:]
+		}
+		return all, err
+	}
+	n.start(t)
+	n.await(t, "figures", hasPod)
+	gone.Store(true)
+	n.await(t, "no figures", func(t *workload.DiskTable) bool { return t.Entry(podUID) == nil && t.Entry("/machine/one") != nil })
+}
+
+func TestHumbleIsNoRealTimeProcess(t *testing.T) {
+	if err := Humble(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile("/proc/thread-self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), ") ")
+	fields := strings.Fields(rest) // from the state on, the third field of proc(5)
+	if nice, policy := fields[19-3], fields[41-3]; nice != itoa(niceness) || policy != "0" {
+		t.Errorf("nice %s, policy %s, want %d and SCHED_OTHER", nice, policy, niceness)
+	}
+}
+
+func itoa(v int64) string { return strconv.FormatInt(v, 10) }
