@@ -102,7 +102,7 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 		FS: fs,
 		Units: workload.NewScanner(workload.Options{
 			FS: fs, Roots: roots, TablePath: c.Workloads, TableUID: c.TableOwner, Procfs: "/proc",
-		}).Scan,
+		}),
 		NodeFs: paths.NodeFs, ImageFs: paths.ImageFs, ContainerFs: paths.ContainerFs,
 		Logs: podLogs, Stores: diskStores(c), DockerLogs: dockerContainers, Directories: c.DiskDirectories,
 		Marks: marks, Table: c.Disk, Request: c.Reclaim, RequestOwner: uint32(os.Geteuid()),

@@ -1,7 +1,6 @@
 package cgroupfs
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -37,31 +36,28 @@ func unifiedWith(t *testing.T, files map[string]string) *Cgroup {
 	return c
 }
 
-func TestWrittenBytesCountWhatIsStillToBeWritten(t *testing.T) {
+func TestWritesCountWhatIsStillToBeWritten(t *testing.T) {
 	const devices = "8:0 rbytes=90112 wbytes=4096 rios=3 wios=1 dbytes=0 dios=0\n7:1 \n259:0 rbytes=1 wbytes=1000 rios=1 wios=1\n"
 	for name, tc := range map[string]struct {
-		files map[string]string
-		want  int64
-		err   error
+		files           map[string]string
+		written, inodes int64
 	}{
-		"two devices and dirty pages": {map[string]string{"io.stat": devices, "memory.stat": "anon 1\nfile_dirty 8192\n"}, 13288, nil},
-		"no I/O yet":                  {map[string]string{"io.stat": "", "memory.stat": "file_dirty 4096\n"}, 4096, nil},
-		"no dirty pages told":         {map[string]string{"io.stat": devices, "memory.stat": "anon 1\n"}, 5096, nil},
-		"no io controller":            {map[string]string{"memory.stat": "file_dirty 4096\n"}, 0, ErrNoKey},
+		"two devices and dirty pages": {map[string]string{"io.stat": devices, "memory.stat": "anon 1\nfile_dirty 8192\nslab_reclaimable 77\n"}, 13288, 77},
+		"no I/O yet":                  {map[string]string{"io.stat": "", "memory.stat": "file_dirty 4096\n"}, 4096, 0},
+		"no dirty pages told":         {map[string]string{"io.stat": devices, "memory.stat": "anon 1\n"}, 5096, 0},
+		"no io controller":            {map[string]string{"memory.stat": "file_dirty 4096\nslab_reclaimable 5\n"}, -1, 5},
+		"nothing told":                {nil, -1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := unifiedWith(t, tc.files).WrittenBytes()
-			if got != tc.want || !errors.Is(err, tc.err) {
-				t.Errorf("got %d, %v, want %d, %v", got, err, tc.want, tc.err)
+			w, err := unifiedWith(t, tc.files).Writes()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			if written, inodes, err := w.Read(new(Scratch)); written != tc.written || inodes != tc.inodes || err != nil {
+				t.Errorf("got %d, %d, %v, want %d, %d", written, inodes, err, tc.written, tc.inodes)
 			}
 		})
-	}
-}
-
-func TestInodeMemoryBytes(t *testing.T) {
-	c := unifiedWith(t, map[string]string{"memory.stat": "slab_reclaimable 123\nslab_unreclaimable 4\n"})
-	if got, err := c.InodeMemoryBytes(); got != 123 || err != nil {
-		t.Errorf("got %d, %v, want 123", got, err)
 	}
 }
 

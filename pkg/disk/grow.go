@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
 
@@ -51,44 +53,147 @@ func (g *growth) grows(nowNs uint64) bool {
 	return g.grewNs > 0 && nowNs-g.grewNs <= uint64(growsFor)
 }
 
-// counters read how much units have written.
-type counters struct {
-	fs     *cgroupfs.FS
-	procfs string
+// gauges keep the units' counters open. They belong to one goroutine.
+type gauges struct {
+	fs      *cgroupfs.FS
+	procfs  string
+	open    map[string]*gauge // by cgroup
+	scratch cgroupfs.Scratch
 }
 
-// read reads a unit's counters. On cgroup v2 written is what io.stat counts and what is still
-// to be written; elsewhere what /proc counts for its processes when they make a page dirty.
-// cgroup v1's blkio counters don't know whose page is written back: of 40 MiB written and
-// synced they count none (6.18).
-func (c counters) read(cgroup string) (writes, error) {
-	g, err := c.fs.OpenToRead(cgroup)
-	if err != nil {
-		return writes{}, err
-	}
-	defer func() { _ = g.Close() }()
-	var w writes
-	w.inodeMemory, _ = g.InodeMemoryBytes() // kernel memory may not be accounted
-	w.bytes, err = g.WrittenBytes()
-	if errors.Is(err, cgroupfs.ErrNoKey) {
-		w.bytes, err = c.byProcesses(g)
-	}
-	return w, err
+// gauge is one unit's: on cgroup v2 what its io.stat counts and what is still to be written;
+// elsewhere what /proc counts for its processes when they make a page dirty. cgroup v1's
+// blkio counters don't know whose page is written back: of 40 MiB written and synced they
+// count none (6.18).
+type gauge struct {
+	writes *cgroupfs.Writes
+	// io are /proc/PID/io of the processes listed at listedNs, when the unit had tasks of
+	// them, threads included; io is empty where the cgroup itself tells.
+	io       []int
+	counts   *cgroupfs.Figures
+	tasks    int64
+	listedNs uint64
 }
 
-func (c counters) byProcesses(g *cgroupfs.Cgroup) (int64, error) {
-	pids, err := g.Procs(nil)
+// listEvery is how long a list of processes is believed whose number of tasks stays.
+const listEvery = 10 * time.Second
+
+func newGauges(fs *cgroupfs.FS, procfs string) *gauges {
+	return &gauges{fs: fs, procfs: procfs, open: map[string]*gauge{}}
+}
+
+// read reads a unit's counters.
+func (g *gauges) read(cgroup string, nowNs uint64) (writes, error) {
+	u := g.open[cgroup]
+	if u == nil {
+		var err error
+		if u, err = g.newGauge(cgroup); err != nil {
+			return writes{}, err
+		}
+		g.open[cgroup] = u
+	}
+	written, inodes, err := u.writes.Read(&g.scratch)
+	if err == nil && written < 0 {
+		written, err = g.byProcesses(cgroup, u, nowNs)
+	}
+	if err != nil { // it has ended, or was made again
+		u.close()
+		delete(g.open, cgroup)
+	}
+	return writes{written, inodes}, err
+}
+
+func (g *gauges) newGauge(cgroup string) (*gauge, error) {
+	c, err := g.fs.OpenToRead(cgroup)
 	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	u := new(gauge)
+	if u.writes, err = c.Writes(); err != nil {
+		return nil, err
+	}
+	if u.counts, err = c.Figures(); err != nil {
+		u.writes.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+// byProcesses lists the processes anew when their number changed or one ended.
+func (g *gauges) byProcesses(cgroup string, u *gauge, nowNs uint64) (int64, error) {
+	tasks, err := u.counts.PidsCurrent()
+	if err != nil && !errors.Is(err, cgroupfs.ErrNoKey) {
 		return 0, err
 	}
-	var sum int64
-	for _, pid := range pids {
-		data, err := os.ReadFile(filepath.Join(c.procfs, strconv.Itoa(pid), "io"))
-		if err == nil { // else it has ended
-			sum += processWritten(data)
+	if tasks == u.tasks && nowNs-u.listedNs < uint64(listEvery) {
+		if sum, ok := g.sum(u.io); ok {
+			return sum, nil
 		}
 	}
+	if err := g.list(cgroup, u); err != nil {
+		return 0, err
+	}
+	u.tasks, u.listedNs = tasks, nowNs
+	sum, _ := g.sum(u.io)
 	return sum, nil
+}
+
+func (g *gauges) list(cgroup string, u *gauge) error {
+	c, err := g.fs.OpenToRead(cgroup)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	pids, err := c.Procs(nil)
+	if err != nil {
+		return err
+	}
+	u.closeIO()
+	for _, pid := range pids {
+		name := filepath.Join(g.procfs, strconv.Itoa(pid), "io")
+		if fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil { // else it has ended
+			u.io = append(u.io, fd)
+		}
+	}
+	return nil
+}
+
+// sum adds up what processes wrote; ok is false when one of them has ended.
+func (g *gauges) sum(io []int) (sum int64, ok bool) {
+	ok = true
+	for _, fd := range io {
+		n, err := unix.Pread(fd, g.scratch[:], 0)
+		if err != nil {
+			ok = false
+			continue
+		}
+		sum += processWritten(g.scratch[:n])
+	}
+	return sum, ok
+}
+
+func (u *gauge) closeIO() {
+	for _, fd := range u.io {
+		unix.Close(fd)
+	}
+	u.io = u.io[:0]
+}
+
+func (u *gauge) close() {
+	u.closeIO()
+	u.writes.Close()
+	u.counts.Close()
+}
+
+// keep closes the gauges of all other cgroups.
+func (g *gauges) keep(cgroups map[string]bool) {
+	for cgroup, u := range g.open {
+		if !cgroups[cgroup] {
+			u.close()
+			delete(g.open, cgroup)
+		}
+	}
 }
 
 // processWritten is write_bytes less cancelled_write_bytes of /proc/PID/io
@@ -109,8 +214,8 @@ func procKey(data []byte, key string) int64 {
 
 // nodeDirtied is how many pages have been made dirty on the node (nr_dirtied of
 // /proc/vmstat): who reads one number may spare reading each unit's.
-func (c counters) nodeDirtied() (int64, error) {
-	data, err := os.ReadFile(filepath.Join(c.procfs, "vmstat"))
+func nodeDirtied(procfs string) (int64, error) {
+	data, err := os.ReadFile(filepath.Join(procfs, "vmstat"))
 	if err != nil {
 		return 0, err
 	}

@@ -11,7 +11,10 @@ import (
 type unit struct {
 	uid, cgroup string
 	isPod       bool
-	parts       []*part
+	// read is the unit as it was read at readNs; bornNs is when it was read first.
+	read           workload.Unit
+	readNs, bornNs uint64
+	parts          []*part
 	// limits are the emptyDirs' sizes that must not be passed, by name.
 	limits map[string]int64
 	// containers are the ids in the names of its cgroups; layered those whose layer, or that
@@ -31,46 +34,59 @@ type finder struct {
 	directories map[string][]string
 	// pids lists the processes of a cgroup.
 	pids func(cgroup string) []int
+	// logs are the pods' directories of logs, nil when they are to be listed anew.
+	logs *logDirectories
 }
 
-// find returns the units with their parts, and keeps figures and walks of those that were
-// known. The former's parts that are not among them are the caller's to end.
-func (f *finder) find(read []workload.Unit, former map[string]*unit) map[string]*unit {
-	logs, logsErr := f.kubelet.logDirectories()
-	units := make(map[string]*unit, len(read))
-	for i := range read {
-		w := &read[i]
-		u := &unit{uid: w.UID, cgroup: w.Cgroup, isPod: w.QOSClass != "", limits: limitsOf(w), layered: map[string]bool{}}
-		was := former[w.UID]
-		if u.isPod {
-			f.findPod(u, logs[w.UID], logsErr == nil)
-		} else {
-			f.findDirectories(u)
-		}
-		f.findLayers(u, w.Targets, was)
-		u.keep(was)
-		units[w.UID] = u
+type logDirectories struct {
+	dirs map[string]string // by pod uid
+	err  error
+}
+
+// find returns a unit with its parts, and keeps figures and walks of those that it had. The
+// former's parts that are not among them are the caller's to end.
+func (f *finder) find(w *workload.Unit, was *unit) *unit {
+	u := &unit{uid: w.UID, cgroup: w.Cgroup, isPod: w.QOSClass != "", read: *w, limits: limitsOf(w), layered: map[string]bool{}}
+	if u.isPod {
+		f.findPod(u)
+	} else {
+		f.findDirectories(u)
 	}
-	return units
+	f.findLayers(u, w.Targets, was)
+	u.keep(was)
+	return u
+}
+
+// limit takes over what the table says now.
+func (u *unit) limit(units Units) {
+	units.Judge(&u.read)
+	u.limits = limitsOf(&u.read)
 }
 
 func limitsOf(w *workload.Unit) map[string]int64 {
-	limits := map[string]int64{}
+	var limits map[string]int64
 	for _, v := range w.Volumes {
 		if v.SizeLimitBytes > 0 {
+			if limits == nil {
+				limits = map[string]int64{}
+			}
 			limits[v.Name] = v.SizeLimitBytes
 		}
 	}
 	return limits
 }
 
-func (f *finder) findPod(u *unit, logs string, logsKnown bool) {
+func (f *finder) findPod(u *unit) {
 	if parts, err := f.kubelet.volumes(u.uid); err == nil {
 		u.parts, u.hasVolumes = parts, true
 	}
-	u.hasLogs = logsKnown
-	if logs != "" {
-		parts, err := f.kubelet.logParts(logs)
+	if f.logs == nil {
+		dirs, err := f.kubelet.logDirectories()
+		f.logs = &logDirectories{dirs, err}
+	}
+	u.hasLogs = f.logs.err == nil
+	if dir := f.logs.dirs[u.uid]; dir != "" {
+		parts, err := f.kubelet.logParts(dir)
 		u.parts, u.hasLogs = append(u.parts, parts...), err == nil
 	}
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,7 +29,8 @@ const (
 // node is a node in a temporary directory, with one pod of two containers and one unit that
 // is no pod.
 type node struct {
-	base string
+	base  string
+	units *fakeUnits
 	Options
 }
 
@@ -70,17 +74,46 @@ func newNode(t *testing.T) *node {
 		Table:       base + "/disk.json", Request: base + "/reclaim.json", RequestOwner: uint32(os.Geteuid()),
 		Node: "n", Procfs: base + "/proc", Log: zerolog.New(zerolog.NewTestWriter(t)),
 	}
-	n.Units = func() ([]workload.Unit, error) {
-		pod := "/kubepods/pod" + podUID
-		return []workload.Unit{
-			{Workload: workload.Workload{UID: podUID, Cgroup: pod, QOSClass: workload.QOSBurstable,
-				Volumes: []workload.Volume{{Name: "cache", SizeLimitBytes: 1 << 20}}},
-				Targets: []workload.Target{{Cgroup: pod + "/" + id1}, {Cgroup: pod + "/" + id2}}},
-			{Workload: workload.Workload{UID: "/machine/one", Cgroup: "/machine/one"}, Targets: []workload.Target{{Cgroup: "/machine/one"}}},
-			{Workload: workload.Workload{UID: "/machine.slice/two", Cgroup: "/machine.slice/two"}},
-		}, nil
-	}
+	group := "/kubepods/pod" + podUID
+	n.units = &fakeUnits{units: map[string]workload.Unit{
+		group: {Workload: workload.Workload{UID: podUID, Cgroup: group, QOSClass: workload.QOSBurstable,
+			Volumes: []workload.Volume{{Name: "cache", SizeLimitBytes: 1 << 20}}},
+			Targets: []workload.Target{{Cgroup: group + "/" + id1}, {Cgroup: group + "/" + id2}}},
+		"/machine/one":       {Workload: workload.Workload{UID: "/machine/one", Cgroup: "/machine/one"}, Targets: []workload.Target{{Cgroup: "/machine/one"}}},
+		"/machine.slice/two": {Workload: workload.Workload{UID: "/machine.slice/two", Cgroup: "/machine.slice/two"}},
+	}}
+	n.Units = n.units
 	return n
+}
+
+// fakeUnits are what a scanner would find.
+type fakeUnits struct {
+	mu    sync.Mutex
+	units map[string]workload.Unit
+}
+
+func (f *fakeUnits) LoadTable()           {}
+func (f *fakeUnits) Judge(*workload.Unit) {}
+
+func (f *fakeUnits) List() ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Sorted(maps.Keys(f.units)), nil
+}
+
+func (f *fakeUnits) Unit(cgroup string) (workload.Unit, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if u, ok := f.units[cgroup]; ok {
+		return u, nil
+	}
+	return workload.Unit{}, cgroupfs.ErrGone
+}
+
+func (f *fakeUnits) remove(cgroup string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.units, cgroup)
 }
 
 // process puts a process with a layer into a container's cgroup.

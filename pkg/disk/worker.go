@@ -19,9 +19,9 @@ import (
 
 // Options say what is read and where the figures go.
 type Options struct {
-	// FS is the cgroup tree, Units lists the units in it; for one goroutine.
+	// FS is the cgroup tree, Units reads the units in it; for one goroutine.
 	FS    *cgroupfs.FS
-	Units func() ([]workload.Unit, error)
+	Units Units
 	// NodeFs is the kubelet's root directory. ImageFs and ContainerFs are where the runtime
 	// keeps images and writable layers, until it says so itself: "" is with NodeFs and with
 	// the images.
@@ -46,6 +46,16 @@ type Options struct {
 	Log          zerolog.Logger
 }
 
+// Units are the units of the node: a workload.Scanner.
+type Units interface {
+	// LoadTable takes a newer workload table over, List names the units' cgroups, Unit reads
+	// one, and Judge makes anew what the table says of it.
+	LoadTable()
+	List() ([]string, error)
+	Unit(cgroup string) (workload.Unit, error)
+	Judge(u *workload.Unit)
+}
+
 const (
 	// The table is written at most once every leastWrite when figures of a growing unit or
 	// near a mark changed, else every quietWrite; the agent calls it stale after 30 s.
@@ -56,9 +66,14 @@ const (
 	turn = 250 * time.Millisecond
 	// sampleEvery is between two looks at filesystems and at what the node writes;
 	// countersEvery between two readings of each unit's counters when these tell nothing.
-	sampleEvery, countersEvery = time.Second, 10 * time.Second
+	sampleEvery, countersEvery = 500 * time.Millisecond, 10 * time.Second
 	// sampleShare is how much of one CPU the counters may take.
 	sampleShare = 0.005
+	// pageSize is that of nr_dirtied, as a rule.
+	pageSize = 4096
+	// A unit is read again every readEvery, and at each look while it is young: its
+	// containers and their layers come one after the other.
+	readEvery, youngFor = 30 * time.Second, time.Minute
 )
 
 // worker is the disk process. Its goroutines share what mu guards; none holds it while it
@@ -68,8 +83,10 @@ type worker struct {
 	finder  finder
 	visitor *visitor
 	asked   asked
-	horizon atomic.Int64
-	layout  atomic.Pointer[workload.DiskLayout]
+	// byCgroup is the visiting goroutine's own.
+	byCgroup map[string]*unit
+	horizon  atomic.Int64
+	layout   atomic.Pointer[workload.DiskLayout]
 
 	mu      sync.Mutex
 	units   map[string]*unit
@@ -253,13 +270,14 @@ func (w *worker) step(p *part) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p.costNs, p.triedNs, p.medium = p.spentNs, p.beganNs, out.medium
+	isFirst := p.figure == nil
 	p.changed = out.figure != nil && (p.figure == nil || p.figure.Tally != out.figure.Tally)
 	if out.figure != nil {
 		p.figure = out.figure
 	}
 	w.complain(p, out.err)
 	if p.changed {
-		w.tell(p)
+		w.tell(p, isFirst)
 	}
 	return true
 }
@@ -278,8 +296,8 @@ func (w *worker) complain(p *part, err error) {
 }
 
 // tell has the table written soon where the figure matters soon.
-func (w *worker) tell(p *part) {
-	if w.isNear() {
+func (w *worker) tell(p *part, isFirst bool) {
+	if isFirst || w.isNear() {
 		w.news.Store(true)
 		return
 	}
@@ -299,18 +317,49 @@ func (w *worker) tell(p *part) {
 
 // find brings units and parts up to date.
 func (w *worker) find() {
-	read, err := w.o.Units()
+	w.o.Units.LoadTable()
+	cgroups, err := w.o.Units.List()
 	if err != nil {
 		w.o.Log.Error().Err(err).Msg("degraded: units can't be listed; the figures are of those that were known")
 		return
 	}
-	w.mu.Lock()
-	former := w.units
-	w.mu.Unlock()
 	now := monotonicNs()
-	units := w.finder.find(read, former)
+	former := w.units // nobody else replaces it
+	w.finder.logs = nil
+	units := make(map[string]*unit, len(cgroups))
+	for _, cgroup := range cgroups {
+		if u := w.known(cgroup, now); u != nil {
+			units[u.uid] = u
+		}
+	}
+	w.replace(former, units, now)
+}
+
+// known is a unit as it was read not long ago, or is now; nil when it can't be read.
+func (w *worker) known(cgroup string, now uint64) *unit {
+	was := w.byCgroup[cgroup]
+	if was != nil && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
+		was.limit(w.o.Units)
+		return was
+	}
+	read, err := w.o.Units.Unit(cgroup)
+	if err != nil {
+		return nil // gone, as a rule
+	}
+	u := w.finder.find(&read, was)
+	u.readNs, u.bornNs = now, now
+	if was != nil {
+		u.bornNs = was.bornNs
+	}
+	return u
+}
+
+// replace makes these the units, and ends what the others have under way.
+func (w *worker) replace(former, units map[string]*unit, now uint64) {
 	kept := map[*part]bool{}
+	w.byCgroup = make(map[string]*unit, len(units))
 	for _, u := range units {
+		w.byCgroup[u.cgroup] = u
 		for _, p := range u.parts {
 			kept[p] = true
 			if p.foundNs == 0 {
@@ -326,55 +375,63 @@ func (w *worker) find() {
 		}
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	for uid, u := range units {
-		if was := former[uid]; was != nil {
-			u.growth = was.growth // sampled meanwhile
+		if was := former[uid]; was != nil && was != u {
+			u.growth = was.growth
 		}
 	}
 	w.units = units
-	w.mu.Unlock()
 }
 
 // samples watches filesystems and writers until ctx is done.
 func (w *worker) samples(ctx context.Context) {
-	c := counters{fs: w.o.FS, procfs: w.o.Procfs}
+	runtime.LockOSThread() // its clock tells what the counters cost
+	defer runtime.UnlockOSThread()
+	g := newGauges(w.o.FS, w.o.Procfs)
+	defer g.keep(nil)
 	d := distances{marks: w.o.Marks, stat: w.stat}
 	var readAt time.Time
 	var took time.Duration
-	dirtied, _ := c.nodeDirtied()
+	dirtied, _ := nodeDirtied(w.o.Procfs)
 	for ctx.Err() == nil {
 		w.lay()
 		horizon, fell := d.horizon(monotonicNs())
 		w.horizon.Store(int64(horizon))
-		now, err := c.nodeDirtied()
-		written := err != nil || now-dirtied > fastWrites/4096
+		now, err := nodeDirtied(w.o.Procfs)
+		written := err != nil || float64(now-dirtied)*pageSize > fastWrites*sampleEvery.Seconds()
 		dirtied = now
 		since := time.Since(readAt)
 		if since >= countersEvery || (written || fell) && since >= time.Duration(float64(took)/sampleShare) {
 			readAt = time.Now()
-			w.count(c)
-			took = time.Since(readAt)
+			began := clock(threadClock)
+			w.count(g)
+			took = clock(threadClock) - began
 		}
 		sleep(ctx, sampleEvery)
 	}
 }
 
 // count reads each unit's counters.
-func (w *worker) count(c counters) {
+func (w *worker) count(g *gauges) {
 	w.mu.Lock()
+	cgroups := make(map[string]bool, len(w.units))
 	units := make([]*unit, 0, len(w.units))
 	for _, u := range w.units {
 		units = append(units, u)
+		cgroups[u.cgroup] = true
 	}
 	w.mu.Unlock()
+	g.keep(cgroups)
 	for _, u := range units {
-		now, err := c.read(u.cgroup)
+		at := monotonicNs()
+		now, err := g.read(u.cgroup, at)
 		if err != nil {
 			continue // it has ended
 		}
 		w.mu.Lock()
 		if known := w.units[u.uid]; known != nil {
-			known.growth.seen(now, monotonicNs())
+			known.growth.seen(now, at)
 		}
 		w.mu.Unlock()
 	}

@@ -143,18 +143,9 @@ func TestGrowingVolumeIsSeenSoon(t *testing.T) {
 
 func TestUnitThatWentAwayHasNoFigures(t *testing.T) {
 	n := newNode(t)
-	var gone atomic.Bool
-	units := n.Units
-	n.Units = func() ([]workload.Unit, error) {
-		all, err := units()
-		if gone.Load() {
-			all = all[1:]
-		}
-		return all, err
-	}
 	n.start(t)
 	n.await(t, "figures", hasPod)
-	gone.Store(true)
+	n.units.remove("/kubepods/pod" + podUID)
 	n.await(t, "no figures", func(t *workload.DiskTable) bool { return t.Entry(podUID) == nil && t.Entry("/machine/one") != nil })
 }
 
