@@ -14,11 +14,11 @@ const mountAndUse = unix.STATX_TYPE | unix.STATX_NLINK | unix.STATX_INO | unix.S
 const blockSize = 512
 
 // statAt is statx without a copy of the name, which ends with a zero byte; nothing is
-// followed, mounted or opened.
+// followed, mounted or opened, and no server asked where the name is a mount of FUSE.
 func statAt(dirfd int, name *byte, flags int, st *unix.Statx_t) error {
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(name)),
-			uintptr(unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|flags), mountAndUse, uintptr(unsafe.Pointer(st)), 0)
+			uintptr(unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC|flags), mountAndUse, uintptr(unsafe.Pointer(st)), 0)
 		switch errno {
 		case 0:
 			return nil
@@ -34,10 +34,11 @@ var emptyName = [1]byte{}
 // statOf is statAt of an open directory.
 func statOf(fd int, st *unix.Statx_t) error { return statAt(fd, &emptyName[0], unix.AT_EMPTY_PATH, st) }
 
-// dirent is an entry of getdents64: where the directory goes on behind it, and its name
-// with a zero byte at the end.
+// dirent is an entry of getdents64: where the directory goes on behind it, what it is, and
+// its name with a zero byte at the end.
 type dirent struct {
 	next int64
+	kind byte // DT_UNKNOWN on some filesystems
 	name []byte
 }
 
@@ -58,7 +59,7 @@ func nextDirent(data []byte) (e dirent, rest []byte, ok bool) {
 	for end < len(name)-1 && name[end] != 0 {
 		end++
 	}
-	return dirent{int64(binary.NativeEndian.Uint64(data[8:])), name[:end+1]}, data[size:], true
+	return dirent{int64(binary.NativeEndian.Uint64(data[8:])), data[18], name[:end+1]}, data[size:], true
 }
 
 // isSelfOrParent: "." and "..".

@@ -75,8 +75,9 @@ type gauge struct {
 	listedNs uint64
 }
 
-// listEvery is how long a list of processes is believed whose number of tasks stays.
-const listEvery = 10 * time.Second
+// listEvery is how long a list of processes is believed whose number of tasks stays, and of
+// which none ends.
+const listEvery = 30 * time.Second
 
 func newGauges(fs *cgroupfs.FS, procfs string) *gauges {
 	return &gauges{fs: fs, procfs: procfs, open: map[string]*gauge{}}

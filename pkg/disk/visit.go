@@ -2,6 +2,8 @@ package disk
 
 import (
 	"errors"
+	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +18,12 @@ type visitor struct {
 	// verify is for how long a quota is believed after a walk found the same.
 	verifyNs uint64
 }
+
+// walkDeadline is how long a walk may take, with all its rests: what has not ended by then
+// grows under our feet, or has tens of millions of files.
+const walkDeadline = time.Hour
+
+var errEndless = fmt.Errorf("no end within %s", walkDeadline)
 
 // verifyEvery is how often a walk is to confirm a quota, ten times as rare as other walks.
 const verifyEvery = 10 * restEvery
@@ -40,7 +48,10 @@ func (v *visitor) visit(p *part) *outcome {
 		}
 	}
 	if !p.walk.step() {
-		return nil
+		if v.now()-p.beganNs < uint64(walkDeadline) {
+			return nil
+		}
+		p.walk.miss(errEndless)
 	}
 	return v.finish(p)
 }

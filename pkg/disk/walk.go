@@ -90,7 +90,7 @@ func (w *walk) step() (done bool) {
 		if e.isSelfOrParent() {
 			continue
 		}
-		if w.visit(l.fd, e.name) { // l may lie elsewhere in memory now
+		if w.visit(l.fd, e) { // l may lie elsewhere in memory now
 			w.levels[len(w.levels)-2].moved = len(data) > 0
 			return false
 		}
@@ -115,43 +115,42 @@ func (l *level) read(buf []byte) ([]byte, error) {
 	}
 }
 
-// visit counts an entry, and enters it where it is a directory.
-func (w *walk) visit(at int, name []byte) (entered bool) {
-	if err := statAt(at, &name[0], 0, &w.st); err != nil {
+// visit counts an entry, and enters it where it is a directory. Of what is known to be one
+// nothing is asked before it is opened: a mount is not even looked at.
+func (w *walk) visit(at int, e dirent) (entered bool) {
+	if e.kind == unix.DT_DIR {
+		return !w.flat && w.enter(at, e.name)
+	}
+	if err := statAt(at, &e.name[0], 0, &w.st); err != nil {
 		w.missUnlessGone(err)
 		return false
 	}
-	if !w.onMount(&w.st) {
-		return false
-	}
-	isDir := w.st.Mode&unix.S_IFMT == unix.S_IFDIR
 	switch {
-	case w.flat && isDir:
+	case !w.onMount(&w.st):
 		return false
-	case !isDir:
-		w.count(&w.st)
-		return false
+	case w.st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return !w.flat && w.enter(at, e.name)
 	}
-	return w.enter(at, string(name[:len(name)-1]))
+	w.count(&w.st)
+	return false
 }
 
-func (w *walk) enter(at int, name string) bool {
-	if len(w.levels) == maxDepth {
-		w.count(&w.st)
-		w.miss(fmt.Errorf("more than %d levels deep", maxDepth))
-		return false
-	}
-	fd, err := openDir(at, name, beneath|unix.RESOLVE_NO_XDEV)
+func (w *walk) enter(at int, name []byte) bool {
+	fd, err := openDir(at, string(name[:len(name)-1]), beneath|unix.RESOLVE_NO_XDEV)
 	if err != nil {
 		w.missUnlessGone(err)
 		return false
 	}
-	// It may be another than the one of a moment ago.
 	if err := statOf(fd, &w.st); err != nil || !w.onMount(&w.st) {
 		unix.Close(fd)
 		return false
 	}
 	w.count(&w.st)
+	if len(w.levels) == maxDepth {
+		unix.Close(fd)
+		w.miss(fmt.Errorf("more than %d levels deep", maxDepth))
+		return false
+	}
 	w.push(fd, w.st.Ino)
 	return true
 }

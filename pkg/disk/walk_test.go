@@ -216,6 +216,49 @@ func TestLastWholeFigureStaysWithItsAge(t *testing.T) {
 	}
 }
 
+func TestWalkWithoutAnEndIsCut(t *testing.T) {
+	base := t.TempDir()
+	for i := range 3000 {
+		write(t, filepath.Join(base, "v", strconv.Itoa(i)), 0)
+	}
+	now := second
+	v := newVisitor(func() uint64 { now += uint64(walkDeadline) * 2 / 3; return now })
+	p := &part{place: place{base, "v"}, kind: localVolume}
+	if out := conclude(v, p); out.err != errEndless || out.figure != nil || p.walk != nil {
+		t.Errorf("got %+v, want no figure and no walk", out)
+	}
+}
+
+func TestWalksTakeTurns(t *testing.T) {
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	room := linkRoom{maxLinks}
+	var walks []*walk
+	for i, dir := range dirs {
+		for j := range 50 * (i + 1) {
+			name := write(t, filepath.Join(dir, strconv.Itoa(j%7), strconv.Itoa(j)), 4096)
+			link(t, name, filepath.Join(dir, "again", strconv.Itoa(j)))
+		}
+		walks = append(walks, open(t, dir, &room))
+	}
+	for done := 0; done < len(walks); {
+		for _, w := range walks {
+			if len(w.levels) > 0 && w.step() {
+				done++
+			}
+		}
+	}
+	for i, w := range walks {
+		bytes, inodes := du(t, dirs[i])
+		if got := w.total(); got != (Tally{bytes, inodes}) || w.missed != nil {
+			t.Errorf("got %+v, %v, want %d bytes and %d inodes", got, w.missed, bytes, inodes)
+		}
+		w.end()
+	}
+	if room.left != maxLinks {
+		t.Errorf("%d links are still remembered", maxLinks-room.left)
+	}
+}
+
 func TestFilesAloneOfAPodsLogDirectory(t *testing.T) {
 	base := t.TempDir()
 	write(t, filepath.Join(base, "ns_pod_uid", "rotated.log"), 8192)

@@ -347,9 +347,12 @@ func (w *worker) known(cgroup string, now uint64) *unit {
 		return nil // gone, as a rule
 	}
 	u := w.finder.find(&read, was)
-	u.readNs, u.bornNs = now, now
-	if was != nil {
+	u.readNs = now
+	switch {
+	case was != nil:
 		u.bornNs = was.bornNs
+	case w.byCgroup != nil: // else it was there before us
+		u.bornNs = now
 	}
 	return u
 }
