@@ -29,8 +29,8 @@ type fsxattr struct {
 }
 
 const (
-	fsIocFsgetxattr   = 0x801c581f // _IOR('X', 31, struct fsxattr)
-	fsXflagProjinheri = 0x200      // FS_XFLAG_PROJINHERIT
+	fsIocFsgetxattr    = 0x801c581f // _IOR('X', 31, struct fsxattr)
+	fsXflagProjinherit = 0x200      // FS_XFLAG_PROJINHERIT
 
 	qGetQuota = 0x800007 // Q_GETQUOTA of include/uapi/linux/quota.h
 	prjQuota  = 2        // PRJQUOTA
@@ -42,7 +42,7 @@ const (
 // zero value is none.
 func projectOf(fd int) project {
 	own, ok := xattrOf(fd)
-	if !ok || own.projid == 0 || own.xflags&fsXflagProjinheri == 0 {
+	if !ok || own.projid == 0 || own.xflags&fsXflagProjinherit == 0 {
 		return project{}
 	}
 	parent, err := unix.Openat(fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)

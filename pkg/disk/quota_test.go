@@ -1,0 +1,208 @@
+package disk
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestQuotaReplacesWalks(t *testing.T) { withMounts(t, testQuotaReplacesWalks) }
+
+func testQuotaReplacesWalks(t *testing.T) {
+	for name, mkfs := range map[string][]string{
+		"ext4": {"mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"},
+		"xfs":  {"mkfs.xfs", "-q", "-f"},
+	} {
+		t.Run(name, func(t *testing.T) { quotaReplacesWalks(t, mountImage(t, name, mkfs)) })
+	}
+}
+
+func quotaReplacesWalks(t *testing.T, base string) {
+	giveProject(t, base, "a", 77)
+	giveProject(t, base, "b", 78)
+	for i := range 100 {
+		write(t, filepath.Join(base, "a", "sub", strconv.Itoa(i)), 10000)
+		write(t, filepath.Join(base, "b", strconv.Itoa(i)), 5000)
+	}
+	unix.Sync() // what is not yet allocated is in neither figure of XFS alike
+	now := second
+	v := newVisitor(func() uint64 { now++; return now })
+	a, b := &part{place: place{base, "a"}, kind: localVolume}, &part{place: place{base, "b"}, kind: localVolume}
+	first := conclude(v, a)
+	conclude(v, b)
+	if out := v.visit(a); out == nil || out.err != nil || out.figure.Tally != first.figure.Tally {
+		t.Errorf("after a walk: got %+v, want %+v without another", out, first.figure)
+	}
+	wantTally(t, base, "a", first.figure.Tally)
+
+	// A removed file that is open occupies space: the filesystem knows.
+	open, err := os.OpenFile(write(t, filepath.Join(base, "a", "open"), 4<<20), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(open.Sync(), os.Remove(open.Name())); err != nil {
+		t.Fatal(err)
+	}
+	if out := v.visit(a); out == nil || out.figure.Bytes < first.figure.Bytes+4<<20 {
+		t.Errorf("got %+v, want 4 MiB more of a file that is open", out)
+	}
+	_ = open.Close()
+
+	// Files that their owner gives to another project: found out by the next walk.
+	for i := range 100 {
+		setProject(t, filepath.Join(base, "a", "sub", strconv.Itoa(i)), 78, 0)
+	}
+	now += uint64(verifyEvery)
+	if out := conclude(v, a); out.figure.Bytes < first.figure.Bytes {
+		t.Errorf("got %+v of files of another project, want all that lies there", out.figure)
+	}
+	conclude(v, b)
+	if out := v.visit(b); out != nil {
+		t.Errorf("got %+v: what others were made to hold was believed", out.figure)
+	}
+	v.forget(b)
+}
+
+// A directory that shares its project with the one above has no figure of its own.
+func TestProjectOfAParentIsNoFigure(t *testing.T) { withMounts(t, testProjectOfAParent) }
+
+func testProjectOfAParent(t *testing.T) {
+	base := mountImage(t, "ext4", []string{"mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"})
+	giveProject(t, base, "pods", 5)
+	write(t, filepath.Join(base, "pods", "one", "f"), 5000)
+	write(t, filepath.Join(base, "pods", "two", "f"), 1<<20)
+	v := newVisitor(monotonicNs)
+	p := &part{place: place{base, "pods/one"}, kind: localVolume}
+	for range 2 {
+		wantTally(t, base, "pods/one", conclude(v, p).figure.Tally)
+	}
+}
+
+func wantTally(t *testing.T, base, rel string, got Tally) {
+	t.Helper()
+	want, err := Measure(filepath.Join(base, rel))
+	if err != nil || got != want {
+		t.Errorf("%s: got %+v, want %+v, %v", rel, got, want, err)
+	}
+}
+
+// mountImage mounts a new filesystem with project quotas from an image of 300 MiB, in the
+// mount namespace of the test.
+func mountImage(t *testing.T, fs string, mkfs []string) string {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "image")
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 300<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(mkfs[0], append(mkfs[1:], image)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	device := attachLoop(t, image)
+	dir := t.TempDir()
+	err := unix.Mount(device, dir, fs, 0, "prjquota")
+	switch {
+	case err == unix.ENODEV:
+		t.Skipf("kernel lacks %s", fs)
+	case err != nil && !hasQuota(t, device, dir, fs):
+		t.Skipf("kernel lacks project quotas of %s (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA): %v", fs, err)
+	case err != nil:
+		t.Fatalf("mount %s with project quotas: %v", fs, err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// hasQuota reports whether it can't be the quotas that a mount failed for: it fails without
+// them too, where the filesystem allows that.
+func hasQuota(t *testing.T, device, dir, fs string) bool {
+	t.Helper()
+	flags, options := uintptr(0), "noquota"
+	if fs == "ext4" { // with the feature quota it is read only on a kernel without
+		flags, options = unix.MS_RDONLY, ""
+	}
+	if err := unix.Mount(device, dir, fs, flags, options); err != nil {
+		return true
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
+
+// attachLoop makes a block device of a file, which goes when nobody uses it any more.
+func attachLoop(t *testing.T, file string) string {
+	t.Helper()
+	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		t.Skip("kernel lacks loop devices")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	backing, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backing.Close()
+	for range 10 { // another may take the free one
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			t.Fatalf("find a free loop device: %v", err)
+		}
+		name := "/dev/loop" + strconv.Itoa(n)
+		loop, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := unix.LoopConfig{Fd: uint32(backing.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}}
+		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
+		if err == nil {
+			t.Cleanup(func() { loop.Close() })
+			return name
+		}
+		loop.Close()
+		if err != unix.EBUSY {
+			t.Fatalf("attach %s: %v", name, err)
+		}
+	}
+	t.Fatal("no loop device to be had")
+	return ""
+}
+
+func giveProject(t *testing.T, base, rel string, id uint32) {
+	t.Helper()
+	dir := filepath.Join(base, rel)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	setProject(t, dir, id, fsXflagProjinherit)
+}
+
+func setProject(t *testing.T, name string, id, flags uint32) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const fsIocFssetxattr = 0x401c5820 // _IOW('X', 32, struct fsxattr)
+	x, ok := xattrOf(int(f.Fd()))
+	if !ok {
+		t.Fatal("no extended flags")
+	}
+	x.projid, x.xflags = id, x.xflags|flags
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fsIocFssetxattr, uintptr(unsafe.Pointer(&x))); errno != 0 {
+		t.Fatalf("set project %d of %s: %v", id, name, errno)
+	}
+}
