@@ -10,7 +10,7 @@ VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || ech
 # Packages with tests that need root: run one at a time, natively and, where cgroups matter, in the VM.
 ROOT_PKGS := ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./pkg/cgroupfs ./pkg/disk ./pkg/signal ./pkg/loader ./pkg/fallback ./pkg/actuator ./pkg/agent ./test/e2e ./test/bench
 
-VM_PKGS ?= $(filter-out ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./test/bench,$(ROOT_PKGS))
+VM_PKGS ?= $(filter-out ./pkg/disk ./pkg/load ./pkg/record ./pkg/drill ./pkg/bench ./test/bench,$(ROOT_PKGS))
 # Slow under emulation, and about nothing that is another in the VM: they run natively.
 VM_SKIP ?= NoFillPassesAWireUnseen|FastestFillsFromFar|BombOfManyParents|HungDisk|SecondAgent|ACanarysWakeUp|UnitsOfWhichNoEvent|NothingIsAllocated|KernelHasNoLicence|SparesInDoubt|RefusalIsRecordedOnce|ADrillTells|NoDrill|HostileRequests|StartRemovesWhat|StateFileSays|Kill9AtEachStage|IntentSurvives|UnitWithoutRowsYet|UnitOfAKubelet|BackstopKillsOneForTwo|BackstopDiesWithTheAgent
 

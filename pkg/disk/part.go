@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +61,7 @@ func (p place) directories() ([]string, error) {
 			names = append(names, e.Name())
 		}
 	}
+	slices.Sort(names)
 	return names, nil
 }
 
@@ -112,9 +114,13 @@ const (
 )
 
 // memoryFs is what a volume in memory holds by its own filesystem: no walk, and nothing
-// that keeps the kubelet from unmounting it. ok is false on disk, and where the filesystem
-// has no size (a tmpfs of half the memory and more volumes than one has none).
+// that keeps the kubelet from unmounting it. ok is false on disk, in a node's own tmpfs,
+// and where the filesystem has no size.
 func memoryFs(fd int) (t Tally, medium string, ok bool) {
+	var top unix.Statx_t
+	if err := statOf(fd, &top); err != nil || top.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return Tally{}, "", false
+	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return Tally{}, "", false

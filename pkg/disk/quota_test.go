@@ -19,7 +19,7 @@ func testQuotaReplacesWalks(t *testing.T) {
 		"ext4": {"mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"},
 		"xfs":  {"mkfs.xfs", "-q", "-f"},
 	} {
-		t.Run(name, func(t *testing.T) { quotaReplacesWalks(t, mountImage(t, name, mkfs)) })
+		t.Run(name, func(t *testing.T) { quotaReplacesWalks(t, mountImage(t, name, "prjquota", mkfs)) })
 	}
 }
 
@@ -73,7 +73,7 @@ func quotaReplacesWalks(t *testing.T, base string) {
 func TestProjectOfAParentIsNoFigure(t *testing.T) { withMounts(t, testProjectOfAParent) }
 
 func testProjectOfAParent(t *testing.T) {
-	base := mountImage(t, "ext4", []string{"mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"})
+	base := mountImage(t, "ext4", "prjquota", []string{"mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"})
 	giveProject(t, base, "pods", 5)
 	write(t, filepath.Join(base, "pods", "one", "f"), 5000)
 	write(t, filepath.Join(base, "pods", "two", "f"), 1<<20)
@@ -92,9 +92,9 @@ func wantTally(t *testing.T, base, rel string, got Tally) {
 	}
 }
 
-// mountImage mounts a new filesystem with project quotas from an image of 300 MiB, in the
-// mount namespace of the test.
-func mountImage(t *testing.T, fs string, mkfs []string) string {
+// mountImage mounts a new filesystem from an image of 300 MiB, in the mount namespace of the
+// test.
+func mountImage(t *testing.T, fs, options string, mkfs []string) string {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "image")
 	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 300<<20)); err != nil {
@@ -105,14 +105,14 @@ func mountImage(t *testing.T, fs string, mkfs []string) string {
 	}
 	device := attachLoop(t, image)
 	dir := t.TempDir()
-	err := unix.Mount(device, dir, fs, 0, "prjquota")
+	err := unix.Mount(device, dir, fs, 0, options)
 	switch {
 	case err == unix.ENODEV:
 		t.Skipf("kernel lacks %s", fs)
-	case err != nil && !hasQuota(t, device, dir, fs):
+	case err != nil && options != "" && !hasQuota(t, device, dir, fs):
 		t.Skipf("kernel lacks project quotas of %s (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA): %v", fs, err)
 	case err != nil:
-		t.Fatalf("mount %s with project quotas: %v", fs, err)
+		t.Fatalf("mount %s with options %q: %v", fs, options, err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
