@@ -1,0 +1,100 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// The disk process finds out who writes, and the agent evicts by what it says.
+func TestFullDiskEvictsTheWriterThatWasMeasured(t *testing.T) {
+	binary(t)
+	dir := mounted(t, 96, "mkfs.ext4", "-q")
+	w := newWorld(t)
+	old := w.load("old", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	writer := w.load("writer", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	oldDir, writerDir := filepath.Join(dir, "old"), filepath.Join(dir, "writer")
+	must(t, os.Mkdir(oldDir, 0o755))
+	must(t, os.Mkdir(writerDir, 0o755))
+	must(t, os.WriteFile(filepath.Join(oldDir, "data"), make([]byte, 8<<20), 0o600))
+
+	bytes, _ := w.available(dir)
+	threshold := bytes - 24<<20
+	directories, err := json.Marshal(map[string][]string{path.Join(w.root, "old"): {oldDir}, path.Join(w.root, "writer"): {writerDir}})
+	must(t, err)
+	w.extra = w.onDisk(dir) + fmt.Sprintf("reclaim: %q\ndiskDirectories: %s\nreclaimDeadline: 0\n", filepath.Join(w.dir, "reclaim.json"), directories)
+	thresholds := map[string]string{"nodefs.available": fmt.Sprint(threshold)}
+	stop := w.measure(w.config(thresholds))
+	w.await("the first figures", func() bool { return w.measured("old") >= 8<<20 && w.measured("writer") >= 0 })
+
+	w.start(thresholds)
+	w.writeInto("writer", writerDir)
+	w.await("the eviction", func() bool { return w.count(record.KindKill) > 0 })
+	if l := w.lines(record.KindKill)[0]; l.Victim.Cgroup != path.Join(w.root, "writer") {
+		t.Errorf("evicted %+v, want the writer; measured: old %d, writer %d bytes", l.Victim, w.measured("old"), w.measured("writer"))
+	}
+	w.await("the writer's end", func() bool { return !writer.Alive() })
+	if !old.Alive() {
+		t.Error("who holds little of the disk died for it")
+	}
+	stop()
+}
+
+// measure starts the disk process; stop has it end, which it must do well.
+func (w *world) measure(config string) (stop func()) {
+	w.t.Helper()
+	cmd := exec.Command(binary(w.t), "disk", "--config", config, "--log-level", "warn")
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	must(w.t, cmd.Start())
+	w.t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return func() {
+		w.t.Helper()
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			w.t.Errorf("the disk process ended with %v", err)
+		}
+	}
+}
+
+// measured is what disk.json says that a unit's directories hold, -1 where it says nothing.
+func (w *world) measured(unit string) int64 {
+	table, err := workload.LoadDisk(w.diskFile(), uint32(os.Geteuid()))
+	if err != nil {
+		return -1
+	}
+	e := table.Entry(path.Join(w.root, unit))
+	if e == nil || e.EphemeralStorage == nil || e.EphemeralStorage.LocalVolumesBytes == nil {
+		return -1
+	}
+	return *e.EphemeralStorage.LocalVolumesBytes
+}
+
+// writeInto has a process of the unit write 4 MiB a second, until it is killed.
+func (w *world) writeInto(unit, dir string) {
+	w.t.Helper()
+	cmd := exec.Command("sh", "-c", `read go; while :; do n=$((n + 1)); head -c 1048576 /dev/zero >"$1/$n" || sleep 1; sleep 0.25; done`, "sh", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	start, err := cmd.StdinPipe()
+	must(w.t, err)
+	must(w.t, cmd.Start())
+	w.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for _, procs := range w.fs.ProcsFiles(path.Join(w.root, unit)) {
+		must(w.t, os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)), 0))
+	}
+	_, err = start.Write([]byte("\n"))
+	must(w.t, err)
+}
