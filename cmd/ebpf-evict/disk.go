@@ -6,7 +6,10 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -98,16 +101,28 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 	}
 	node, _ := os.Hostname() // a name for people
 	paths := agent.DiskPaths(c, workload.DiskLayout{})
+	scanner := func() *workload.Scanner {
+		return workload.NewScanner(workload.Options{FS: fs, Roots: roots, TablePath: c.Workloads, TableUID: c.TableOwner, Procfs: "/proc"})
+	}
 	return disk.Options{
-		FS: fs,
-		Units: workload.NewScanner(workload.Options{
-			FS: fs, Roots: roots, TablePath: c.Workloads, TableUID: c.TableOwner, Procfs: "/proc",
-		}),
+		FS:    fs,
+		Units: scanner(), HasPod: hasPod(scanner()),
 		NodeFs: paths.NodeFs, ImageFs: paths.ImageFs, ContainerFs: paths.ContainerFs,
 		Logs: podLogs, Stores: diskStores(c), DockerLogs: dockerContainers, Directories: c.DiskDirectories,
 		Marks: marks, Table: c.Disk, Request: c.Reclaim, RequestOwner: uint32(os.Geteuid()),
 		Node: node, Procfs: "/proc", Log: log,
 	}, nil
+}
+
+// hasPod finds a pod's cgroup by its name now; in doubt the pod is there. The systemd driver
+// writes a uid with underscores.
+func hasPod(s *workload.Scanner) func(uid string) bool {
+	return func(uid string) bool {
+		cgroups, err := s.List()
+		return err != nil || slices.ContainsFunc(cgroups, func(cgroup string) bool {
+			return strings.Contains(strings.ReplaceAll(path.Base(cgroup), "_", "-"), uid)
+		})
+	}
 }
 
 // diskMarks are the thresholds of disk signals.

@@ -29,6 +29,7 @@ type reclaimer struct {
 	path    string
 	owner   uint32
 	runtime Runtime
+	hasPod  func(uid string) bool
 	// stat asks the filesystem of a signal.
 	stat   func(signal string) (unix.Statfs_t, error)
 	answer func(workload.Reclaim)
@@ -86,7 +87,7 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 	knowsBefore := err == nil
 	if left > 0 {
 		var freed Reclaimed
-		freed, err = r.reclaim(ctx, Reclaim{q.Containers, q.Images}, func() bool {
+		freed, err = r.reclaim(ctx, Reclaim{q.Containers, q.Images, r.hasPod}, func() bool {
 			now, err := available()
 			return err == nil && now >= q.AvailableWanted
 		})

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 // that does not holds up nothing but the next call.
 type Runtime interface {
 	Filesystems(ctx context.Context) (Filesystems, error)
+	// Containers may return some with the error that says what could not be told.
 	Containers(ctx context.Context) ([]Container, error)
 	// Reclaim removes what no pod needs until enough says so.
 	Reclaim(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error)
@@ -30,15 +32,21 @@ type Container struct {
 	Rootfs *RootfsUsage
 }
 
-// RootfsUsage is what a writable layer occupied at a time.
+// RootfsUsage is what a writable layer occupied at a time; Inodes is -1 where that is not
+// told.
 type RootfsUsage struct {
 	Tally
 	At time.Time
 }
 
-// Reclaim says what may be removed, Reclaimed how many were.
-type Reclaim struct{ Containers, Images bool }
+// Reclaim says what may be removed. KubeletHas tells whether the kubelet still has a pod, by
+// its cgroup; nil where nobody knows.
+type Reclaim struct {
+	Containers, Images bool
+	KubeletHas         func(podUID string) bool
+}
 
+// Reclaimed is how many were removed.
 type Reclaimed struct{ Containers, Images int }
 
 const (
@@ -88,7 +96,7 @@ func (a *asked) once(ctx context.Context, r Runtime) error {
 	defer cancel()
 	at := monotonicNs()
 	list, err := r.Containers(ctx)
-	if err != nil {
+	if err != nil && len(list) == 0 {
 		return err
 	}
 	byPod := map[string][]Container{}
@@ -102,7 +110,7 @@ func (a *asked) once(ctx context.Context, r Runtime) error {
 	if fsErr == nil {
 		a.filesystems = &fs
 	}
-	return fsErr
+	return errors.Join(err, fsErr)
 }
 
 // of returns the containers of a pod that count, one a name: the running one, else the

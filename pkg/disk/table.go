@@ -10,11 +10,12 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
-// sum adds figures up; one that is missing makes the sum no data.
+// sum adds figures up; one that is missing makes the sum no data, one without inodes that of
+// the inodes.
 type sum struct {
 	Tally
-	missing bool
-	readNs  uint64 // of the oldest, 0 when there is none
+	missing, noInodes bool
+	readNs            uint64 // of the oldest, 0 when there is none
 }
 
 func (s *sum) add(f *figure) {
@@ -23,6 +24,7 @@ func (s *sum) add(f *figure) {
 		return
 	}
 	s.Tally = s.plus(f.Tally)
+	s.noInodes = s.noInodes || f.Inodes < 0
 	s.date(f.readNs)
 }
 
@@ -32,14 +34,18 @@ func (s *sum) date(readNs uint64) {
 	}
 }
 
-func (s *sum) bytes() *int64  { return s.value(s.Bytes) }
-func (s *sum) inodes() *int64 { return s.value(s.Inodes) }
-
-func (s *sum) value(v int64) *int64 {
+func (s *sum) bytes() *int64 {
 	if s.missing {
 		return nil
 	}
-	return &v
+	return &s.Bytes
+}
+
+func (s *sum) inodes() *int64 {
+	if s.missing || s.noInodes {
+		return nil
+	}
+	return &s.Inodes
 }
 
 // entry is what is known of a unit now.

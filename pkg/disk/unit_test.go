@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -204,6 +205,17 @@ func TestFiguresWithoutTheRuntime(t *testing.T) {
 		if s := n.once(t).Entry(podUID).EphemeralStorage; s.RootfsBytes == nil {
 			t.Errorf("%s: no figure though the layers are known", name)
 		}
+	}
+}
+
+func TestRuntimeThatTellsLess(t *testing.T) {
+	n := newNode(t)
+	n.Runtime = &fakeRuntime{err: errors.New("one shim hangs"), containers: []Container{
+		{ID: id1, Name: "web", PodUID: podUID, Running: true, Rootfs: &RootfsUsage{Tally{5000, -1}, time.Now()}},
+	}}
+	e := n.once(t).Entry(podUID)
+	if e.EphemeralStorage.RootfsBytes == nil || *e.EphemeralStorage.RootfsBytes != 5000 || e.Inodes.Rootfs != nil || e.Inodes.Logs == nil {
+		t.Errorf("got %s bytes, %v inodes, want 5000 and no data", fmt.Sprint(show(e.EphemeralStorage.RootfsBytes)), show(e.Inodes.Rootfs))
 	}
 }
 

@@ -36,8 +36,10 @@ type Options struct {
 	Directories map[string][]string
 	// Marks are the thresholds: near one the figures must be young.
 	Marks []Mark
-	// Runtime is nil where there is none.
+	// Runtime is nil where there is none. HasPod tells whether the kubelet has a pod now, by
+	// its cgroup; it is called from other goroutines than Units.
 	Runtime Runtime
+	HasPod  func(uid string) bool
 	// Table is the file that is written, Request the agent's, of RequestOwner.
 	Table, Request string
 	RequestOwner   uint32
@@ -125,7 +127,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Runtime != nil {
 		go w.asked.ask(ctx, o.Runtime, o.Log)
 	}
-	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, stat: w.stat, answer: w.answer, log: o.Log}
+	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, hasPod: o.HasPod, stat: w.stat, answer: w.answer, log: o.Log}
 	go r.run(ctx)
 	w.writes(ctx)
 	return nil

@@ -93,9 +93,10 @@ func (n *node) ask(t *testing.T, q workload.ReclaimRequest) {
 func TestReclaimIsAnsweredOnceAnID(t *testing.T) {
 	n := newNode(t)
 	var calls atomic.Int64
+	n.HasPod = func(uid string) bool { return uid == podUID }
 	n.Runtime = &fakeRuntime{reclaim: func(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error) {
 		calls.Add(1)
-		if _, ok := ctx.Deadline(); !ok || what != (Reclaim{Containers: true}) || !enough() {
+		if _, ok := ctx.Deadline(); !ok || !what.Containers || what.Images || !what.KubeletHas(podUID) || !enough() {
 			t.Errorf("asked for %+v, enough %t", what, enough())
 		}
 		return Reclaimed{Containers: 3}, errors.New("one was busy")
