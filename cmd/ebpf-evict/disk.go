@@ -17,12 +17,10 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/disk"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
-
-// podLogs is the kubelet's default podLogsDir.
-const podLogs = "/var/log/pods"
 
 // stores are where container runtimes keep writable layers, dockerContainers where docker
 // keeps containers and their logs.
@@ -72,6 +70,16 @@ func runDisk(ctx context.Context, c *config.Config, once bool, out io.Writer, lo
 	if err != nil {
 		return err
 	}
+	if c.ContainerRuntimeEndpoint != "" || cri.Discover() != "" {
+		client, err := cri.Dial(c.ContainerRuntimeEndpoint)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = client.Close() }()
+		o.Runtime = client
+	} else {
+		log.Info().Msg("no container runtime here: nothing is freed before a unit is evicted (key containerRuntimeEndpoint)")
+	}
 	if once {
 		table, err := disk.Once(ctx, o)
 		if err != nil {
@@ -108,7 +116,7 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 		FS:    fs,
 		Units: scanner(), HasPod: hasPod(scanner()),
 		NodeFs: paths.NodeFs, ImageFs: paths.ImageFs, ContainerFs: paths.ContainerFs,
-		Logs: podLogs, Stores: diskStores(c), DockerLogs: dockerContainers, Directories: c.DiskDirectories,
+		Logs: c.PodLogsDir, Stores: diskStores(c), DockerLogs: dockerContainers, Directories: c.DiskDirectories,
 		Marks: marks, Table: c.Disk, Request: c.Reclaim, RequestOwner: uint32(os.Geteuid()),
 		Node: node, Procfs: "/proc", Log: log,
 	}, nil

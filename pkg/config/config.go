@@ -106,6 +106,11 @@ type Config struct {
 	// DiskDirectories are the directories that units fill which are no pods, by globs
 	// (path.Match) of their cgroup paths. "ebpf-evict disk" reads it at its start.
 	DiskDirectories map[string][]string
+	// ContainerRuntimeEndpoint is the runtime's CRI socket, which "ebpf-evict disk" asks;
+	// empty, the default: the first well-known one that is there.
+	ContainerRuntimeEndpoint string
+	// PodLogsDir is the kubelet's directory of the pods' logs; default /var/log/pods.
+	PodLogsDir string
 	// Reclaim is the absolute path of the request for node-level reclaim that "ebpf-evict
 	// disk" reads.
 	Reclaim string
@@ -180,6 +185,7 @@ func Default() *Config {
 		Workloads:                        "/run/ebpf-evict/table/workloads.json",
 		Nodefs:                           "/var/lib/kubelet",
 		Imagefs:                          "/var/lib/containerd",
+		PodLogsDir:                       "/var/log/pods",
 		Disk:                             "/run/ebpf-evict/disk/disk.json",
 		Reclaim:                          "/run/ebpf-evict/agent/reclaim.json",
 		ReclaimDeadline:                  10 * time.Second,

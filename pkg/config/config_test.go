@@ -49,6 +49,8 @@ imagefs: /x/images
 containerfs: /
 disk: /x/disk.json
 diskDirectories: {"/machine.slice/*": [/srv/machines]}
+containerRuntimeEndpoint: unix:///run/crio/crio.sock
+podLogsDir: /srv/pod-logs
 reclaim: /x/reclaim.json
 reclaimDeadline: 5s
 hugepages: false
@@ -86,6 +88,8 @@ leastTier: event
 		Containerfs:                      "/",
 		Disk:                             "/x/disk.json",
 		DiskDirectories:                  map[string][]string{"/machine.slice/*": {"/srv/machines"}},
+		ContainerRuntimeEndpoint:         "unix:///run/crio/crio.sock",
+		PodLogsDir:                       "/srv/pod-logs",
 		Reclaim:                          "/x/reclaim.json",
 		ReclaimDeadline:                  5 * time.Second,
 		Protect:                          []string{"kube-system/*"},
@@ -206,6 +210,8 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"broken glob":                      {`protect: ["[a"]`, "protect", `["[a"]`, "globs"},
 		"directories of a relative glob":   {`diskDirectories: {"machine/*": ["/srv"]}`, "diskDirectories", `{"machine/*":["/srv"]}`, "globs of cgroups"},
 		"a relative directory":             {`diskDirectories: {"/machine/*": ["srv"]}`, "diskDirectories", `{"/machine/*":["srv"]}`, "absolute directories"},
+		"a relative socket":                {"containerRuntimeEndpoint: containerd.sock", "containerRuntimeEndpoint", `"containerd.sock"`, "unix:///run"},
+		"a runtime by TCP":                 {"containerRuntimeEndpoint: tcp://localhost:1", "containerRuntimeEndpoint", `"tcp://localhost:1"`, "unix:///run"},
 		"a directory alone":                {`diskDirectories: {"/machine/*": "/srv"}`, "diskDirectories", `{"/machine/*":"/srv"}`, "lists"},
 		"empty glob":                       {`protect: [""]`, "protect", `[""]`, "globs"},
 		"budget below zero":                {"budget: {killsPerMinute: -1}", "budget.killsPerMinute", "-1", "0 (no kill at all)"},

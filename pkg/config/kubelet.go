@@ -19,7 +19,7 @@ const (
 var inheritedKeys = []string{
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionMinimumReclaim",
 	"evictionMaxPodGracePeriod", "evictionPressureTransitionPeriod", "mergeDefaultEvictionSettings",
-	"enforceNodeAllocatable", "localStorageCapacityIsolation",
+	"enforceNodeAllocatable", "localStorageCapacityIsolation", "containerRuntimeEndpoint", "podLogsDir",
 }
 
 // inherit returns the settings of the KubeletConfiguration that c names, raised by the

@@ -97,6 +97,8 @@ func (c *Config) keys() map[string]decoder {
 		"containerfs":                      directory(&c.Containerfs),
 		"disk":                             filePath(&c.Disk),
 		"diskDirectories":                  value(&c.DiskDirectories, `a map of globs of cgroups to lists of absolute directories, such as {"/machine.slice/*": ["/srv/machines"]}`, directoriesOK),
+		"containerRuntimeEndpoint":         endpoint(&c.ContainerRuntimeEndpoint),
+		"podLogsDir":                       c.podLogsDir,
 		"reclaim":                          filePath(&c.Reclaim),
 		"reclaimDeadline":                  pause(&c.ReclaimDeadline, minReclaimDeadline, maxReclaimDeadline, "at once, and no reclaim"),
 		"hugepages":                        boolean(&c.Hugepages),
@@ -198,6 +200,14 @@ func (c *Config) nodefs(key string, raw json.RawMessage) error {
 	err := directory(&c.Nodefs)(key, raw)
 	c.NodefsGiven = err == nil
 	return err
+}
+
+// podLogsDir takes "" for the default, as the kubelet does.
+func (c *Config) podLogsDir(key string, raw json.RawMessage) error {
+	if string(raw) == `""` {
+		return nil
+	}
+	return directory(&c.PodLogsDir)(key, raw)
 }
 
 func (c *Config) imagefs(key string, raw json.RawMessage) error {
@@ -321,6 +331,14 @@ func transition(dst *time.Duration) decoder {
 		}
 		return nil
 	}
+}
+
+// endpoint takes a unix socket as the kubelet names one.
+func endpoint(dst *string) decoder {
+	return value(dst, "a socket such as unix:///run/containerd/containerd.sock", func(s string) bool {
+		socket := strings.TrimPrefix(s, "unix://")
+		return s == "" || path.IsAbs(socket) && !strings.Contains(socket, "\x00")
+	})
 }
 
 // amount takes a number of bytes or a quantity string, not below zero.

@@ -96,7 +96,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 // connect opens the socket, or the first well-known one that is there now.
 func connect(ctx context.Context, socket string) (net.Conn, error) {
 	if socket == "" {
-		socket = discover()
+		socket = Discover()
 	}
 	if socket == "" {
 		return nil, fmt.Errorf("none of %s", strings.Join(WellKnown, ", "))
@@ -104,7 +104,8 @@ func connect(ctx context.Context, socket string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "unix", socket)
 }
 
-func discover() string {
+// Discover returns the first of WellKnown that is there, "" where none is.
+func Discover() string {
 	for _, socket := range WellKnown {
 		if s, err := os.Stat(socket); err == nil && s.Mode().Type() == os.ModeSocket {
 			return socket

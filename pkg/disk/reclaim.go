@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -86,8 +87,8 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 	before, err := available()
 	knowsBefore := err == nil
 	if left > 0 {
-		var freed Reclaimed
-		freed, err = r.reclaim(ctx, Reclaim{q.Containers, q.Images, r.hasPod}, func() bool {
+		var freed cri.Reclaimed
+		freed, err = r.reclaim(ctx, cri.Reclaim{Containers: q.Containers, Images: q.Images, KubeletHas: r.hasPod}, func() bool {
 			now, err := available()
 			return err == nil && now >= q.AvailableWanted
 		})
@@ -113,15 +114,15 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 }
 
 // reclaim calls the runtime and does not wait for one that ignores its deadline.
-func (r *reclaimer) reclaim(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error) {
+func (r *reclaimer) reclaim(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
 	switch {
 	case r.runtime == nil:
-		return Reclaimed{}, errors.New("no container runtime")
+		return cri.Reclaimed{}, errors.New("no container runtime")
 	case !r.hangs.CompareAndSwap(false, true):
-		return Reclaimed{}, errHangs
+		return cri.Reclaimed{}, errHangs
 	}
 	type result struct {
-		freed Reclaimed
+		freed cri.Reclaimed
 		err   error
 	}
 	results := make(chan result, 1)
@@ -135,6 +136,6 @@ func (r *reclaimer) reclaim(ctx context.Context, what Reclaim, enough func() boo
 	case got := <-results:
 		return got.freed, got.err
 	case <-time.After(time.Until(deadline) + overdue):
-		return Reclaimed{}, fmt.Errorf("%w: no answer %s after the deadline", errHangs, overdue)
+		return cri.Reclaimed{}, fmt.Errorf("%w: no answer %s after the deadline", errHangs, overdue)
 	}
 }

@@ -7,47 +7,19 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 )
 
-// Runtime is the container runtime. Each call ends with its context, or soon after; one
-// that does not holds up nothing but the next call.
+// Runtime is the container runtime, a *cri.Client. Each call ends with its context, or soon
+// after; one that does not holds up nothing but the next call.
 type Runtime interface {
-	Filesystems(ctx context.Context) (Filesystems, error)
+	Filesystems(ctx context.Context) (cri.Filesystems, error)
 	// Containers may return some with the error that says what could not be told.
-	Containers(ctx context.Context) ([]Container, error)
+	Containers(ctx context.Context) ([]cri.Container, error)
 	// Reclaim removes what no pod needs until enough says so.
-	Reclaim(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error)
+	Reclaim(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error)
 }
-
-// Filesystems are directories on the filesystems of images and of writable layers;
-// ContainerDir "" is with the images.
-type Filesystems struct{ ImageDir, ContainerDir string }
-
-// Container is a container of a pod as the runtime knows it.
-type Container struct {
-	ID, Name, PodUID string
-	Running          bool
-	Created          time.Time
-	// Rootfs is the writable layer's usage, nil where the runtime does not tell it.
-	Rootfs *RootfsUsage
-}
-
-// RootfsUsage is what a writable layer occupied at a time; Inodes is -1 where that is not
-// told.
-type RootfsUsage struct {
-	Tally
-	At time.Time
-}
-
-// Reclaim says what may be removed. KubeletHas tells whether the kubelet still has a pod, by
-// its cgroup; nil where nobody knows.
-type Reclaim struct {
-	Containers, Images bool
-	KubeletHas         func(podUID string) bool
-}
-
-// Reclaimed is how many were removed.
-type Reclaimed struct{ Containers, Images int }
 
 const (
 	// askEvery is between two questions to the runtime, askWithin how long it may think.
@@ -60,9 +32,9 @@ const (
 // asked is what the runtime said last.
 type asked struct {
 	mu          sync.Mutex
-	containers  map[string][]Container // by pod uid
+	containers  map[string][]cri.Container // by pod uid
 	atNs        uint64
-	filesystems *Filesystems
+	filesystems *cri.Filesystems
 }
 
 // ask keeps the answers fresh until ctx is done.
@@ -99,7 +71,7 @@ func (a *asked) once(ctx context.Context, r Runtime) error {
 	if err != nil && len(list) == 0 {
 		return err
 	}
-	byPod := map[string][]Container{}
+	byPod := map[string][]cri.Container{}
 	for _, c := range list {
 		byPod[c.PodUID] = append(byPod[c.PodUID], c)
 	}
@@ -115,7 +87,7 @@ func (a *asked) once(ctx context.Context, r Runtime) error {
 
 // of returns the containers of a pod that count, one a name: the running one, else the
 // newest, as the kubelet does. ok is false while the list is missing or old.
-func (a *asked) of(uid string, nowNs uint64) (list []Container, ok bool) {
+func (a *asked) of(uid string, nowNs uint64) (list []cri.Container, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.atNs == 0 || nowNs-min(nowNs, a.atNs) > uint64(containersAge) {
@@ -136,7 +108,7 @@ func (a *asked) of(uid string, nowNs uint64) (list []Container, ok bool) {
 }
 
 // dirs are the runtime's filesystems, nil while it has not told them.
-func (a *asked) dirs() *Filesystems {
+func (a *asked) dirs() *cri.Filesystems {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.filesystems

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -49,7 +50,7 @@ func (s *sum) inodes() *int64 {
 }
 
 // entry is what is known of a unit now.
-func (u *unit) entry(containers []Container, listed bool, nowNs uint64, wall time.Time) workload.DiskEntry {
+func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall time.Time) workload.DiskEntry {
 	rootfs, perContainer := u.rootfs(containers, listed, nowNs, wall)
 	logs, volumes, other := sum{missing: !u.hasLogs}, sum{missing: !u.hasVolumes}, sum{}
 	e := workload.DiskEntry{UID: u.uid}
@@ -127,7 +128,7 @@ func named(list *[]container, name string) *container {
 // rootfs adds up the writable layers: those that we walk, else the runtime's own figures,
 // which are ten seconds old as a rule. Without the runtime's list a pod has the containers
 // that its cgroups show.
-func (u *unit) rootfs(list []Container, listed bool, nowNs uint64, wall time.Time) (s sum, named []container) {
+func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time.Time) (s sum, named []container) {
 	if !listed || !u.isPod {
 		for _, id := range u.containers {
 			p := u.layer(id)
@@ -153,22 +154,22 @@ func (u *unit) rootfs(list []Container, listed bool, nowNs uint64, wall time.Tim
 	return s, named
 }
 
-func (u *unit) layerFigure(c Container, nowNs uint64, wall time.Time) *figure {
+func (u *unit) layerFigure(c cri.Container, nowNs uint64, wall time.Time) *figure {
 	if p := u.layer(c.ID); p != nil && p.figure != nil {
 		return p.figure
 	}
 	if c.Rootfs == nil {
 		return nil
 	}
-	age := max(wall.Sub(c.Rootfs.At), 0)
+	age := max(wall.Sub(c.Rootfs.Time), 0)
 	if age > containersAge || uint64(age) >= nowNs {
 		return nil // would make all the others old
 	}
-	return &figure{c.Rootfs.Tally, nowNs - uint64(age)}
+	return &figure{Tally{c.Rootfs.Bytes, c.Rootfs.Inodes}, nowNs - uint64(age)}
 }
 
 // entries are those of all units that anything is known of, by uid.
-func entries(units map[string]*unit, containers func(uid string) ([]Container, bool), nowNs uint64, wall time.Time) []workload.DiskEntry {
+func entries(units map[string]*unit, containers func(uid string) ([]cri.Container, bool), nowNs uint64, wall time.Time) []workload.DiskEntry {
 	list := make([]workload.DiskEntry, 0, len(units))
 	for _, u := range units {
 		of, listed := containers(u.uid)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -127,18 +128,20 @@ func (n *node) process(t *testing.T, id, pid, upper string) {
 
 // fakeRuntime answers at once.
 type fakeRuntime struct {
-	containers []Container
+	containers []cri.Container
 	err        error
-	reclaim    func(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error)
+	reclaim    func(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error)
 }
 
-func (r *fakeRuntime) Filesystems(context.Context) (Filesystems, error) {
-	return Filesystems{ImageDir: "/"}, r.err
+func (r *fakeRuntime) Filesystems(context.Context) (cri.Filesystems, error) {
+	return cri.Filesystems{ImageDir: "/"}, r.err
 }
 
-func (r *fakeRuntime) Containers(context.Context) ([]Container, error) { return r.containers, r.err }
+func (r *fakeRuntime) Containers(context.Context) ([]cri.Container, error) {
+	return r.containers, r.err
+}
 
-func (r *fakeRuntime) Reclaim(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error) {
+func (r *fakeRuntime) Reclaim(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
 	return r.reclaim(ctx, what, enough)
 }
 
@@ -146,11 +149,11 @@ func TestFiguresOfAPodAreTheKubeletsParts(t *testing.T) {
 	n := newNode(t)
 	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
 	old := min(9*time.Second, monotonic()/2) // a machine may have just started
-	n.Runtime = &fakeRuntime{containers: []Container{
+	n.Runtime = &fakeRuntime{containers: []cri.Container{
 		{ID: id1, Name: "web", PodUID: podUID, Running: true},
-		{ID: id2, Name: "sidecar", PodUID: podUID, Running: true, Rootfs: &RootfsUsage{Tally{8192, 3}, time.Now().Add(-old)}},
-		{ID: "dead", Name: "sidecar", PodUID: podUID, Rootfs: &RootfsUsage{Tally{1 << 30, 3}, time.Now()}},
-		{ID: "other", Name: "web", PodUID: "another", Running: true, Rootfs: &RootfsUsage{Tally{1 << 30, 3}, time.Now()}},
+		{ID: id2, Name: "sidecar", PodUID: podUID, Running: true, Rootfs: &cri.Usage{Bytes: 8192, Inodes: 3, Time: time.Now().Add(-old)}},
+		{ID: "dead", Name: "sidecar", PodUID: podUID, Rootfs: &cri.Usage{Bytes: 1 << 30, Inodes: 3, Time: time.Now()}},
+		{ID: "other", Name: "web", PodUID: "another", Running: true, Rootfs: &cri.Usage{Bytes: 1 << 30, Inodes: 3, Time: time.Now()}},
 	}}
 	e := n.once(t).Entry(podUID)
 	du := func(dir string) int64 { return runDu(t, filepath.Join(n.base, dir), "-B1") }
@@ -210,8 +213,8 @@ func TestFiguresWithoutTheRuntime(t *testing.T) {
 
 func TestRuntimeThatTellsLess(t *testing.T) {
 	n := newNode(t)
-	n.Runtime = &fakeRuntime{err: errors.New("one shim hangs"), containers: []Container{
-		{ID: id1, Name: "web", PodUID: podUID, Running: true, Rootfs: &RootfsUsage{Tally{5000, -1}, time.Now()}},
+	n.Runtime = &fakeRuntime{err: errors.New("one shim hangs"), containers: []cri.Container{
+		{ID: id1, Name: "web", PodUID: podUID, Running: true, Rootfs: &cri.Usage{Bytes: 5000, Inodes: -1, Time: time.Now()}},
 	}}
 	e := n.once(t).Entry(podUID)
 	if e.EphemeralStorage.RootfsBytes == nil || *e.EphemeralStorage.RootfsBytes != 5000 || e.Inodes.Rootfs != nil || e.Inodes.Logs == nil {
@@ -221,8 +224,8 @@ func TestRuntimeThatTellsLess(t *testing.T) {
 
 func TestRuntimesOldFiguresCountForNothing(t *testing.T) {
 	n := newNode(t)
-	n.Runtime = &fakeRuntime{containers: []Container{
-		{ID: id1, Name: "web", PodUID: podUID, Running: true, Rootfs: &RootfsUsage{Tally{1, 1}, time.Now().Add(-time.Minute)}},
+	n.Runtime = &fakeRuntime{containers: []cri.Container{
+		{ID: id1, Name: "web", PodUID: podUID, Running: true, Rootfs: &cri.Usage{Bytes: 1, Inodes: 1, Time: time.Now().Add(-time.Minute)}},
 	}}
 	s := n.once(t).Entry(podUID).EphemeralStorage
 	if s.RootfsBytes != nil || s.Age(monotonicNs()) > 50*time.Second {

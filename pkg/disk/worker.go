@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -170,7 +171,7 @@ func (w *worker) write() error {
 	now := monotonicNs()
 	t := workload.DiskTable{
 		Node: w.o.Node, WrittenNs: now, Layout: w.layout.Load(), Reclaim: w.reclaim,
-		Workloads: entries(w.units, func(uid string) ([]Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
+		Workloads: entries(w.units, func(uid string) ([]cri.Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
 	}
 	w.mu.Unlock()
 	return workload.WriteDisk(w.o.Table, &t)
@@ -483,6 +484,6 @@ func Once(ctx context.Context, o Options) (*workload.DiskTable, error) {
 	now := monotonicNs()
 	return &workload.DiskTable{
 		Schema: workload.DiskSchema, Node: o.Node, WrittenNs: now, Layout: w.layout.Load(),
-		Workloads: entries(w.units, func(uid string) ([]Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
+		Workloads: entries(w.units, func(uid string) ([]cri.Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
 	}, nil
 }

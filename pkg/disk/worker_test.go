@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -76,11 +77,14 @@ func TestFiguresComeWhileTheRuntimeHangs(t *testing.T) {
 // hung is a runtime that heeds no deadline.
 type hung struct{ ever chan struct{} }
 
-func (h hung) Filesystems(context.Context) (Filesystems, error) { <-h.ever; return Filesystems{}, nil }
-func (h hung) Containers(context.Context) ([]Container, error)  { <-h.ever; return nil, nil }
-func (h hung) Reclaim(context.Context, Reclaim, func() bool) (Reclaimed, error) {
+func (h hung) Filesystems(context.Context) (cri.Filesystems, error) {
 	<-h.ever
-	return Reclaimed{}, nil
+	return cri.Filesystems{}, nil
+}
+func (h hung) Containers(context.Context) ([]cri.Container, error) { <-h.ever; return nil, nil }
+func (h hung) Reclaim(context.Context, cri.Reclaim, func() bool) (cri.Reclaimed, error) {
+	<-h.ever
+	return cri.Reclaimed{}, nil
 }
 
 func (n *node) ask(t *testing.T, q workload.ReclaimRequest) {
@@ -94,12 +98,12 @@ func TestReclaimIsAnsweredOnceAnID(t *testing.T) {
 	n := newNode(t)
 	var calls atomic.Int64
 	n.HasPod = func(uid string) bool { return uid == podUID }
-	n.Runtime = &fakeRuntime{reclaim: func(ctx context.Context, what Reclaim, enough func() bool) (Reclaimed, error) {
+	n.Runtime = &fakeRuntime{reclaim: func(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
 		calls.Add(1)
 		if _, ok := ctx.Deadline(); !ok || !what.Containers || what.Images || !what.KubeletHas(podUID) || !enough() {
 			t.Errorf("asked for %+v, enough %t", what, enough())
 		}
-		return Reclaimed{Containers: 3}, errors.New("one was busy")
+		return cri.Reclaimed{Containers: 3}, errors.New("one was busy")
 	}}
 	n.start(t)
 	n.ask(t, workload.ReclaimRequest{ID: "r1", Signal: "nodefs.inodesFree", Containers: true, DeadlineNs: monotonicNs() + 30*second, AvailableWanted: 1})
