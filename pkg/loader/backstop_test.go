@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -82,9 +83,12 @@ func keepRunning() {
 		_, _ = os.Stdin.Read(make([]byte, 1)) // until the other end is closed
 		os.Exit(0)
 	}()
-	for {
+	for n := uint64(0); ; n++ {
+		spins.Store(n)
 	}
 }
+
+var spins atomic.Uint64
 
 func (x *target) dead(within time.Duration) bool {
 	select {
