@@ -70,16 +70,12 @@ func runDisk(ctx context.Context, c *config.Config, once bool, out io.Writer, lo
 	if err != nil {
 		return err
 	}
-	if c.ContainerRuntimeEndpoint != "" || cri.Discover() != "" {
-		client, err := cri.Dial(c.ContainerRuntimeEndpoint)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = client.Close() }()
-		o.Runtime = client
-	} else {
-		log.Info().Msg("no container runtime here: nothing is freed before a unit is evicted (key containerRuntimeEndpoint)")
+	client, err := cri.Dial(c.ContainerRuntimeEndpoint)
+	if err != nil {
+		return err
 	}
+	defer func() { _ = client.Close() }()
+	o.Runtime = client
 	if once {
 		table, err := disk.Once(ctx, o)
 		if err != nil {
@@ -114,7 +110,7 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 	}
 	return disk.Options{
 		FS:    fs,
-		Units: scanner(), HasPod: hasPod(scanner()),
+		Units: scanner(), HasPod: hasPod(scanner()), ImageAge: c.ImageMinimumGCAge,
 		NodeFs: paths.NodeFs, ImageFs: paths.ImageFs, ContainerFs: paths.ContainerFs,
 		Logs: c.PodLogsDir, Stores: diskStores(c), DockerLogs: dockerContainers, Directories: c.DiskDirectories,
 		Marks: marks, Table: c.Disk, Request: c.Reclaim, RequestOwner: uint32(os.Geteuid()),

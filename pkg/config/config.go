@@ -109,6 +109,8 @@ type Config struct {
 	// ContainerRuntimeEndpoint is the runtime's CRI socket, which "ebpf-evict disk" asks;
 	// empty, the default: the first well-known one that is there.
 	ContainerRuntimeEndpoint string
+	// ImageMinimumGCAge is how long an unused image stays at the least; default 2m.
+	ImageMinimumGCAge time.Duration
 	// PodLogsDir is the kubelet's directory of the pods' logs; default /var/log/pods.
 	PodLogsDir string
 	// Reclaim is the absolute path of the request for node-level reclaim that "ebpf-evict
@@ -185,6 +187,7 @@ func Default() *Config {
 		Workloads:                        "/run/ebpf-evict/table/workloads.json",
 		Nodefs:                           "/var/lib/kubelet",
 		Imagefs:                          "/var/lib/containerd",
+		ImageMinimumGCAge:                defaultImageAge,
 		PodLogsDir:                       "/var/log/pods",
 		Disk:                             "/run/ebpf-evict/disk/disk.json",
 		Reclaim:                          "/run/ebpf-evict/agent/reclaim.json",
@@ -197,8 +200,11 @@ func Default() *Config {
 	}
 }
 
-// defaultTransitionPeriod is the kubelet's.
-const defaultTransitionPeriod = 5 * time.Minute
+// The kubelet's.
+const (
+	defaultTransitionPeriod = 5 * time.Minute
+	defaultImageAge         = 2 * time.Minute
+)
 
 // Load reads and parses a file, and the KubeletConfiguration it names. A file that can't
 // be read is an error of package os; one that is not accepted is an *Error, or an error of

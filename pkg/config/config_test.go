@@ -50,6 +50,7 @@ containerfs: /
 disk: /x/disk.json
 diskDirectories: {"/machine.slice/*": [/srv/machines]}
 containerRuntimeEndpoint: unix:///run/crio/crio.sock
+imageMinimumGCAge: 5m
 podLogsDir: /srv/pod-logs
 reclaim: /x/reclaim.json
 reclaimDeadline: 5s
@@ -89,6 +90,7 @@ leastTier: event
 		Disk:                             "/x/disk.json",
 		DiskDirectories:                  map[string][]string{"/machine.slice/*": {"/srv/machines"}},
 		ContainerRuntimeEndpoint:         "unix:///run/crio/crio.sock",
+		ImageMinimumGCAge:                5 * time.Minute,
 		PodLogsDir:                       "/srv/pod-logs",
 		Reclaim:                          "/x/reclaim.json",
 		ReclaimDeadline:                  5 * time.Second,

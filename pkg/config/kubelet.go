@@ -19,7 +19,8 @@ const (
 var inheritedKeys = []string{
 	"evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionMinimumReclaim",
 	"evictionMaxPodGracePeriod", "evictionPressureTransitionPeriod", "mergeDefaultEvictionSettings",
-	"enforceNodeAllocatable", "localStorageCapacityIsolation", "containerRuntimeEndpoint", "podLogsDir",
+	"enforceNodeAllocatable", "localStorageCapacityIsolation", "containerRuntimeEndpoint",
+	"imageMinimumGCAge", "podLogsDir",
 }
 
 // inherit returns the settings of the KubeletConfiguration that c names, raised by the

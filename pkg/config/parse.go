@@ -80,7 +80,7 @@ func (c *Config) keys() map[string]decoder {
 		"evictionSoftGracePeriod":          strs(&c.EvictionSoftGracePeriod, graceForm),
 		"evictionMinimumReclaim":           quantities(&c.EvictionMinimumReclaim),
 		"evictionMaxPodGracePeriod":        value(&c.EvictionMaxPodGracePeriod, "seconds as a 32-bit number", nil),
-		"evictionPressureTransitionPeriod": transition(&c.EvictionPressureTransitionPeriod),
+		"evictionPressureTransitionPeriod": duration(&c.EvictionPressureTransitionPeriod, defaultTransitionPeriod),
 		"mergeDefaultEvictionSettings":     boolean(&c.MergeDefaultEvictionSettings),
 		"enforceNodeAllocatable":           value(&c.EnforceNodeAllocatable, enforceForm, enforceOK),
 		"localStorageCapacityIsolation":    boolean(&c.LocalStorageCapacityIsolation),
@@ -98,6 +98,7 @@ func (c *Config) keys() map[string]decoder {
 		"disk":                             filePath(&c.Disk),
 		"diskDirectories":                  value(&c.DiskDirectories, `a map of globs of cgroups to lists of absolute directories, such as {"/machine.slice/*": ["/srv/machines"]}`, directoriesOK),
 		"containerRuntimeEndpoint":         endpoint(&c.ContainerRuntimeEndpoint),
+		"imageMinimumGCAge":                duration(&c.ImageMinimumGCAge, defaultImageAge),
 		"podLogsDir":                       c.podLogsDir,
 		"reclaim":                          filePath(&c.Reclaim),
 		"reclaimDeadline":                  pause(&c.ReclaimDeadline, minReclaimDeadline, maxReclaimDeadline, "at once, and no reclaim"),
@@ -317,8 +318,8 @@ func strs(dst *map[string]string, form string) decoder {
 	}
 }
 
-// transition takes what metav1.Duration takes: a string. 0 is replaced, as in the kubelet.
-func transition(dst *time.Duration) decoder {
+// duration takes what metav1.Duration takes: a string. 0 is replaced, as in the kubelet.
+func duration(dst *time.Duration, zero time.Duration) decoder {
 	return func(key string, raw json.RawMessage) error {
 		var s string
 		err := json.Unmarshal(raw, &s)
@@ -327,7 +328,7 @@ func transition(dst *time.Duration) decoder {
 			return &Error{Key: key, Value: show(raw), Want: durationForm}
 		}
 		if *dst = d; d == 0 {
-			*dst = defaultTransitionPeriod
+			*dst = zero
 		}
 		return nil
 	}

@@ -45,9 +45,15 @@ var WellKnown = []string{
 	"/run/cri-dockerd.sock",
 }
 
+// ErrNone means that no endpoint was given and none of WellKnown is there: a host without
+// containers, or before their runtime has started.
+var ErrNone = errors.New("no container runtime: none of its well-known sockets is there")
+
 // Client speaks to one container runtime. Goroutines may share it; one Reclaim at a time.
 type Client struct {
-	conn    *grpc.ClientConn
+	conn *grpc.ClientConn
+	// socket is "" for the first of WellKnown.
+	socket  string
 	runtime runtime.RuntimeServiceClient
 	images  runtime.ImageServiceClient
 
@@ -83,6 +89,7 @@ func Dial(endpoint string) (*Client, error) {
 	}
 	return &Client{
 		conn:     conn,
+		socket:   socket,
 		runtime:  runtime.NewRuntimeServiceClient(conn),
 		images:   runtime.NewImageServiceClient(conn),
 		statuses: map[string]containerStatus{},
@@ -96,16 +103,23 @@ func (c *Client) Close() error { return c.conn.Close() }
 // connect opens the socket, or the first well-known one that is there now.
 func connect(ctx context.Context, socket string) (net.Conn, error) {
 	if socket == "" {
-		socket = Discover()
+		socket = discover()
 	}
 	if socket == "" {
-		return nil, fmt.Errorf("none of %s", strings.Join(WellKnown, ", "))
+		return nil, ErrNone
 	}
 	return new(net.Dialer).DialContext(ctx, "unix", socket)
 }
 
-// Discover returns the first of WellKnown that is there, "" where none is.
-func Discover() string {
+// isThere is ErrNone where there is nobody to ask.
+func (c *Client) isThere() error {
+	if c.socket == "" && discover() == "" {
+		return ErrNone
+	}
+	return nil
+}
+
+func discover() string {
 	for _, socket := range WellKnown {
 		if s, err := os.Stat(socket); err == nil && s.Mode().Type() == os.ModeSocket {
 			return socket

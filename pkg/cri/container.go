@@ -61,6 +61,9 @@ type containerStatus struct {
 // is the better the more regularly they are made. With an error come the containers that
 // were listed, if any, without what could not be told.
 func (c *Client) Containers(ctx context.Context) ([]Container, error) {
+	if err := c.isThere(); err != nil {
+		return nil, err
+	}
 	containers, err := c.list(ctx)
 	if err != nil {
 		return nil, err

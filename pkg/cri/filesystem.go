@@ -18,6 +18,9 @@ type Filesystems struct {
 // Filesystems asks where images and writable layers lie (ImageFsInfo). Whether two
 // directories are of one filesystem is for statfs to tell.
 func (c *Client) Filesystems(ctx context.Context) (Filesystems, error) {
+	if err := c.isThere(); err != nil {
+		return Filesystems{}, err
+	}
 	info, err := call(ctx, lookWithin, "ask for the image filesystem", c.images.ImageFsInfo, &runtime.ImageFsInfoRequest{})
 	if err != nil {
 		return Filesystems{}, err

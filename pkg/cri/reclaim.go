@@ -38,7 +38,7 @@ const (
 	// frees them at once; lastFreed is how long they have when no image goes: a pod waits
 	// for it that is to be evicted if this was not enough.
 	containersFreed = 50 * freedEvery
-	lastFreed       = 200 * freedEvery
+	lastFreed       = 600 * freedEvery
 )
 
 // Another collection is over when nothing has vanished for calmLooks times calmEvery: the
@@ -75,11 +75,14 @@ type Reclaimed struct {
 
 // Reclaim removes dead containers with their logs, then unused images, in the kubelet's order
 // and with its exceptions, one at a time until enough says so or ctx ends, and waits for what
-// it removed to be freed, up to 2 s. enough is asked before each removal and while waiting.
+// it removed to be freed, up to 6 s. enough is asked before each removal and while waiting.
 // While another collection is at it, it waits, and goes on once that is over; ErrBusy means
 // that it was not when there was enough or ctx ended. What was removed is returned with an
-// error too; one removal that fails does not keep from the next. ErrUnavailable: no runtime.
+// error too; one removal that fails does not keep from the next. ErrUnavailable: no answer. ErrNone: nobody to ask.
 func (c *Client) Reclaim(ctx context.Context, r Reclaim, enough func() bool) (Reclaimed, error) {
+	if err := c.isThere(); err != nil {
+		return Reclaimed{}, err
+	}
 	stop := func() bool { return ctx.Err() != nil || enough() }
 	var all Reclaimed
 	for {

@@ -59,12 +59,16 @@ func (u *unit) urgency(p *part, nowNs uint64, horizon time.Duration) float64 {
 	return urgency
 }
 
+// wanted is added to the urgency of what the agent waits for.
+const wanted = 1e6
+
 // maxWalks is how many walks may be under way at a time: 8 times 32 open directories.
 const maxWalks = 8
 
-// due lists the parts to visit now, the most urgent first; no new walk begins while too
+// due lists the parts to visit now, the most urgent first, before all others those of growing
+// units that were not visited since freshNs; no new walk begins while too
 // many are under way.
-func due(units map[string]*unit, nowNs uint64, horizon time.Duration) []*part {
+func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs uint64) []*part {
 	type candidate struct {
 		*part
 		urgency float64
@@ -76,7 +80,11 @@ func due(units map[string]*unit, nowNs uint64, horizon time.Duration) []*part {
 			if p.walk != nil {
 				walks++
 			}
-			if urgency := u.urgency(p, nowNs, horizon); p.walk != nil || urgency >= 1 {
+			urgency := u.urgency(p, nowNs, horizon)
+			if p.triedNs < freshNs && u.growth.grows(nowNs) {
+				urgency += wanted
+			}
+			if p.walk != nil || urgency >= 1 {
 				all = append(all, candidate{p, urgency})
 			}
 		}

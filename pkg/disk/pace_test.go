@@ -61,7 +61,7 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := tc.first, tc.second
 			a.unit.parts, b.unit.parts = []*part{a.part}, []*part{b.part}
-			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, now, tc.horizon)
+			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, now, tc.horizon, 0)
 			if len(got) != tc.want || got[0] != a.part {
 				t.Errorf("%d due, the expected one first: %t; want %d and true", len(got), len(got) > 0 && got[0] == a.part, tc.want)
 			}
@@ -88,7 +88,7 @@ func TestFewWalksAreUnderWayAtATime(t *testing.T) {
 		}
 		u.parts = append(u.parts, p)
 	}
-	got := due(map[string]*unit{"u": u}, 6*second, never)
+	got := due(map[string]*unit{"u": u}, 6*second, never, 0)
 	for _, p := range got {
 		if p.walk == nil {
 			t.Error("another walk begins")

@@ -31,8 +31,12 @@ type reclaimer struct {
 	owner   uint32
 	runtime Runtime
 	hasPod  func(uid string) bool
+	// imageAge is as in cri.Reclaim.
+	imageAge time.Duration
 	// stat asks the filesystem of a signal.
-	stat   func(signal string) (unix.Statfs_t, error)
+	stat func(signal string) (unix.Statfs_t, error)
+	// settle has figures of who grows measured once more; nil: nobody does.
+	settle func(ctx context.Context)
 	answer func(workload.Reclaim)
 	log    zerolog.Logger
 
@@ -88,11 +92,14 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 	knowsBefore := err == nil
 	if left > 0 {
 		var freed cri.Reclaimed
-		freed, err = r.reclaim(ctx, cri.Reclaim{Containers: q.Containers, Images: q.Images, KubeletHas: r.hasPod}, func() bool {
+		freed, err = r.reclaim(ctx, cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge, KubeletHas: r.hasPod}, func() bool {
 			now, err := available()
 			return err == nil && now >= q.AvailableWanted
 		})
 		done.Containers, done.Images = int64(freed.Containers), int64(freed.Images)
+		if now, err := available(); r.settle != nil && (err != nil || now < q.AvailableWanted) {
+			r.settle(ctx) // a unit is chosen by them next
+		}
 	} else {
 		err = errors.New("the deadline is over")
 	}
@@ -104,7 +111,7 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 			done.FreedBytes = &more
 		}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, cri.ErrNone) { // where there are no containers there is nothing to free
 		done.Error = err.Error()
 	}
 	done.DoneNs = monotonicNs()

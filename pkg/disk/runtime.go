@@ -48,9 +48,12 @@ func (a *asked) ask(ctx context.Context, r Runtime, log zerolog.Logger) {
 		}
 		if text != said && ctx.Err() == nil {
 			said = text
-			if err != nil {
+			switch {
+			case errors.Is(err, cri.ErrNone):
+				log.Info().Msg(text)
+			case err != nil:
 				log.Warn().Err(err).Msg("degraded: no answer from the container runtime; figures are without what only it knows")
-			} else {
+			default:
 				log.Info().Msg("the container runtime answers again")
 			}
 		}

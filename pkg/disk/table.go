@@ -126,31 +126,31 @@ func named(list *[]container, name string) *container {
 }
 
 // rootfs adds up the writable layers: those that we walk, else the runtime's own figures,
-// which are ten seconds old as a rule. Without the runtime's list a pod has the containers
-// that its cgroups show.
+// which are ten seconds old as a rule. The runtime's list knows the dead and the names; the
+// unit's cgroups know who was started, or has ended, since, and all where there is no list.
 func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time.Time) (s sum, named []container) {
-	if !listed || !u.isPod {
-		for _, id := range u.containers {
-			p := u.layer(id)
-			switch {
-			case p != nil:
-				s.add(p.figure)
-			case !u.layered[id] || u.isPod:
-				s.missing = true
-			}
-		}
-		s.missing = s.missing || u.isPod && len(u.containers) == 0
-		return s, nil
-	}
 	for _, c := range list {
 		f := u.layerFigure(c, nowNs, wall)
-		s.add(f)
+		if f != nil || c.Running { // one that ended before we came grows no more
+			s.add(f)
+		}
 		if f != nil {
 			n := container{workload.ContainerDisk{Name: c.Name, RootfsBytes: &f.Bytes}}
 			n.date(f.readNs)
 			named = append(named, n)
 		}
 	}
+	for _, id := range slices.Concat(u.containers, u.ended) {
+		p := u.layer(id)
+		switch {
+		case slices.ContainsFunc(list, func(c cri.Container) bool { return c.ID == id }):
+		case p != nil:
+			s.add(p.figure)
+		case !u.layered[id] || u.isPod:
+			s.missing = true
+		}
+	}
+	s.missing = s.missing || u.isPod && !listed && len(u.containers) == 0
 	return s, named
 }
 

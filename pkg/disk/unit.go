@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"os"
 	"path"
 	"slices"
 
@@ -21,6 +22,8 @@ type unit struct {
 	// there is none, is known.
 	containers []string
 	layered    map[string]bool
+	// ended are ids of containers that have ended, and whose layer is known.
+	ended []string
 	// hasVolumes and hasLogs: their directories could be listed, so that none is none.
 	hasVolumes, hasLogs bool
 	growth              growth
@@ -119,6 +122,24 @@ func (f *finder) findLayers(u *unit, targets []workload.Target, was *unit) {
 			f.findLayer(u, id, t.Cgroup)
 		}
 		u.add(f.layers.dockerLogs(id))
+	}
+	u.keepEnded(was)
+}
+
+// keepEnded keeps the layers of containers that ended: they lie there until the runtime
+// removes them.
+func (u *unit) keepEnded(was *unit) {
+	if was == nil {
+		return
+	}
+	for _, p := range was.parts {
+		if p.kind != layer || u.layer(p.name) != nil {
+			continue
+		}
+		if _, err := os.Lstat(p.String()); err == nil {
+			u.add(p)
+			u.ended = append(u.ended, p.name)
+		}
 	}
 }
 

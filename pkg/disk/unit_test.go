@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -195,7 +196,12 @@ func TestFiguresOfAPodAreTheKubeletsParts(t *testing.T) {
 }
 
 func TestFiguresWithoutTheRuntime(t *testing.T) {
-	for name, r := range map[string]Runtime{"none": nil, "one that fails": &fakeRuntime{err: errors.New("connection refused")}} {
+	for name, r := range map[string]Runtime{
+		"none":               nil,
+		"one that fails":     &fakeRuntime{err: errors.New("connection refused")},
+		"one without socket": dial(t, filepath.Join(t.TempDir(), "none")),
+		"one that hangs":     dial(t, deafSocket(t)),
+	} {
 		n := newNode(t)
 		n.Runtime = r
 		e := n.once(t).Entry(podUID)
@@ -211,14 +217,56 @@ func TestFiguresWithoutTheRuntime(t *testing.T) {
 	}
 }
 
+func dial(t *testing.T, socket string) Runtime {
+	t.Helper()
+	client, err := cri.Dial(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// deafSocket is one that takes connections and says nothing.
+func deafSocket(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "deaf") // a socket's name has 107 characters at most
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = l.Close()
+		_ = os.RemoveAll(dir)
+	})
+	return filepath.Join(dir, "s")
+}
+
 func TestRuntimeThatTellsLess(t *testing.T) {
 	n := newNode(t)
 	n.Runtime = &fakeRuntime{err: errors.New("one shim hangs"), containers: []cri.Container{
 		{ID: id1, Name: "web", PodUID: podUID, Running: true, Rootfs: &cri.Usage{Bytes: 5000, Inodes: -1, Time: time.Now()}},
+		{ID: id2, Name: "sidecar", PodUID: podUID, Running: true, Rootfs: &cri.Usage{Bytes: 3000, Inodes: -1, Time: time.Now()}},
 	}}
 	e := n.once(t).Entry(podUID)
-	if e.EphemeralStorage.RootfsBytes == nil || *e.EphemeralStorage.RootfsBytes != 5000 || e.Inodes.Rootfs != nil || e.Inodes.Logs == nil {
-		t.Errorf("got %s bytes, %v inodes, want 5000 and no data", fmt.Sprint(show(e.EphemeralStorage.RootfsBytes)), show(e.Inodes.Rootfs))
+	if e.EphemeralStorage.RootfsBytes == nil || *e.EphemeralStorage.RootfsBytes != 8000 || e.Inodes.Rootfs != nil || e.Inodes.Logs == nil {
+		t.Errorf("got %s bytes, %v inodes, want 8000 and no data", fmt.Sprint(show(e.EphemeralStorage.RootfsBytes)), show(e.Inodes.Rootfs))
+	}
+}
+
+// A container that was started since the runtime was asked is nobody's who holds nothing.
+func TestContainerThatTheRuntimesListLacks(t *testing.T) {
+	n := newNode(t)
+	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+	n.Runtime = &fakeRuntime{containers: []cri.Container{
+		{ID: id2, Name: "sidecar", PodUID: podUID, Running: true, Rootfs: &cri.Usage{Bytes: 8192, Inodes: 3, Time: time.Now()}},
+	}}
+	du := runDu(t, filepath.Join(n.base, "store/layer1/fs"), "-B1")
+	if e := n.once(t).Entry(podUID); e.EphemeralStorage.RootfsBytes == nil || *e.EphemeralStorage.RootfsBytes != du+8192 {
+		t.Errorf("got %s bytes of writable layers, want %d", show(e.EphemeralStorage.RootfsBytes), du+8192)
 	}
 }
 

@@ -41,6 +41,8 @@ type Options struct {
 	// its cgroup; it is called from other goroutines than Units.
 	Runtime Runtime
 	HasPod  func(uid string) bool
+	// ImageAge is as in cri.Reclaim.
+	ImageAge time.Duration
 	// Table is the file that is written, Request the agent's, of RequestOwner.
 	Table, Request string
 	RequestOwner   uint32
@@ -74,7 +76,7 @@ const (
 	sampleShare = 0.005
 	// pageSize is that of nr_dirtied, as a rule.
 	pageSize = 4096
-	// A unit is read again every readEvery, and at each look while it is young: its
+	// A unit is read again every readEvery, and at each look while it is young or grows: its
 	// containers and their layers come one after the other.
 	readEvery, youngFor = 30 * time.Second, time.Minute
 )
@@ -91,6 +93,12 @@ type worker struct {
 	horizon  atomic.Int64
 	layout   atomic.Pointer[workload.DiskLayout]
 
+	// freshNs is when figures of growing units were wanted anew. foundNs is when the last look
+	// for units began, unitsNs when it was over, countedNs when that at counters began.
+	freshNs, foundNs, unitsNs, countedNs atomic.Uint64
+	// countNow and visitNow end a sleep.
+	countNow, visitNow chan struct{}
+
 	mu      sync.Mutex
 	units   map[string]*unit
 	reclaim *workload.Reclaim
@@ -104,7 +112,7 @@ func monotonicNs() uint64 { return uint64(monotonic()) }
 
 // newWorker prepares; nothing is read yet.
 func newWorker(o Options) *worker {
-	w := &worker{o: o, visitor: newVisitor(monotonicNs), units: map[string]*unit{}, answered: make(chan struct{}, 1)}
+	w := &worker{o: o, visitor: newVisitor(monotonicNs), units: map[string]*unit{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1)}
 	w.finder = finder{
 		kubelet:     kubelet{root: o.NodeFs, logs: o.Logs},
 		layers:      layers{procfs: o.Procfs, stores: o.Stores, docker: o.DockerLogs},
@@ -128,7 +136,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Runtime != nil {
 		go w.asked.ask(ctx, o.Runtime, o.Log)
 	}
-	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, hasPod: o.HasPod, stat: w.stat, answer: w.answer, log: o.Log}
+	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, hasPod: o.HasPod, imageAge: o.ImageAge, stat: w.stat, settle: w.measureGrowers, answer: w.answer, log: o.Log}
 	go r.run(ctx)
 	w.writes(ctx)
 	return nil
@@ -223,17 +231,18 @@ func (w *worker) visits(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	budget := newBudget()
-	var foundAt time.Time
 	rank := ioNone
 	for ctx.Err() == nil {
-		if time.Since(foundAt) >= findEvery {
-			foundAt = time.Now()
+		if at, found := monotonicNs(), w.foundNs.Load(); found == 0 || at-found >= uint64(findEvery) || w.isFindWanted(found) {
 			w.find()
+			w.foundNs.Store(at)
+			w.unitsNs.Store(monotonicNs())
+			hasten(w.countNow)
 		}
 		near := w.isNear()
 		rank = rank.set(near)
 		if !w.turn(ctx, &budget) {
-			sleep(ctx, turn/2)
+			rest(ctx, w.visitNow, turn/2)
 		}
 	}
 }
@@ -242,8 +251,9 @@ func (w *worker) isNear() bool { return time.Duration(w.horizon.Load()) < nearWi
 
 // turn visits what is due, and reports whether anything was.
 func (w *worker) turn(ctx context.Context, budget *budget) bool {
+	fresh := w.freshNs.Load()
 	w.mu.Lock()
-	parts := due(w.units, monotonicNs(), time.Duration(w.horizon.Load()))
+	parts := due(w.units, monotonicNs(), time.Duration(w.horizon.Load()), fresh)
 	w.mu.Unlock()
 	end := time.Now().Add(turn)
 	for _, p := range parts {
@@ -251,7 +261,7 @@ func (w *worker) turn(ctx context.Context, budget *budget) bool {
 			if pause := budget.settle(monotonic(), cpuTime(), w.isNear()); pause > 0 {
 				sleep(ctx, min(pause, turn))
 			}
-			if ctx.Err() != nil || time.Now().After(end) {
+			if ctx.Err() != nil || time.Now().After(end) || w.freshNs.Load() != fresh {
 				return true
 			}
 			if w.step(p) {
@@ -341,7 +351,7 @@ func (w *worker) find() {
 // known is a unit as it was read not long ago, or is now; nil when it can't be read.
 func (w *worker) known(cgroup string, now uint64) *unit {
 	was := w.byCgroup[cgroup]
-	if was != nil && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
+	if was != nil && !w.grows(was, now) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
 		was.limit(w.o.Units)
 		return was
 	}
@@ -356,8 +366,15 @@ func (w *worker) known(cgroup string, now uint64) *unit {
 		u.bornNs = was.bornNs
 	case w.byCgroup != nil: // else it was there before us
 		u.bornNs = now
+		u.growth.atNs = now // it has written nothing before
 	}
 	return u
+}
+
+func (w *worker) grows(u *unit, now uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return u.growth.grows(now)
 }
 
 // replace makes these the units, and ends what the others have under way.
@@ -407,15 +424,65 @@ func (w *worker) samples(ctx context.Context) {
 		now, err := nodeDirtied(w.o.Procfs)
 		written := err != nil || float64(now-dirtied)*pageSize > fastWrites*sampleEvery.Seconds()
 		dirtied = now
-		since := time.Since(readAt)
-		if since >= countersEvery || (written || fell) && since >= time.Duration(float64(took)/sampleShare) {
+		since, wanted := time.Since(readAt), w.countedNs.Load() < w.freshNs.Load() || w.isWaitedFor() && w.countedNs.Load() < w.unitsNs.Load()
+		if wanted || since >= countersEvery || (written || fell) && since >= time.Duration(float64(took)/sampleShare) {
 			readAt = time.Now()
-			began := clock(threadClock)
+			at, began := monotonicNs(), clock(threadClock)
 			w.count(g)
 			took = clock(threadClock) - began
+			w.countedNs.Store(at)
+			if w.isWaitedFor() {
+				hasten(w.visitNow)
+			}
 		}
-		sleep(ctx, sampleEvery)
+		rest(ctx, w.countNow, sampleEvery)
 	}
+}
+
+// settleWithin is how long figures of growing units are waited for: whoever fills a disk at
+// 200 MB/s fills as many MB meanwhile.
+const settleWithin = time.Second
+
+// measureGrowers has units looked for, and those that grow measured, once more: one that
+// filled its disk within a second was seen last before it began. It returns when that is
+// done, or after settleWithin.
+func (w *worker) measureGrowers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	since := monotonicNs()
+	w.freshNs.Store(since)
+	hasten(w.countNow)
+	for !w.hasMeasured(since) && ctx.Err() == nil {
+		sleep(ctx, 5*time.Millisecond)
+	}
+}
+
+// isWaitedFor: somebody may be in measureGrowers.
+func (w *worker) isWaitedFor() bool {
+	return monotonicNs()-w.freshNs.Load() < uint64(settleWithin)
+}
+
+// isFindWanted: it is known who grows, and units were looked for before that.
+func (w *worker) isFindWanted(foundNs uint64) bool {
+	fresh := w.freshNs.Load()
+	return foundNs < fresh && w.countedNs.Load() >= fresh
+}
+
+func (w *worker) hasMeasured(since uint64) bool {
+	if w.foundNs.Load() < since || w.countedNs.Load() < w.unitsNs.Load() {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := monotonicNs()
+	for _, u := range w.units {
+		for _, p := range u.parts {
+			if p.triedNs < since && u.growth.grows(now) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // count reads each unit's counters.
@@ -455,10 +522,21 @@ func (w *worker) pids(cgroup string) []int {
 	return pids[:min(len(pids), few)]
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+func sleep(ctx context.Context, d time.Duration) { rest(ctx, nil, d) }
+
+// rest sleeps until somebody hastens it.
+func rest(ctx context.Context, now <-chan struct{}, d time.Duration) {
 	select {
 	case <-ctx.Done():
+	case <-now:
 	case <-time.After(d):
+	}
+}
+
+func hasten(now chan<- struct{}) {
+	select {
+	case now <- struct{}{}:
+	default: // it comes anyway
 	}
 }
 
