@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +72,11 @@ type eviction struct {
 	// ended is finished as the hot thread took it over, in settle: asked twice in a pass,
 	// finished may give two answers. nil: it goes on.
 	ended *actuator.Outcome
+	// heldDisk is what the victim holds of the disk it was killed for, weighedBy the figures
+	// that were looked at for it.
+	heldDisk  int64
+	weighedBy *workload.DiskTable
+	weighed   bool // weighedBy has a figure since its death
 	// revived: the unit runs again, so nothing in it is the victim's any more.
 	revived  bool
 	recorded bool
@@ -86,7 +92,7 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy), killer: record.ByAgent,
 		decision: *d, bound: a.settings.Bounds[d.Bound],
 		victim: a.scene.workloads[d.Victim], unit: a.scene.units[d.Victim], targets: a.scene.units[d.Victim].targets,
-		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(),
+		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(), heldDisk: math.MaxInt64,
 	}
 	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
 	e.wire = a.wires.number[d.Bound]
@@ -359,13 +365,38 @@ func (e *eviction) underWay() bool {
 // signalledNs is when the victim got SIGKILL, 0: not yet.
 func (e *eviction) signalledNs() uint64 { return max(e.timeline.Signalled, e.killedNs.Load()) }
 
-// heldDisk is what the victim held of the filesystem it was killed for, until its files can
-// be expected to be gone.
+// heldDisk is what the victim holds of the filesystem it was killed for, by figures that were
+// read after its death. Until there are some it may be all that is missing: a writer has
+// filled more than what it was killed by says. When its files can be expected to be gone,
+// and nobody says that they are not, it is nothing.
 func (a *Agent) heldDisk(e *eviction) int64 {
-	if !e.bound.Signal.Disk() || e.timeline.Dead != 0 && now()-e.timeline.Dead > uint64(cleanUp) {
+	if !e.bound.Signal.Disk() || e.timeline.Recovered != 0 {
 		return 0
 	}
-	return max(0, a.settings.Use(&e.bound, &e.victim))
+	if t := a.scout.figures.Load(); e.timeline.Dead != 0 && t != nil && t != e.weighedBy {
+		e.weighedBy = t
+		e.weigh(&a.settings, t.Entry(e.victim.UID))
+	}
+	if e.timeline.Dead != 0 && now()-e.timeline.Dead > uint64(cleanUp) && !e.weighed {
+		return 0
+	}
+	if o := a.observed(&e.bound); o == nil || e.weighedBy != nil && o.Ns < e.weighedBy.WrittenNs {
+		return math.MaxInt64 // what is missing was read before what it holds
+	}
+	return e.heldDisk
+}
+
+// weigh takes over what a dead victim's files take, if they were measured since.
+func (e *eviction) weigh(s *decide.Settings, measured *workload.DiskEntry) {
+	e.weighed = false
+	if measured == nil {
+		return // its cgroup is gone, its files may be there
+	}
+	nowNs, w := now(), e.victim
+	w.Usage.Disk = measured.Usage(nowNs, time.Duration(nowNs-e.timeline.Dead))
+	if held := s.Use(&e.bound, &w); held != workload.NoData {
+		e.heldDisk, e.weighed = held, true
+	}
 }
 
 // held reads what the struck cgroups still hold. What else is in a pod, its sandbox or a
@@ -470,7 +501,10 @@ func (a *Agent) runsAgain(e *eviction) bool {
 		return false
 	}
 	u := a.scene.units[i]
-	return u.revived.Load() || u.grip != e.unit.grip
+	if u.grip == e.unit.grip {
+		return u.revived.Load()
+	}
+	return !u.NoContainer // else the runtime has removed what was struck, and nothing was started
 }
 
 // holds reports whether something is left to credit: zombies of a dead victim, anything

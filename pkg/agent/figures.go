@@ -139,6 +139,7 @@ func (s *scout) addFigures() {
 			u.disk.Store(usage)
 		}
 	}
+	s.applied.Store(table)
 }
 
 // fresh are the disk figures that serve at a moment, nil when there are none: the process

@@ -13,6 +13,9 @@ const (
 	// reclaimAgain is when what was done counts no longer, though nobody was evicted since:
 	// containers die and images go out of use meanwhile.
 	reclaimAgain = time.Minute
+	// reclaimDead is that while a dead victim's files are waited for: its containers can go
+	// when the kubelet is done with the pod.
+	reclaimDead = 2 * time.Second
 	// lookAfter is how long a filesystem may take to be read again after a reclaim.
 	lookAfter = 12 * time.Second
 )
@@ -48,7 +51,8 @@ const (
 	reclaimIdle reclaimPhase = iota
 	// reclaimAsked: there is no answer yet.
 	reclaimAsked
-	// reclaimAnswered: the filesystem has not been read since.
+	// reclaimAnswered: the filesystem has not been read since, or the units don't have the
+	// figures that came with the answer.
 	reclaimAnswered
 	// reclaimLooked: it has, and the pass is to tell whether it was enough.
 	reclaimLooked
@@ -70,9 +74,9 @@ func (a *Agent) spendReclaim(e *eviction) {
 	}
 }
 
-// done says what was freed for the next eviction.
-func (r *reclaim) done(nowNs uint64) decide.NodeReclaim {
-	counts := func(ns uint64) bool { return ns != 0 && nowNs-ns < uint64(reclaimAgain) }
+// done says what was freed for the next eviction, not longer ago than that.
+func (r *reclaim) done(nowNs uint64, again time.Duration) decide.NodeReclaim {
+	counts := func(ns uint64) bool { return ns != 0 && nowNs-ns < uint64(again) }
 	return decide.NodeReclaim{Containers: counts(r.containersNs), Images: counts(r.imagesNs)}
 }
 
@@ -86,7 +90,21 @@ func (a *Agent) reclaimed(nowNs uint64) (done decide.NodeReclaim, underWay bool)
 		return decide.NodeReclaim{Containers: true, Images: true}, false
 	}
 	a.followReclaim(nowNs)
-	return a.reclaim.done(nowNs), a.reclaim.isUnderWay()
+	again := reclaimAgain
+	if a.waitsForFiles() {
+		again = reclaimDead
+	}
+	return a.reclaim.done(nowNs, again), a.reclaim.isUnderWay()
+}
+
+// waitsForFiles: a victim is dead, and the disk that it was killed for is not back.
+func (a *Agent) waitsForFiles() bool {
+	for i := range a.open {
+		if e := &a.open[i]; e.underWay() && e.timeline.Dead != 0 && a.heldDisk(e) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // followReclaim takes the answer, and the first reading after it.
@@ -97,7 +115,7 @@ func (a *Agent) followReclaim(nowNs uint64) {
 		a.awaitAnswer(nowNs)
 	case reclaimAnswered:
 		o := a.observed(&a.settings.Bounds[r.bound])
-		if o != nil && o.Ns > r.doneNs || nowNs-r.doneNs > uint64(lookAfter) {
+		if o != nil && o.Ns > r.doneNs && a.scout.applied.Load() == a.scout.figures.Load() || nowNs-r.doneNs > uint64(lookAfter) {
 			r.phase = reclaimLooked
 			if r.wanted.Containers {
 				r.containersNs = nowNs
@@ -202,7 +220,7 @@ func (a *Agent) concludeReclaim(d *decide.Decision) {
 
 // precededBy is the reclaim that was done before an eviction for a disk, nil: none was.
 func (a *Agent) precededBy(b *decide.Bound, d *decide.Decision) *record.Reclaim {
-	if !b.Signal.Disk() || a.reclaim.last == nil || a.shadow || !d.Reclaim.Any() || !a.reclaim.done(now()).Any() {
+	if !b.Signal.Disk() || a.reclaim.last == nil || a.shadow || !d.Reclaim.Any() || !a.reclaim.done(now(), reclaimAgain).Any() {
 		return nil
 	}
 	return a.reclaim.last

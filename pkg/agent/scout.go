@@ -60,6 +60,7 @@ type scout struct {
 	// watchesDisk: a threshold is about a disk; limited: a unit has a limit of its own;
 	// awaited: an answer is to be in the figures.
 	figures     atomic.Pointer[workload.DiskTable]
+	applied     atomic.Pointer[workload.DiskTable] // those that the units have
 	figuresErr  atomic.Pointer[string]
 	watchesDisk atomic.Bool
 	limited     atomic.Bool

@@ -111,13 +111,15 @@ func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
 	switch {
 	case in.awaits(s, b, r, d.Missing()):
 		d.Verdict, d.Reason = Wait, ReasonDying
+	case d.wantsReclaim(in, r) && !in.Reclaiming && d.Missing() <= in.credit(s, b, r):
+		d.Verdict = Reclaim // a dead victim's containers can go
 	case d.Missing() <= in.credit(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonCredit
 	case r.disk() && in.Disk.Verdict != Nothing:
 		d.Verdict, d.Reason = in.Disk.Verdict, in.Disk.Reason
-	case !d.Reclaim.within(in.Reclaimed) && in.Reclaiming:
+	case d.wantsReclaim(in, r) && in.Reclaiming:
 		d.Verdict, d.Reason = Wait, ReasonReclaiming
-	case !d.Reclaim.within(in.Reclaimed):
+	case d.wantsReclaim(in, r):
 		d.Verdict = Reclaim
 	case d.Reclaim.Any() && s.isRelieved(r, in.AfterReclaim):
 		d.Verdict, d.Reason = Wait, ReasonReclaimed
@@ -126,6 +128,11 @@ func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
 	default:
 		d.pick(s, in, b)
 	}
+}
+
+// wantsReclaim: something can be freed that has not been, and somebody is there who does it.
+func (d *Decision) wantsReclaim(in *Input, r resource) bool {
+	return !d.Reclaim.within(in.Reclaimed) && !(r.disk() && in.Disk.Verdict != Nothing)
 }
 
 // Missing is how much has to be given back until the target is reached.

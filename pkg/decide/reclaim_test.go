@@ -177,6 +177,29 @@ func TestADiskThatWaitsHoldsUpNobodyElse(t *testing.T) {
 
 // On one filesystem the signals of all three are about the same bytes: a victim that dies
 // for one holds up and credits the others.
+// What a dead victim left may be in its containers: they are freed while it is waited for,
+// and nobody follows.
+func TestReclaimGoesOnWhileAVictimsFilesAreWaitedFor(t *testing.T) {
+	s := settings(bound(signal.NodeFsAvailable, "", 100, 0))
+	in := decide.Input{
+		NowNs: now, Workloads: []workload.Workload{full("/u", 10), full("/v", 10)},
+		Observations: []signal.Observation{observe(s.Bounds[0], 1)},
+		Dying:        []decide.Dying{{UID: "/u", Cgroup: "/u", Signal: signal.NodeFsAvailable, KilledNs: now - 1, HeldDisk: 1000}},
+	}
+	for _, step := range []struct {
+		done     decide.NodeReclaim
+		underWay bool
+		want     decide.Verdict
+	}{
+		{nothing, false, decide.Reclaim}, {nothing, true, decide.Wait}, {both, false, decide.Wait},
+	} {
+		in.Reclaimed, in.Reclaiming, in.AfterReclaim = step.done, step.underWay, in.Observations
+		if d := decide.Decide(s, &decide.Memory{}, &in); d.Verdict != step.want {
+			t.Errorf("done %+v, under way %t: %v, want %v", step.done, step.underWay, d.Verdict, step.want)
+		}
+	}
+}
+
 func TestOneFilesystemIsOneResource(t *testing.T) {
 	tests := map[string]struct {
 		layout      signal.Layout

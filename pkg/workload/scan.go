@@ -22,6 +22,9 @@ type Unit struct {
 	// remove; of any other unit the unit itself. TargetIDs are their identities.
 	Targets   []Target
 	TargetIDs []Identity
+	// NoContainer: the targets of this pod are the sandbox or the pod's own cgroup, as no
+	// container has a cgroup now.
+	NoContainer bool
 
 	// seen is what the cgroup itself says, whatever table and configuration add.
 	seen struct {
@@ -324,11 +327,13 @@ func (r *Reader) containers(pod *Unit) error {
 	}
 	switch {
 	case len(pod.Targets) > 0:
+		return nil
 	case len(sandbox.Targets) > 0:
 		pod.Targets, pod.TargetIDs = sandbox.Targets, sandbox.TargetIDs
 	default:
 		pod.Targets, pod.TargetIDs = []Target{{pod.Cgroup}}, []Identity{pod.ID}
 	}
+	pod.NoContainer = true
 	return nil
 }
 
