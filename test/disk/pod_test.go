@@ -257,3 +257,10 @@ func (b *bed) endThoseOver() {
 		p.over = p.over || dead[p.UID] && p.end(ctx) == nil
 	}
 }
+
+func (c *container) isRunning() bool {
+	c.p.b.t.Helper()
+	answer, err := c.p.b.runtime.ContainerStatus(c.p.b.within(), &runtime.ContainerStatusRequest{ContainerId: c.ID})
+	must(c.p.b.t, err)
+	return answer.GetStatus().GetState() == runtime.ContainerState_CONTAINER_RUNNING
+}

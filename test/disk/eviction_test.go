@@ -1,0 +1,139 @@
+package disk
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+)
+
+// fast is a writer's rate in bytes a second.
+const fast = 200_000_000
+
+// An old pod holds most of the disk, but less than it asked for: who fills it now is evicted.
+func TestWhoFillsTheDiskIsEvicted(t *testing.T) {
+	for _, f := range both {
+		for _, into := range []string{intoLayer, intoLog, intoEmptyDir("data")} {
+			t.Run(f.kind+into, func(t *testing.T) {
+				n := newNode(t, f)
+				old, writer := n.Pod("old", "data"), n.Pod("writer", "data")
+				n.knows(old, map[string]any{"ephemeralStorage": map[string]int64{"requestBytes": 256 * mebibyte}})
+				n.knows(writer, nil)
+				idle := old.Writer("idle", intoEmptyDir("data"), 0, 128*mebibyte)
+				n.measured(old, 128*mebibyte)
+				n.sync(n.NodeFs)
+				n.watch("nodefs.available", n.nodeLeft("nodefs.available")-80*mebibyte)
+				writer.Writer("w", into, fast, 160*mebibyte)
+				l := n.evicted(writer)
+				if l.Signal != "nodefs.available" || l.Tier != "poll" {
+					t.Errorf("signal %s by %s", l.Signal, l.Tier)
+				}
+				n.nobodyElse(1, idle)
+			})
+		}
+	}
+}
+
+func TestWhoLittersIsEvicted(t *testing.T) {
+	n := newNode(t, filesystems{kind: "ext4"})
+	old, litterer := n.Pod("old", "data"), n.Pod("litterer", "data")
+	idle := old.Writer("idle", intoEmptyDir("data"), 0, 128*mebibyte)
+	n.measured(old, 128*mebibyte)
+	n.watch("nodefs.inodesFree", n.nodeLeft("nodefs.inodesFree")-5000)
+	litterer.Litterer("l", "/data/litter", 0, 20_000)
+	if l := n.evicted(litterer); l.Signal != "nodefs.inodesFree" {
+		t.Errorf("signal %s", l.Signal)
+	}
+	n.nobodyElse(1, idle)
+}
+
+// Unused images, or a dead container's data, are enough: nobody dies.
+func TestNobodyDiesWhileReclaimIsEnough(t *testing.T) {
+	for name, hoard := range map[string]func(*node){
+		"unused images": func(n *node) {
+			n.Image("docker.io/library/unused:1", 96)
+			time.Sleep(12 * time.Second) // the disk process has seen it twice: it is of age
+		},
+		"a dead container's layer": func(n *node) {
+			ended := n.Pod("ended")
+			ended.RunToEnd("job", 96*mebibyte)
+			n.await("the pod's end", func() bool { return !n.HasCgroup(ended.UID) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, filesystems{kind: "ext4"})
+			writer := n.Pod("writer", "data")
+			n.measured(writer, 0)
+			hoard(n)
+			n.sync(n.NodeFs)
+			n.watch("nodefs.available", n.nodeLeft("nodefs.available")-32*mebibyte)
+			w := writer.Writer("w", intoEmptyDir("data"), 0, 64*mebibyte)
+			n.await("a reclaim", func() bool { return n.count(record.KindReclaim) > 0 })
+			l := n.lines(record.KindReclaim)[0]
+			t.Logf("%+v", l.Reclaim)
+			if l.Reclaim == nil || l.Reclaim.FreedBytes == nil || *l.Reclaim.FreedBytes < 64*mebibyte {
+				t.Errorf("reclaim %+v, want more than 64 MiB freed", l.Reclaim)
+			}
+			n.nobodyElse(0, w)
+		})
+	}
+}
+
+func TestEmptyDirAboveItsLimitIsEvicted(t *testing.T) {
+	n := newNode(t, filesystems{kind: "ext4"})
+	large, writer := n.Pod("large", "data"), n.Pod("writer", "data")
+	n.knows(large, nil)
+	n.knows(writer, map[string]any{"volumes": []any{map[string]any{"name": "data", "sizeLimitBytes": 64 * mebibyte}}})
+	bystander := large.Writer("b", intoEmptyDir("data"), 0, 128*mebibyte)
+	n.measured(large, 128*mebibyte)
+	n.measured(writer, 0)
+	n.watch("nodefs.available", mebibyte) // never
+	writer.Writer("w", intoEmptyDir("data"), 50_000_000, 256*mebibyte)
+	l := n.evicted(writer)
+	if want := `Usage of EmptyDir volume "data" exceeds the limit "64Mi". `; !strings.Contains(l.Message, want) {
+		t.Errorf("message %q, want %q", l.Message, want)
+	}
+	t.Logf("observed %+v", l.Observed)
+	n.nobodyElse(1, bystander)
+}
+
+// A runtime that hangs or is gone is an alarm; figures and kills don't need it.
+func TestRuntimeThatIsGoneIsAnAlarm(t *testing.T) {
+	for name, lose := range map[string]func(*node){
+		"hangs":   (*node).freeze,
+		"stopped": (*node).stop,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, filesystems{kind: "ext4"})
+			old, writer := n.Pod("old", "data"), n.Pod("writer", "data")
+			old.Writer("idle", intoEmptyDir("data"), 0, 32*mebibyte)
+			writer.Writer("w", intoEmptyDir("data"), 20_000_000, 192*mebibyte)
+			n.measured(old, 32*mebibyte)
+			lose(n)
+			n.watch("nodefs.available", n.nodeLeft("nodefs.available")-32*mebibyte)
+			n.evicted(writer)
+			said := strings.Join(n.degraded(), "\n")
+			if !strings.Contains(said, "reclaim") {
+				t.Errorf("no alarm of the reclaim that failed:\n%s", said)
+			}
+			if k := n.count(record.KindKill); k != 1 {
+				t.Errorf("%d kills, want 1", k)
+			}
+		})
+	}
+}
+
+// Without the disk process nobody is evicted for a disk, and that is said.
+func TestWithoutTheDiskProcessNobodyDies(t *testing.T) {
+	n := newNode(t, filesystems{kind: "ext4"})
+	writer := n.Pod("writer", "data")
+	n.measured(writer, 0)
+	n.end(n.disk)
+	n.watch("nodefs.available", n.nodeLeft("nodefs.available")-32*mebibyte)
+	w := writer.Writer("w", intoEmptyDir("data"), 0, 96*mebibyte)
+	n.await("an alarm", func() bool { return len(n.degraded()) > 0 })
+	n.nobodyElse(0, w)
+	t.Log(fmt.Sprint(n.degraded()))
+}
