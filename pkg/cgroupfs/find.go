@@ -59,7 +59,7 @@ func (f *FS) Links(path string) (n uint64) {
 	var st unix.Stat_t
 	for _, dir := range []string{f.MemoryDir(path), f.PidsDir(path)} {
 		if dir != "" && unix.Lstat(dir, &st) == nil {
-			n += st.Nlink - 2 // "." and the parent's entry (fs/kernfs/inode.c)
+			n += uint64(st.Nlink) - 2 // "." and the parent's entry (fs/kernfs/inode.c); 32 bits on arm64
 		}
 	}
 	return n
