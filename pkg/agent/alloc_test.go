@@ -14,6 +14,7 @@ import (
 // A collection, or a fault for fresh memory while memory is what the node lacks, must not
 // lie between the wake-up and SIGKILL.
 func TestNothingIsAllocatedBetweenWakeUpAndSIGKILL(t *testing.T) {
+	profileEachAllocation(t)
 	b := newBed(t)
 	b.limit(b.root, bedMemory, cgroupfs.Unlimited) // no data of a signal costs nothing either
 	b.sleeper("bystander", 8<<20)
@@ -56,8 +57,15 @@ func TestNothingIsAllocatedBetweenWakeUpAndSIGKILL(t *testing.T) {
 	}
 }
 
+// profileEachAllocation does so up to the test's end: an agent opens 15 times slower meanwhile.
+func profileEachAllocation(t *testing.T) {
+	rate := runtime.MemProfileRate
+	runtime.MemProfileRate = 1
+	t.Cleanup(func() { runtime.MemProfileRate = rate })
+}
+
 // allocationsOfPasses counts, by stack, what turn and pass have allocated so far: other
-// goroutines do what they like. It needs runtime.MemProfileRate 1 from the start.
+// goroutines do what they like. It needs profileEachAllocation before.
 func allocationsOfPasses() map[string]int64 {
 	runtime.GC() // the profile is as of the last but one collection
 	runtime.GC()

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -40,7 +39,6 @@ func TestMain(m *testing.M) {
 			os.Exit(pretend(os.Args[2:]))
 		}
 	}
-	runtime.MemProfileRate = 1 // for allocationsOfPasses
 	os.Exit(m.Run())
 }
 

@@ -80,6 +80,7 @@ func isDone(c *canary) bool {
 }
 
 func TestNothingIsAllocatedBetweenACanarysWakeUpAndSIGKILL(t *testing.T) {
+	profileEachAllocation(t)
 	b := newBed(t)
 	b.sleeper("bystander", 8<<20)
 	var before, struck map[string]int64
