@@ -185,11 +185,15 @@ func TestKill9AtEachStageLeavesNothingAndTheNextStartClosesIt(t *testing.T) {
 	}
 }
 
-// nothingIsLeft checks what a dead agent must not leave a second later: programs, and with
-// them links and timers, maps that could act, frozen cgroups.
+// nothingIsLeft checks what a dead agent must not leave once RCU has freed what was its own:
+// programs, and with them links and timers, maps that could act, frozen cgroups.
 func (b *bed) nothingIsLeft() {
 	b.t.Helper()
-	time.Sleep(time.Second)
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if len(ourPrograms(b.t)) == 0 && len(actingMaps(b.t)) == 0 {
+			break
+		}
+	}
 	if left := ourPrograms(b.t); len(left) != 0 {
 		b.t.Errorf("programs are left: %v", left)
 	}
