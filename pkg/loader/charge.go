@@ -45,33 +45,67 @@ func takeCharge(spec *ebpf.CollectionSpec) (charge *ebpf.CollectionSpec, err err
 
 // openCharge loads and attaches the charge hook over the maps of the other programs. Where
 // the kernel refuses that, it is an error only if nothing else was wanted.
-func (l *Loader) openCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOptions, o Options) error {
-	switch o.MemoryTier {
+func (l *Loader) openCharge(spec *ebpf.CollectionSpec, types *kernelTypes) error {
+	switch l.options.MemoryTier {
 	case TierAlloc:
 		return nil
 	case "", TierCharge:
 	default:
-		return fmt.Errorf("memory tier %q: want %s or %s", o.MemoryTier, TierCharge, TierAlloc)
+		return fmt.Errorf("memory tier %q: want %s or %s", l.options.MemoryTier, TierCharge, TierAlloc)
 	}
-	l.chargeRefused = l.attachCharge(spec, onto)
-	if l.chargeRefused != nil && o.MemoryTier == TierCharge {
+	l.chargeRefused = l.loadCharge(spec, types)
+	if l.chargeRefused == nil {
+		l.chargeRefused = l.attachCharge()
+	}
+	if l.chargeRefused != nil && l.options.MemoryTier == TierCharge {
 		return l.chargeRefused
 	}
 	return nil
 }
 
-func (l *Loader) attachCharge(spec *ebpf.CollectionSpec, onto ebpf.CollectionOptions) error {
+func (l *Loader) loadCharge(spec *ebpf.CollectionSpec, types *kernelTypes) error {
+	onto := types.options()
+	onto.MapReplacements = l.chargeMaps
 	coll, err := ebpf.NewCollectionWithOptions(spec, onto)
 	if err != nil {
 		return fmt.Errorf("load fentry of page_counter_try_charge: %w", plain(err))
 	}
 	defer coll.Close()
 	l.chargeProgram = coll.DetachProgram(gen.EvictProgPageCharge)
-	return l.AttachCharge()
+	return nil
 }
 
-// AttachCharge attaches the charge hook, also where CheckCharge has found it lost.
+// AttachCharge attaches the charge hook where CheckCharge has found it lost. Before 5.13 a
+// program of fentry is attached once and never again (bpf_tracing_prog_attach in
+// kernel/bpf/syscall.c): there it is loaded anew, which takes as long as a start.
 func (l *Loader) AttachCharge() error {
+	refused := l.attachCharge()
+	if refused == nil {
+		return nil
+	}
+	if err := l.reloadCharge(); err != nil {
+		return errors.Join(refused, err)
+	}
+	return l.attachCharge()
+}
+
+func (l *Loader) reloadCharge() error {
+	types, err := loadTypes(l.options.BTF)
+	if err != nil {
+		return err
+	}
+	_, charge, err := l.specs()
+	if err != nil {
+		return err
+	}
+	former := l.chargeProgram
+	if err := l.loadCharge(charge, types); err != nil {
+		return err
+	}
+	return former.Close()
+}
+
+func (l *Loader) attachCharge() error {
 	l.hookMu.Lock()
 	defer l.hookMu.Unlock()
 	if l.charge != nil {

@@ -94,8 +94,13 @@ type Loader struct {
 
 	charge        link.Link
 	chargeProgram *ebpf.Program
+	chargeMaps    map[string]*ebpf.Map // what it is loaded over
 	charged       atomic.Bool
 	chargeRefused error
+
+	options Options
+	// sections has the maps of the object's sections.
+	sections *ebpf.Collection
 
 	// memTotalPages and tasksMax mirror the BPF globals for Look.
 	memTotalPages, tasksMax atomic.Int64
@@ -122,39 +127,43 @@ func Open(o Options) (*Loader, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		o.Log.Debug().Err(err).Msg("memlock limit not raised; needed below 5.11 only")
 	}
-	spec, err := spec(o)
-	if err != nil {
-		return nil, err
-	}
 	can, err := abilities(o, types)
 	if err != nil {
 		return nil, err
 	}
-	if err := can.trim(spec); err != nil {
-		return nil, err
-	}
-	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, can: can, unmap: map[*ebpf.Map]func() error{}}
-	charge, err := takeCharge(spec)
+	l := &Loader{page: int64(os.Getpagesize()), log: o.Log, can: can, options: o, unmap: map[*ebpf.Map]func() error{}}
+	rest, charge, err := l.specs()
 	if err != nil {
 		return nil, err
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, types.options())
+	coll, err := ebpf.NewCollectionWithOptions(rest, types.options())
 	if err != nil {
 		return nil, explain(err)
 	}
-	onto := types.options()
-	onto.MapReplacements = maps.Clone(coll.Maps) // Assign takes them
-	defer coll.Close()                           // what is not assigned: the sections' maps, held by the programs
+	l.sections, l.chargeMaps = coll, maps.Clone(coll.Maps) // Assign takes all but the sections' maps
 	if err := coll.Assign(&l.objs); err != nil {
+		coll.Close()
 		return nil, fmt.Errorf("assign the BPF object: %w", err)
 	}
 	if err := l.openAll(coll, o); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	if err := l.openCharge(charge, onto, o); err != nil {
+	if err := l.openCharge(charge, types); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// specs are what this kernel takes of the object: the charge hook alone, and the rest.
+func (l *Loader) specs() (rest, charge *ebpf.CollectionSpec, err error) {
+	if rest, err = spec(l.options); err != nil {
+		return nil, nil, err
+	}
+	if err := l.can.trim(rest); err != nil {
+		return nil, nil, err
+	}
+	charge, err = takeCharge(rest)
+	return rest, charge, err
 }
 
 func spec(o Options) (*ebpf.CollectionSpec, error) {
@@ -301,6 +310,7 @@ func (l *Loader) Close() error {
 			delete(l.unmap, m)
 		}
 	}
+	l.sections.Close()
 	return errors.Join(append(errs, l.objs.Close())...)
 }
 
