@@ -37,7 +37,7 @@ const (
 	FillHuge Fill = "thp"
 	// FillShared writes to a file of shared memory that is gone with the load.
 	FillShared Fill = "tmpfs"
-	// FillPopulate has the kernel fault ahead, populateStep at a time (MADV_POPULATE_WRITE, 5.14).
+	// FillPopulate has the kernel fault ahead, populateStep at a time (MADV_POPULATE_WRITE, 5.14; before that by mlock).
 	FillPopulate Fill = "populate"
 )
 

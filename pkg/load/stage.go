@@ -150,12 +150,21 @@ const populateStep = 1 << 20
 func populating(mem []byte) taker {
 	return func(off int64) int64 {
 		end := min(off+populateStep, int64(len(mem)))
-		if err := unix.Madvise(mem[off:end], unix.MADV_POPULATE_WRITE); err != nil {
+		if err := populate(mem[off:end]); err != nil {
 			time.Sleep(time.Millisecond)
 			return off
 		}
 		return end
 	}
+}
+
+// populate has the kernel fault ahead, before 5.14 as for memory that is locked.
+func populate(mem []byte) error {
+	err := unix.Madvise(mem, unix.MADV_POPULATE_WRITE)
+	if errors.Is(err, unix.EINVAL) {
+		return errors.Join(unix.Mlock(mem), unix.Munlock(mem))
+	}
+	return err
 }
 
 // fill takes bytes, rounded down to pages, never ahead of rate bytes a second; 0 is no limit.
