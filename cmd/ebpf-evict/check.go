@@ -101,6 +101,9 @@ func reportTable(r *preflight.Report) string {
 	t.line(r.BTF.OK, "BTF", cmp.Or(r.BTF.Error, r.BTF.File))
 	t.line(r.Lockdown.Mode != "confidentiality", "lockdown", r.Lockdown.Mode+after(": ", r.Lockdown.Effect))
 	t.line(r.Cgroup.Error == "", "cgroup", cgroupLine(&r.Cgroup))
+	if r.Cgroup.Effect != "" {
+		t.line(!r.Cgroup.Delegated, "cgroups seen", viewLine(&r.Cgroup))
+	}
 	t.group("capabilities, and what for")
 	for _, c := range r.Capabilities {
 		t.line(c.Held, c.Name, c.Use)
@@ -158,6 +161,14 @@ func cgroupLine(c *preflight.Cgroup) string {
 		kill = "cgroup.kill"
 	}
 	return fmt.Sprintf("%s, %s; %s", c.Version, kill, strings.Join(c.Controllers, " "))
+}
+
+func viewLine(c *preflight.Cgroup) string {
+	mount := "all"
+	if c.Delegated {
+		mount = "those of a delegated mount"
+	}
+	return fmt.Sprintf("%s, namespace %s: %s", mount, c.Namespace, c.Effect)
 }
 
 func schedulingLine(s *preflight.Scheduling) string {

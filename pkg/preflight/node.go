@@ -68,12 +68,42 @@ func cgroups(fs *cgroupfs.FS, err error) Cgroup {
 		return Cgroup{Controllers: []string{}, Error: err.Error()}
 	}
 	c := Cgroup{Version: "v2", Controllers: fs.Controllers(), Memory: true, Pids: slices.Contains(fs.Controllers(), "pids")}
+	c.Namespace, c.Delegated, c.Effect = view(fs)
 	if fs.Version() == cgroupfs.V1 {
 		c.Version = "v1"
 		return c
 	}
 	c.Kill = hasCgroupKill(fs)
 	return c
+}
+
+// view is how much of the host's cgroups this process sees, and by their names.
+func view(fs *cgroupfs.FS) (namespace string, delegated bool, effect string) {
+	var effects []string
+	namespace, delegated = "host", !fs.Whole()
+	if delegated {
+		effects = append(effects, "units outside of the cgroup that is mounted are not seen, and not evicted; mount the host's /sys/fs/cgroup")
+	}
+	if host, err := cgroupfs.InHostNamespace(); err == nil && !host {
+		namespace = "own"
+		if err := joinable(); err != nil {
+			effects = append(effects, fmt.Sprintf("that of PID 1 can't be joined (%v): drills may fail, memory.min is not set; use the host's cgroup "+
+				"namespace, or the host's PIDs with CAP_SYS_ADMIN and CAP_SYS_PTRACE", err))
+		} else {
+			effects = append(effects, "run and drill join that of PID 1")
+		}
+	}
+	return namespace, delegated, strings.Join(effects, "; ")
+}
+
+// joinable tries in a thread that ends with it.
+func joinable() error {
+	joined := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		joined <- cgroupfs.JoinHostNamespace()
+	}()
+	return <-joined
 }
 
 // hasCgroupKill looks at a child, as the root has no such file; where there is none, at one

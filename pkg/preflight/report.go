@@ -61,8 +61,14 @@ type Cgroup struct {
 	Memory      bool     `json:"memory"`
 	Pids        bool     `json:"pids"`
 	// Kill: the kernel has cgroup.kill (v2, 5.14); else units die by pidfds.
-	Kill  bool   `json:"kill"`
-	Error string `json:"error,omitempty"`
+	Kill bool `json:"kill"`
+	// Namespace is host, or own: the process is in a cgroup namespace of its own.
+	Namespace string `json:"namespace,omitempty"`
+	// Delegated: what is mounted begins below the top of a hierarchy.
+	Delegated bool `json:"delegated,omitempty"`
+	// Effect is what these two take from the agent.
+	Effect string `json:"effect,omitempty"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Hook is one program of bpf/.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,7 +24,8 @@ func inNamespace(procsFiles []string) []string {
 	return []string{"/proc/self/exe", "in-cgroup-namespace", strings.Join(procsFiles, ","), "--"}
 }
 
-// inCgroupNamespace executes a program there.
+// inCgroupNamespace executes a program there: cgroup.procs files, directories that shall be all
+// that is mounted, if any, "--", program.
 func inCgroupNamespace(args []string) int {
 	runtime.LockOSThread()
 	for file := range strings.SplitSeq(args[0], ",") {
@@ -33,11 +35,48 @@ func inCgroupNamespace(args []string) int {
 		}
 	}
 	err := unix.Unshare(unix.CLONE_NEWCGROUP)
+	if err == nil && args[1] != "--" {
+		err = mountedOnly(strings.Split(args[1], ","))
+		args = args[1:]
+	}
 	if err == nil {
 		err = unix.Exec(args[2], args[2:], os.Environ())
 	}
 	fmt.Fprintln(os.Stderr, "in-cgroup-namespace:", err)
 	return 1
+}
+
+// mountedOnly has each of these cgroups in the place of its hierarchy's mount.
+func mountedOnly(dirs []string) error {
+	err := errors.Join(unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	for _, dir := range dirs {
+		err = errors.Join(err, unix.Mount(dir, filepath.Dir(dir), "", unix.MS_BIND, ""))
+	}
+	return err
+}
+
+func TestCheckSaysWhichCgroupsAreSeen(t *testing.T) {
+	bin := binary(t)
+	w := newWorld(t)
+	must(t, w.fs.Create(w.root+"/agent"))
+	lead := inNamespace(w.fs.ProcsFiles(w.root + "/agent"))
+	r, _ := checked(t, exec.Command(bin))
+	if c := r.Cgroup; c.Namespace != "host" || c.Delegated || c.Effect != "" {
+		t.Errorf("on the host: %+v", c)
+	}
+	r, _ = checked(t, exec.Command(lead[0], append(lead[1:], bin)...))
+	if c := r.Cgroup; c.Namespace != "own" || c.Delegated || !strings.Contains(c.Effect, "join") {
+		t.Errorf("in a namespace: %+v", c)
+	}
+	var tops []string
+	for _, procs := range w.fs.ProcsFiles(w.root) {
+		tops = append(tops, filepath.Dir(procs))
+	}
+	lead = append(lead[:len(lead)-1:len(lead)-1], strings.Join(tops, ","), "--", bin)
+	r, _ = checked(t, exec.Command(lead[0], lead[1:]...))
+	if c := r.Cgroup; c.Namespace != "own" || !c.Delegated || !strings.Contains(c.Effect, "not seen") {
+		t.Errorf("with a delegated mount: %+v", c)
+	}
 }
 
 // A container with the host's cgroup mount and a cgroup namespace of its own: /proc names
