@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
@@ -34,36 +35,11 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 		Example: "  ebpf-evict run --config /etc/ebpf-evict/config.yaml --mode enforce",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			w := newLogWriter(errOut)
-			defer w.flush()
-			log, err := logTo(w)
-			if err != nil {
-				return err
-			}
-			if err := checkTier(tier); err != nil {
-				return err
-			}
-			joinHostCgroups(log)
-			load := func() (*config.Config, error) { return loadForRun(file, mode, btf, log) }
-			c, err := load()
-			if err != nil {
-				return err
-			}
-			if os.Geteuid() != 0 {
-				return loader.ErrPrivilege
-			}
-			keeper := startKeeper(c) // before this process is a hot one, which starts no child
-			defer keeper.stop()
-			err = agent.Run(cmd.Context(), agent.Options{
-				Config: c, PinDir: loader.DefaultPinDir, Tier: tier, Log: log, Reload: onHangup(cmd.Context(), load, log),
-				Drills: keeper.results,
-				Ready: func() {
-					log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching")
-					keeper.begin()
-				},
+			err := runAgent(cmd.Context(), errOut, logTo, tier, func(log zerolog.Logger) (*config.Config, error) {
+				return loadForRun(file, mode, btf, log)
 			})
-			if errors.Is(err, agent.ErrDrill) {
-				return fmt.Errorf("%w: %w (key drill: {atStart: false} starts without one)", errUnprotected, err)
+			if errors.Is(err, agent.ErrRenew) {
+				return startAnew()
 			}
 			return err
 		},
@@ -73,6 +49,56 @@ func newRunCmd(errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error)) 
 	cmd.Flags().StringVar(&btf, "btf", "", btfUsage)
 	cmd.Flags().StringVar(&tier, "tier", "", "how wires are watched, for tests: "+strings.Join(agent.Tiers, ", ")+"; none: the best that this kernel has")
 	return cmd
+}
+
+// runAgent returns when the agent has ended, and everything with it.
+func runAgent(ctx context.Context, errOut io.Writer, logTo func(io.Writer) (zerolog.Logger, error), tier string,
+	loadWith func(zerolog.Logger) (*config.Config, error),
+) error {
+	w := newLogWriter(errOut)
+	defer w.flush()
+	log, err := logTo(w)
+	if err != nil {
+		return err
+	}
+	if err := checkTier(tier); err != nil {
+		return err
+	}
+	joinHostCgroups(log)
+	load := func() (*config.Config, error) { return loadWith(log) }
+	c, err := load()
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return loader.ErrPrivilege
+	}
+	keeper := startKeeper(c) // before this process is a hot one, which starts no child
+	defer keeper.stop()
+	err = agent.Run(ctx, agent.Options{
+		Config: c, PinDir: loader.DefaultPinDir, Tier: tier, Log: log, Reload: onHangup(ctx, load, log),
+		Drills: keeper.results,
+		Ready: func() {
+			log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching")
+			keeper.begin()
+		},
+		Renew: func() bool { // with a bad file it would end
+			_, err := load()
+			return err == nil
+		},
+	})
+	if errors.Is(err, agent.ErrDrill) {
+		return fmt.Errorf("%w: %w (key drill: {atStart: false} starts without one)", errUnprotected, err)
+	}
+	return err
+}
+
+// startAnew executes this program from a thread that is not the agent's hot one, whose priority
+// the next one would keep.
+func startAnew() error {
+	failed := make(chan error)
+	go func() { failed <- unix.Exec("/proc/self/exe", os.Args, os.Environ()) }()
+	return fmt.Errorf("execute this program anew: %w", <-failed)
 }
 
 // checkTier takes the name of a tier, or none.

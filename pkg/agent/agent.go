@@ -116,6 +116,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	others.Go(func() { a.keepUp(ctx, p, o.Reload) })
 	others.Go(func() { a.rehearsals.run(ctx) })
 	others.Go(func() { a.hear(ctx, o, cancel) })
+	others.Go(func() { a.awaitHooks(ctx, o, cancel) })
 	others.Go(func() { <-ctx.Done(); a.poller.wake() })
 	defer others.Wait()
 	defer cancel(nil)
@@ -137,11 +138,15 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 		}
 	}
 	a.leave()
-	a.recorder.send(&record.Line{Kind: record.KindStop, Node: a.node, Mode: a.mode}, nil)
-	if err := context.Cause(ctx); errors.Is(err, ErrDrill) {
-		return err
+	stop := record.Line{Kind: record.KindStop, Node: a.node, Mode: a.mode}
+	err = context.Cause(ctx)
+	if !errors.Is(err, ErrDrill) && !errors.Is(err, ErrRenew) {
+		err = nil
+	} else {
+		stop.Reason = err.Error()
 	}
-	return nil
+	a.recorder.send(&stop, nil)
+	return err
 }
 
 // farewell is how long an agent that ends waits for its last victims to die, and as long

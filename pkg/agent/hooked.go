@@ -65,11 +65,7 @@ func (r *rest) begin(now time.Time) {
 }
 
 func openHooked(o Options, fs *cgroupfs.FS) (*hooked, error) {
-	c := o.Config
-	l, err := loader.Open(loader.Options{
-		PinDir: o.PinDir, BTF: c.BTF, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes,
-		MemoryTier: memoryTierOf(o.Tier), RaiseTicker: func() { raise(zerolog.Nop(), tickerPriority) }, Log: o.Log,
-	})
+	l, err := loader.Open(loaderOptions(o))
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +82,14 @@ func openHooked(o Options, fs *cgroupfs.FS) (*hooked, error) {
 		return r, nil
 	}
 	return k, nil
+}
+
+func loaderOptions(o Options) loader.Options {
+	c := o.Config
+	return loader.Options{
+		PinDir: o.PinDir, BTF: c.BTF, FillBytesPerSecond: c.MaxFillBytesPerSecond, MarginBytes: c.MarginBytes,
+		MemoryTier: memoryTierOf(o.Tier), RaiseTicker: func() { raise(zerolog.Nop(), tickerPriority) }, Log: o.Log,
+	}
 }
 
 // memoryTierOf is what a tier that was asked for means to the loader: "" its best.

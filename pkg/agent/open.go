@@ -40,7 +40,10 @@ type Options struct {
 	Drills <-chan drill.Result
 	// Reload brings configurations that replace Config while the agent runs; may be nil.
 	Reload <-chan *config.Config
-	Log    zerolog.Logger
+	// Renew is asked when BPF can be had after a start without: true has Run end with ErrRenew,
+	// and the caller starts it anew. nil: never.
+	Renew func() bool
+	Log   zerolog.Logger
 
 	onStage func(stage) // tests stop the agent there
 }
@@ -53,7 +56,7 @@ var ErrRunning = errors.New("another agent runs on this node")
 
 // Run watches until ctx is done, then detaches and unpins everything. It returns an error
 // of its own kind for a bad root (ErrNoRoot), a second agent (ErrRunning), a tier that the
-// configuration does not put up with (ErrTier), and what loader.Open returns where nothing can
+// configuration does not put up with (ErrTier), when it could do better now (ErrRenew), and what loader.Open returns where nothing can
 // do without.
 func Run(ctx context.Context, o Options) error {
 	lock, err := takeLock(orText(o.Lock, DefaultLock))

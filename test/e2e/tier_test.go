@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
@@ -197,6 +199,34 @@ func TestWithoutBPFTheBestThatIsLeftIsUsed(t *testing.T) {
 				t.Errorf("degraded lines: %+v", d)
 			}
 		})
+	}
+}
+
+// What keeps BPF away at the start may go: here the file of the kernel's types comes later.
+func TestAStartWithoutBPFIsMadeGood(t *testing.T) {
+	w := newWorld(t)
+	types := filepath.Join(w.dir, "btf")
+	w.extra = "drill: {atStart: false, every: 0}\nbtf: " + types + "\n"
+	w.start(map[string]string{memorySignal: "400Mi"})
+	begun := w.lines(record.KindStart)
+	if !strings.Contains(begun[0].Reason, "memory by poll") && !strings.Contains(begun[0].Reason, "memory by event") {
+		t.Fatalf("started with %q", begun[0].Reason)
+	}
+	found, err := os.ReadFile(loader.KernelBTF)
+	must(t, err)
+	must(t, os.WriteFile(types+"-new", found, 0o600))
+	must(t, os.Rename(types+"-new", types))
+	w.await("another start", func() bool { return w.count(record.KindStart) == 2 })
+	if again := w.lines(record.KindStart)[1]; !strings.Contains(again.Reason, "memory by bpf-") {
+		t.Errorf("started again with %q", again.Reason)
+	}
+	hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 800 << 20})
+	w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
+	_ = hog.Stop()
+	l := w.lines(record.KindEviction)[0]
+	evicted(t, l, path.Join(w.root, "hog"))
+	if !strings.HasPrefix(l.Tier, "bpf-") {
+		t.Errorf("seen by %s", l.Tier)
 	}
 }
 
