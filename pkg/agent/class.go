@@ -2,6 +2,8 @@ package agent
 
 import (
 	"errors"
+	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -45,4 +47,33 @@ func Raise(priority uint32) (Class, error) {
 		return ClassSlice, err
 	}
 	return ClassNice, err
+}
+
+// hurry gives all threads of this process nice -20, and calm what they had. A start in the
+// middle of a fork bomb is one of hundreds of tasks that want the CPU: on a kernel without
+// cgroup.kill, whose victim goes on trying to fork, one took 165 s.
+func hurry() (calm func()) {
+	// getpriority(2) itself returns 20 - nice.
+	usual, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		return func() {}
+	}
+	setNice(-20)
+	return func() { setNice(20 - usual) }
+}
+
+// setNice goes on where that is not permitted. A new thread has its maker's value: the second
+// round finds those that came in the first.
+func setNice(nice int) {
+	for range 2 {
+		threads, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return
+		}
+		for _, t := range threads {
+			if tid, err := strconv.Atoi(t.Name()); err == nil {
+				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
+			}
+		}
+	}
 }

@@ -66,7 +66,9 @@ func Run(ctx context.Context, o Options) error {
 	defer func() { _ = lock.Close() }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	calm := hurry()
 	a, p, err := open(ctx, o)
+	calm()
 	if err != nil {
 		return err
 	}
