@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -428,5 +429,33 @@ func TestStartRemovesWhatADeadDrillLeft(t *testing.T) {
 		if got := err == nil; got != want {
 			t.Errorf("%s is there: %v, want %v", cgroup, got, want)
 		}
+	}
+}
+
+func TestADrillThatFailsAtStartEndsNoAgentThatHasEvicted(t *testing.T) {
+	for name, evicted := range map[string]bool{"it has evicted nobody": false, "it has evicted a hog": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			a := b.open(map[string]string{"allocatableMemory.available": "200Mi"}, nil)
+			if evicted {
+				b.evictBy(a, "hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20})
+			}
+			ctx, end := context.WithCancelCause(t.Context())
+			results := make(chan drill.Result)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				a.hear(ctx, Options{Config: b.conf, Drills: results}, end)
+			}()
+			results <- drill.Result{AtStart: true, Stage: "canary", Reason: "not ready"}
+			if evicted {
+				results <- drill.Result{OK: true} // it goes on to listen
+				end(nil)
+			}
+			<-done
+			if got := errors.Is(context.Cause(ctx), ErrDrill); got == evicted {
+				t.Errorf("it ends: %v (%v)", got, context.Cause(ctx))
+			}
+		})
 	}
 }

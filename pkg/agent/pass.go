@@ -185,6 +185,7 @@ func (a *Agent) kill(e *eviction, woke crossings) bool {
 	a.at(stageStruck)
 	a.kernel.IntentSignalled(e.intent)
 	a.memory.Killed(e.timeline.Signalled)
+	a.drills.proven.Store(true)
 	a.at(stageSignalled)
 	e.unit.figuresFrom.Store(e.timeline.Signalled)
 	a.brake(e)
