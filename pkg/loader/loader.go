@@ -337,7 +337,7 @@ func (l *Loader) SetLimits(memTotalBytes, tasksMax int64) error {
 func explain(err error) error {
 	var verifier *ebpf.VerifierError
 	if errors.As(err, &verifier) && !errors.Is(err, unix.EPERM) { // the verifier itself says EACCES or EINVAL
-		return err
+		return withVerdict(err)
 	}
 	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w (%w)", ErrPrivilege, err)

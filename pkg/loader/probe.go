@@ -54,7 +54,7 @@ func Probe(o Options) ([]Hook, error) {
 func probe(all *ebpf.CollectionSpec, types *kernelTypes, log zerolog.Logger) (hooks []Hook) {
 	for _, name := range slices.Sorted(maps.Keys(all.Programs)) {
 		h := Hook{Program: name, Section: all.Programs[name].SectionName}
-		h.Err = try(alone(all, name), name, types)
+		h.Err = withVerdict(try(alone(all, name), name, types))
 		var verifier *ebpf.VerifierError
 		if errors.As(h.Err, &verifier) {
 			log.Debug().Str("program", name).Strs("log", verifier.Log).Msg("refused by the verifier")

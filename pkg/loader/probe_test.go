@@ -126,7 +126,7 @@ func TestProbeHasTheVerifiersWords(t *testing.T) {
 		case h.Program == "look" && errors.As(h.Err, &verifier):
 			refused++
 			if !strings.Contains(h.Err.Error(), "R5 !read_ok") {
-				t.Errorf("look: %v, want what is wrong with r5 of\n%q", h.Err, verifier.Log)
+				t.Errorf("look: %v, want what is wrong with r5", h.Err)
 			}
 		case h.Err != nil && !slices.Contains(can.unused(), h.Program) && !strings.HasPrefix(h.Section, "fentry/"):
 			t.Errorf("%s: %v, and nothing is wrong with it", h.Program, h.Err)
