@@ -219,14 +219,20 @@ func TestUnitWithThreadedCgroupsBelowDies(t *testing.T) {
 	dying := b.start(victim.Cgroup, load.Sleeper)
 	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(victim.Cgroup), "threads", "cgroup.type"), []byte("threaded"), 0))
 	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(victim.Cgroup), "threads", "cgroup.threads"), []byte(strconv.Itoa(dying.PID())), 0))
-	h, err := Open(b.fs, &victim)
-	must(t, err)
+	b.dies(&victim, dying)
+}
+
+// dies strikes and finishes a unit. A task has left its cgroup a moment before it is a zombie.
+func (b *bed) dies(unit *workload.Unit, dying *load.Load) {
+	b.t.Helper()
+	h, err := Open(b.fs, unit)
+	must(b.t, err)
 	defer h.Close()
 	if _, err := h.Strike(Culprit{}); err != nil {
-		t.Fatalf("strike: %v", err)
+		b.t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 || dying.Alive() {
-		t.Errorf("finish: %+v; it lives: %v", out, dying.Alive())
+	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 || !dying.Wait(time.Minute) {
+		b.t.Errorf("finish: %+v; it lives: %v", out, dying.Alive())
 	}
 }
 
@@ -243,15 +249,7 @@ func TestUnitThatIsThreadedItselfDies(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(pod.Cgroup), "c", "cgroup.type"), []byte("threaded"), 0))
 	must(t, os.WriteFile(filepath.Join(b.fs.MemoryDir(pod.Cgroup), "c", "cgroup.threads"), []byte(strconv.Itoa(dying.PID())), 0))
 	pod.Targets = []workload.Target{{Cgroup: pod.Cgroup + "/c"}}
-	h, err := Open(b.fs, &pod)
-	must(t, err)
-	defer h.Close()
-	if _, err := h.Strike(Culprit{}); err != nil {
-		t.Fatalf("strike: %v", err)
-	}
-	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 || dying.Alive() {
-		t.Errorf("finish: %+v; it lives: %v", out, dying.Alive())
-	}
+	b.dies(&pod, dying)
 }
 
 // A container that starts, or starts again, in a pod that is known already.
