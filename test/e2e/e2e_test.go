@@ -212,7 +212,26 @@ func (w *world) await(what string, ok func() bool) {
 			return
 		}
 	}
+	w.showAgent()
 	w.t.Fatalf("waited %v for %s; journal: %+v", patience, what, w.lines(record.KindEviction))
+}
+
+// showAgent says where an agent that does not do what it should is: in the kernel, thread by
+// thread, then in the program, which ends by that.
+func (w *world) showAgent() {
+	w.t.Helper()
+	if w.agent == nil {
+		return
+	}
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", w.agent.Process.Pid))
+	for _, dir := range threads {
+		stat, _ := os.ReadFile(filepath.Join(dir, "stat"))
+		stack, _ := os.ReadFile(filepath.Join(dir, "stack"))
+		w.t.Logf("%s%s", stat, stack)
+	}
+	_ = w.agent.Process.Signal(syscall.SIGQUIT)
+	time.Sleep(time.Second) // it writes
+	_ = w.agent.Process.Kill()
 }
 
 func must(t *testing.T, err error) {
