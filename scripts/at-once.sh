@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+# What is left of the commands ends with an interrupted run.
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$dir"' EXIT
+trap 'exit 1' INT TERM
 declare -A of=()
 for command in "$@"; do
 	log=$dir/${#of[@]}
