@@ -28,7 +28,8 @@ const (
 )
 
 // seenBy are the tiers that a line of a signal may have when the agent was forced to one: a
-// reading that was due may come before the event.
+// reading that was due may come before the event, and BPF's timer before the allocation hook is
+// attached: before 5.15 that is a thread's.
 func seenBy(forced, signal string) []string {
 	switch {
 	case forced == record.TierEvent:
@@ -36,7 +37,7 @@ func seenBy(forced, signal string) []string {
 	case forced == record.TierPoll:
 		return []string{record.TierPoll}
 	case signal == memorySignal:
-		return []string{record.TierAlloc}
+		return []string{record.TierAlloc, record.TierPoll}
 	}
 	return []string{record.TierTask}
 }
