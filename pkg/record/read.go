@@ -39,11 +39,7 @@ func ReadJournal(path string) (lines []Line, skipped int, err error) {
 // error of each.
 func ScanJournal(path string, each func(Entry) error) (skipped int, err error) {
 	files, err := openAll(path)
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
+	defer closeAll(files)
 	if err != nil {
 		return 0, fmt.Errorf("read journal: %w", err)
 	}
@@ -110,16 +106,14 @@ func seen(files []*os.File, f *os.File) bool {
 }
 
 func scan(r io.Reader, each func(Entry) error) (skipped int, err error) {
-	br := bufio.NewReaderSize(r, 64<<10)
+	br := bufio.NewReaderSize(r, readAhead)
 	for {
-		text, tooLong, err := readLine(br)
-		// A crash may leave zeros of allocated blocks before or after a line.
-		text = bytes.Trim(text, "\x00\r\n\t ")
-		if e, ok := parse(text); ok && !tooLong {
+		text, size, err := readLine(br)
+		if e, ok := parse(text, size); ok {
 			if err := each(e); err != nil {
 				return skipped, err
 			}
-		} else if len(text) > 0 {
+		} else if !isBlank(text) {
 			skipped++
 		}
 		if err == io.EOF {
@@ -131,25 +125,34 @@ func scan(r io.Reader, each func(Entry) error) (skipped int, err error) {
 	}
 }
 
-// readLine returns a line of its own memory. Of one that is too long it keeps the start.
-func readLine(br *bufio.Reader) (text []byte, tooLong bool, err error) {
+// readAhead is a dozen lines of a full ranking.
+const readAhead = 64 << 10
+
+// readLine returns a line of its own memory, with its newline, and how long it is. Of one
+// that is longer than maxLineBytes it keeps the start.
+func readLine(br *bufio.Reader) (text []byte, size int64, err error) {
 	for {
 		part, err := br.ReadSlice('\n')
-		if len(text)+len(part) > maxLineBytes {
-			tooLong = true
-		} else {
+		size += int64(len(part))
+		if size <= maxLineBytes {
 			text = append(text, part...)
 		}
 		if err != bufio.ErrBufferFull {
-			return text, tooLong, err
+			return text, size, err
 		}
 	}
 }
 
-func parse(text []byte) (Entry, bool) {
-	e := Entry{Raw: text}
-	if len(text) == 0 || json.Unmarshal(text, &e.Line) != nil {
+func parse(text []byte, size int64) (Entry, bool) {
+	e := Entry{Raw: trim(text)}
+	if size > maxLineBytes || len(e.Raw) == 0 || json.Unmarshal(e.Raw, &e.Line) != nil {
 		return Entry{}, false
 	}
 	return e, e.Schema == Schema && e.Kind != ""
 }
+
+func isBlank(text []byte) bool { return len(trim(text)) == 0 }
+
+// trim removes the newline and what a crash may leave before or after a line: zeros of
+// allocated blocks.
+func trim(text []byte) []byte { return bytes.Trim(text, "\x00\r\n\t ") }
