@@ -52,6 +52,10 @@ fmt: ## format Go and C
 lint: ## golangci-lint, clang-format, shellcheck, the Vagrantfile
 	scripts/lint.sh
 
+.PHONY: check-deploy
+check-deploy: ## check dashboard, alert rules, systemd units and chart in deploy/
+	scripts/check-deploy.sh
+
 .PHONY: test
 test: deps test-unit test-root test-vm ## everything but test-disk: all packages, as root for real, and in a VM
 
