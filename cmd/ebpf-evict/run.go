@@ -75,10 +75,14 @@ func runAgent(ctx context.Context, errOut io.Writer, logTo func(io.Writer) (zero
 	}
 	keeper := startKeeper(c) // before this process is a hot one, which starts no child
 	defer keeper.stop()
+	systemd := newManager(log)
+	go systemd.keepAwake(ctx)
 	err = agent.Run(ctx, agent.Options{
 		Config: c, PinDir: loader.DefaultPinDir, Tier: tier, Log: log, Reload: onHangup(ctx, load, log),
 		Drills: keeper.results,
+		Alive:  systemd.beat,
 		Ready: func() {
+			systemd.ready()
 			log.Info().Str("mode", c.Mode).Strs("roots", c.Roots).Msg("watching")
 			keeper.begin()
 		},

@@ -32,6 +32,7 @@ type Agent struct {
 	proc     signal.Proc
 	log      zerolog.Logger
 	onStage  func(stage)
+	alive    func()
 
 	node, mode    string
 	shadow        bool

@@ -35,6 +35,9 @@ type Options struct {
 	Lock string
 	// Ready is called when the agent watches.
 	Ready func()
+	// Alive, when set, is called by the hot thread about once a second. It must neither wait
+	// nor allocate.
+	Alive func()
 	// Drills brings the results of the drills that are held at start and on a timer, by a
 	// keeper that the caller has started; may be nil.
 	Drills <-chan drill.Result
@@ -120,7 +123,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	}
 	a := &Agent{
 		mode: c.Mode, shadow: c.Mode != config.ModeEnforce, log: o.Log, state: c.State,
-		fs: fs, proc: signal.NewProc("/proc"), onStage: o.onStage,
+		fs: fs, proc: signal.NewProc("/proc"), onStage: o.onStage, alive: orNothing(o.Alive),
 		fillPerSecond: c.MaxFillBytesPerSecond, stopDisks: func() {}, apart: isApart(),
 	}
 	if !c.Hugepages {
@@ -149,6 +152,13 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 		return nil, nil, errors.Join(err, a.close())
 	}
 	return a, p, nil
+}
+
+func orNothing(f func()) func() {
+	if f == nil {
+		return func() {}
+	}
+	return f
 }
 
 func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {

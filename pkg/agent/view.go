@@ -138,6 +138,7 @@ func (a *Agent) idle() {
 		return
 	}
 	a.viewed = time.Now()
+	a.alive()
 	a.confess()
 	state := a.view()
 	go a.writeState(state, a.settings)
