@@ -25,3 +25,15 @@ jq '[.. | .expr? // empty | gsub("\\$__rate_interval"; "5m") | gsub("\\$instance
 	| {groups: [{name: "dashboard", rules: [to_entries[] | {record: "expr:\(.key)", expr: .value}]}]}' \
 	deploy/grafana/ebpf-evict.json >bin/dashboard-rules.json
 "$promtool" check rules bin/dashboard-rules.json
+
+# The units name a program that is not installed here.
+units=$(mktemp -d)
+trap 'rm -rf "${scratch:-}" "$units"' EXIT
+for unit in deploy/systemd/*.service; do
+	sed "s|/usr/local/bin/ebpf-evict|$(command -v true)|" "$unit" >"$units/${unit##*/}"
+done
+# Unknown keys are warnings, and other units of the machine have some of their own.
+systemd-analyze verify "$units"/*.service 2>&1 | tee "$units/said"
+if grep -F "$units" "$units/said"; then
+	exit 1
+fi

@@ -17,6 +17,7 @@ needs=(
 	ruby:ruby
 	jq:jq
 	python3:python3
+	systemd-analyze:systemd
 	mkfs.ext4:e2fsprogs
 	mkfs.xfs:xfsprogs
 	mkfs.btrfs:btrfs-progs

@@ -20,7 +20,7 @@ var rights = []struct {
 }{
 	{unix.CAP_BPF, "CAP_BPF", "load BPF programs and maps (before 5.8, or instead: CAP_SYS_ADMIN)"},
 	{unix.CAP_PERFMON, "CAP_PERFMON", "have them trace, and read kernel memory (before 5.8, or instead: CAP_SYS_ADMIN)"},
-	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "mount a bpffs at /sys/fs/bpf where there is none, else nothing beside CAP_BPF and CAP_PERFMON"},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "give the canary of a drill a PID namespace of its own; mount a bpffs at /sys/fs/bpf where there is none"},
 	{unix.CAP_KILL, "CAP_KILL", "kill units of other users"},
 	{unix.CAP_SYS_NICE, "CAP_SYS_NICE", "SCHED_FIFO for the hot thread"},
 	{unix.CAP_IPC_LOCK, "CAP_IPC_LOCK", "lock the agent's memory"},
