@@ -35,6 +35,18 @@ help: ## list the targets
 build: ## build bin/ebpf-evict (needs Go alone)
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/ebpf-evict
 
+# Of the image that `make image` makes: its name, and its time (that of the commit, so that the same
+# sources give the same archive).
+IMAGE             ?= localhost/ebpf-evict:$(VERSION)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: image
+image: ## make bin/ebpf-evict-image.tar, an OCI archive for amd64 and arm64 (needs Go alone): IMAGE=name:tag
+	$(MAKE) build GOARCH=amd64 BIN=bin/image/amd64/ebpf-evict
+	$(MAKE) build GOARCH=arm64 BIN=bin/image/arm64/ebpf-evict
+	go run ./deploy/image -o bin/ebpf-evict-image.tar -name '$(IMAGE)' -created $(SOURCE_DATE_EPOCH) \
+		amd64=bin/image/amd64/ebpf-evict arm64=bin/image/arm64/ebpf-evict
+
 .PHONY: generate
 generate: ## compile bpf/ and generate gen/ (clang-19, llvm-19)
 	go generate ./gen
