@@ -3,6 +3,7 @@
 CLANG         ?= clang-19
 CLANG_FORMAT  ?= clang-format-19
 GOLANGCI_LINT ?= v2.15.0
+HELM          ?= v3.22.0
 BPF_CFLAGS    ?= -O2 -g -Wall -Werror -mcpu=v3
 KERNEL        ?= 6.1
 VERSION       ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -19,7 +20,7 @@ INSNS_KERNELS ?= 5.10 6.1 6.12 6.18 newest
 
 BIN := bin/ebpf-evict
 
-export CLANG CLANG_FORMAT GOLANGCI_LINT ROOT_PKGS
+export CLANG CLANG_FORMAT GOLANGCI_LINT HELM ROOT_PKGS
 export BPF2GO_CC := $(CLANG)
 export BPF2GO_CFLAGS := $(BPF_CFLAGS)
 # Tests that start the program find it here.
@@ -46,6 +47,14 @@ image: ## make bin/ebpf-evict-image.tar, an OCI archive for amd64 and arm64 (nee
 	$(MAKE) build GOARCH=arm64 BIN=bin/image/arm64/ebpf-evict
 	go run ./deploy/image -o bin/ebpf-evict-image.tar -name '$(IMAGE)' -created $(SOURCE_DATE_EPOCH) \
 		amd64=bin/image/amd64/ebpf-evict arm64=bin/image/arm64/ebpf-evict
+
+# Of `make manifests`: values of the chart, as helm takes them.
+HELM_FLAGS ?=
+
+.PHONY: manifests
+manifests: ## write the chart as plain YAML into bin/manifests.yaml: HELM_FLAGS='--set config.mode=enforce'
+	@mkdir -p bin
+	$$(scripts/helm.sh) template ebpf-evict deploy/helm/ebpf-evict --namespace kube-system --kube-version 1.34.0 $(HELM_FLAGS) >bin/manifests.yaml
 
 .PHONY: generate
 generate: ## compile bpf/ and generate gen/ (clang-19, llvm-19)

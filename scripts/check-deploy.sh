@@ -37,3 +37,7 @@ systemd-analyze verify "$units"/*.service 2>&1 | tee "$units/said"
 if grep -F "$units" "$units/said"; then
 	exit 1
 fi
+
+helm=$(scripts/helm.sh)
+"$helm" lint --strict --quiet --kube-version 1.34.0 deploy/helm/ebpf-evict
+EBPF_EVICT_HELM=$PWD/$helm go test -count=1 ./deploy/helm

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# test.sh unit: every package outside ROOT_PKGS, as whoever calls.
+# test.sh unit: every package outside ROOT_PKGS, as whoever calls, but deploy/helm
+#               (scripts/check-deploy.sh).
 # test.sh root: the packages of ROOT_PKGS that exist, as root, one at a time, since
 #               their tests watch and load the whole machine.
 # test.sh disk: test/disk, as root, and before it the program of its images.
@@ -18,7 +19,7 @@ fi
 
 case ${1:-} in
 unit)
-	mapfile -t pkgs < <(go list ./... | grep -vxF "$(go list "${root_pkgs[@]}" ./test/disk)")
+	mapfile -t pkgs < <(go list ./... | grep -vxF "$(go list "${root_pkgs[@]}" ./test/disk ./deploy/helm)")
 	go test "${pkgs[@]}"
 	;;
 root)
