@@ -23,44 +23,58 @@ type Table struct {
 
 // Entry is one unit of the table: the snapshot's workload without usage.
 type Entry struct {
-	UID                           string `json:"uid"`
-	Namespace                     string `json:"namespace"`
-	Name                          string `json:"name"`
-	Cgroup                        string `json:"cgroup"`
-	QOSClass                      string `json:"qosClass"`
-	Priority                      int32  `json:"priority"`
-	Static                        bool   `json:"static"`
-	Mirror                        bool   `json:"mirror"`
-	TerminationGracePeriodSeconds *int64 `json:"terminationGracePeriodSeconds"`
-	Memory                        struct {
-		RequestBytes *int64 `json:"requestBytes"`
-		// PodLevelRequestBytes is the pod's own, in the place of the containers'.
-		PodLevelRequestBytes *int64 `json:"podLevelRequestBytes"`
-	} `json:"memory"`
-	EphemeralStorage struct {
-		RequestBytes int64 `json:"requestBytes"`
-		// LimitBytes absent is none, and 0 a limit of nothing.
-		LimitBytes *int64 `json:"limitBytes"`
-	} `json:"ephemeralStorage"`
+	UID                           string                `json:"uid"`
+	Namespace                     string                `json:"namespace"`
+	Name                          string                `json:"name"`
+	Cgroup                        string                `json:"cgroup,omitempty"`
+	QOSClass                      string                `json:"qosClass"`
+	Priority                      int32                 `json:"priority"`
+	Static                        bool                  `json:"static"`
+	Mirror                        bool                  `json:"mirror"`
+	TerminationGracePeriodSeconds *int64                `json:"terminationGracePeriodSeconds,omitempty"`
+	Memory                        EntryMemory           `json:"memory"`
+	EphemeralStorage              EntryEphemeralStorage `json:"ephemeralStorage"`
 	// Volumes are the emptyDirs.
-	Volumes []struct {
-		Name           string `json:"name"`
-		Medium         string `json:"medium"`
-		SizeLimitBytes int64  `json:"sizeLimitBytes"`
-	} `json:"volumes"`
+	Volumes []EntryVolume `json:"volumes,omitempty"`
 	// Containers are app, init and sidecar containers, a limit only where it is enforced.
-	Containers []struct {
-		Name                         string `json:"name"`
-		MemoryRequestBytes           int64  `json:"memoryRequestBytes"`
-		EphemeralStorageRequestBytes int64  `json:"ephemeralStorageRequestBytes"`
-		EphemeralStorageLimitBytes   int64  `json:"ephemeralStorageLimitBytes"`
-	} `json:"containers"`
+	Containers []EntryContainer `json:"containers,omitempty"`
 	// Evict is "allow" (or empty), "never" or "first".
-	Evict string `json:"evict"`
+	Evict string `json:"evict,omitempty"`
 
 	// containers and volumes are those above, without usage. Units share them.
 	containers []Container
 	volumes    []Volume
+}
+
+// EntryMemory is what a unit asks for.
+type EntryMemory struct {
+	RequestBytes *int64 `json:"requestBytes,omitempty"`
+	// PodLevelRequestBytes is the pod's own, in the place of the containers'.
+	PodLevelRequestBytes *int64 `json:"podLevelRequestBytes,omitempty"`
+}
+
+// EntryEphemeralStorage is what a unit asks for, and may use.
+type EntryEphemeralStorage struct {
+	RequestBytes int64 `json:"requestBytes"`
+	// LimitBytes absent is none, and 0 a limit of nothing.
+	LimitBytes *int64 `json:"limitBytes,omitempty"`
+}
+
+// EntryVolume is an emptyDir. SizeLimitBytes 0 is no limit.
+type EntryVolume struct {
+	Name           string `json:"name"`
+	Medium         string `json:"medium"`
+	SizeLimitBytes int64  `json:"sizeLimitBytes,omitempty"`
+}
+
+// EntryContainer is an app, init or sidecar container.
+type EntryContainer struct {
+	Name string `json:"name"`
+	// ID is the runtime's, which is in the name of the cgroup; empty until it runs.
+	ID                           string `json:"id,omitempty"`
+	MemoryRequestBytes           int64  `json:"memoryRequestBytes,omitempty"`
+	EphemeralStorageRequestBytes int64  `json:"ephemeralStorageRequestBytes,omitempty"`
+	EphemeralStorageLimitBytes   int64  `json:"ephemeralStorageLimitBytes,omitempty"`
 }
 
 // TableStatus says how the table is doing.

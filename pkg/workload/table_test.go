@@ -8,6 +8,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 const goodTable = `{"schema":"ebpf-evict/workloads/v1","node":"n","generation":7,"workloads":[
@@ -134,6 +137,31 @@ func TestTheTableKnowsRequestsAndLimits(t *testing.T) {
 	s.take(&Table{})
 	if s.Judge(&u); u.EphemeralStorageLimitBytes != nil || u.Containers != nil || u.Volumes != nil || u.EphemeralStorageRequestBytes != 0 {
 		t.Errorf("%+v of a table that is gone", u.Workload)
+	}
+}
+
+func TestATableIsReadAsItWasWritten(t *testing.T) {
+	want, err := ParseTable([]byte(goodTable))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "workloads.json")
+	if err := WriteTable(path, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := LoadTable(path, uint32(os.Getuid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Entry{})); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	twice := Table{Workloads: []Entry{{UID: "u"}, {UID: "u"}}}
+	if err := WriteTable(path, &twice); !errors.Is(err, ErrTable) {
+		t.Errorf("a table that no reader takes: got %v, want ErrTable", err)
+	}
+	if again, err := LoadTable(path, uint32(os.Getuid())); err != nil || again.Generation != want.Generation {
+		t.Errorf("after it: %v, %v; want the good one", again, err)
 	}
 }
 

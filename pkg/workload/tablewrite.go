@@ -1,0 +1,25 @@
+package workload
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// WriteTable replaces the workload table (0644) by rename; it sets the schema. A table that
+// a reader would refuse is ErrTable, and not written. One goroutine of one process may
+// write a table at a time.
+func WriteTable(path string, t *Table) error {
+	stamped := *t
+	stamped.Schema = TableSchema
+	data, err := json.Marshal(&stamped)
+	if err == nil {
+		_, err = ParseTable(data)
+	}
+	if err == nil {
+		err = replaceFile(path, append(data, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("write the workload table: %w", err)
+	}
+	return nil
+}
