@@ -103,7 +103,7 @@ func newRootCmd(out, errOut io.Writer) *cobra.Command {
 	root.AddCommand(
 		newRunCmd(errOut, patient), newDemoCmd(out, log), newCheckCmd(out, log), newDrillCmd(out, log),
 		newRankCmd(out, errOut), newReplayCmd(out, errOut),
-		newHistoryCmd(out), newExplainCmd(out), newExportCmd(log), newHealthCmd(out), newDiskCmd(out, log), newBenchCmd(out, errOut, log), newVersionCmd(out),
+		newHistoryCmd(out), newExplainCmd(out), newExportCmd(log), newHealthCmd(out), newDiskCmd(out, log), newKubeCmd(log), newBenchCmd(out, errOut, log), newVersionCmd(out),
 	)
 	return root
 }

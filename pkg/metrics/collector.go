@@ -36,14 +36,15 @@ type Collector struct {
 	descs   map[string]*prometheus.Desc
 
 	mu      sync.Mutex // one scrape reads at a time; guards what follows
-	journal *record.Follower
+	journal *record.Tail
 	history *history
 }
 
 // New makes a collector that counts from the oldest line of the journal on. Nothing is read
 // before the first scrape.
 func New(o Options) *Collector {
-	return &Collector{options: o, descs: newDescs(), journal: record.NewFollower(o.Journal), history: newHistory()}
+	journal, _ := record.NewTail(o.Journal, record.Position{}) // fails at others alone: nothing is opened
+	return &Collector{options: o, descs: newDescs(), journal: journal, history: newHistory()}
 }
 
 // Describe tells every metric that there may be.
@@ -72,11 +73,18 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (c *Collector) readJournal() {
-	skipped, err := c.journal.Poll(c.history.add)
-	c.history.errors.Add(float64(skipped))
-	if err != nil {
-		c.history.errors.Inc()
+	before := c.journal.Skipped
+	for {
+		e, err := c.journal.Next()
+		if err != nil {
+			c.history.errors.Inc()
+		}
+		if e == nil {
+			break
+		}
+		c.history.add(&e.Line)
 	}
+	c.history.errors.Add(float64(c.journal.Skipped - before))
 }
 
 // tellTable tells the age of the workload table, which is replaced as a whole.

@@ -42,7 +42,7 @@ type Tail struct {
 	Skipped int
 }
 
-// NewTail goes on at a position. Where its file is gone, it begins with the oldest there is.
+// NewTail goes on at a position; the zero one is before the oldest line. Where its file is gone, it begins with the oldest there is.
 func NewTail(path string, from Position) (*Tail, error) {
 	t := &Tail{path: path}
 	if from.Inode == 0 {
@@ -76,7 +76,7 @@ func NewTail(path string, from Position) (*Tail, error) {
 func (t *Tail) Next() (*Entry, error) {
 	for {
 		if text, ok := t.line(); ok {
-			if e, ok := parse(text); ok {
+			if e, ok := parse(text, int64(len(text))); ok {
 				return &e, nil
 			}
 			if len(text) > 0 {
@@ -120,7 +120,7 @@ func (t *Tail) line() (text []byte, ok bool) {
 	}
 	n += t.zeros + 1
 	// A crash may leave zeros of allocated blocks before or after a line.
-	text = bytes.Trim(bytes.Clone(t.unread[:n]), "\x00\r\n\t ")
+	text = trim(bytes.Clone(t.unread[:n]))
 	t.unread, t.zeros = t.unread[n:], 0
 	t.offset += int64(n)
 	return text, true
@@ -143,7 +143,7 @@ func (t *Tail) more() (bool, error) {
 	if len(newer) == 0 {
 		return false, nil
 	}
-	if len(bytes.Trim(t.unread, "\x00\r\n\t ")) > 0 {
+	if !isBlank(t.unread) {
 		t.Skipped++ // torn, and nobody writes the rest
 	}
 	return true, t.enter(newer)

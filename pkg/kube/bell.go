@@ -1,0 +1,88 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// bellEvery is the clock beside inotify, and instead of it.
+const bellEvery = time.Second
+
+// bell rings when a file of a directory has changed.
+type bell struct {
+	dir  string
+	rung chan struct{}
+	f    *os.File
+	gone chan struct{} // closed when f tells nothing any more
+}
+
+func newBell(dir string) *bell { return &bell{dir: dir, rung: make(chan struct{}, 1)} }
+
+// wait returns at the next change since the last wait, or after bellEvery. The directory may
+// come later, and be made anew.
+func (b *bell) wait(ctx context.Context) {
+	if b.f == nil && b.listen() == nil {
+		return // it may have changed before
+	}
+	t := time.NewTimer(bellEvery)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-b.rung:
+	case <-b.gone:
+		b.close()
+	}
+}
+
+func (b *bell) listen() error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "inotify") // not blocking, so that Close ends a Read
+	const mask = unix.IN_MODIFY | unix.IN_MOVED_TO | unix.IN_CREATE | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF | unix.IN_ONLYDIR
+	if _, err := unix.InotifyAddWatch(fd, b.dir, mask); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	b.f, b.gone = f, make(chan struct{})
+	go ring(f, b.rung, b.gone)
+	return nil
+}
+
+// ring ends with the watch: its directory is gone, or the bell was closed.
+func ring(f *os.File, rung, gone chan struct{}) {
+	defer close(gone)
+	buf := make([]byte, 4096)
+	for {
+		n, err := f.Read(buf)
+		if err != nil || ended(buf[:n]) {
+			return
+		}
+		poke(rung)
+	}
+}
+
+// ended looks for the end of a watch (struct inotify_event, include/uapi/linux/inotify.h).
+func ended(events []byte) bool {
+	for len(events) >= unix.SizeofInotifyEvent {
+		mask := uint32(events[4]) | uint32(events[5])<<8 | uint32(events[6])<<16 | uint32(events[7])<<24
+		if mask&(unix.IN_IGNORED|unix.IN_MOVE_SELF) != 0 {
+			return true
+		}
+		length := int(events[12]) | int(events[13])<<8 | int(events[14])<<16
+		events = events[min(len(events), unix.SizeofInotifyEvent+length):]
+	}
+	return false
+}
+
+func (b *bell) close() {
+	if b.f != nil {
+		_ = b.f.Close()
+		b.f, b.gone = nil, nil
+	}
+}

@@ -1,0 +1,100 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+// requestTimeout is for one try of one request. Watches have none.
+const requestTimeout = 10 * time.Second
+
+// client makes the few requests of a companion. It tries each once: what to do about an
+// answer is for the caller to say. Goroutines may share it.
+type client struct {
+	rest rest.Interface
+	node string
+}
+
+// newClient knows four kinds. The clientset of all API groups would cost every process of
+// this binary 15 MiB, the hot one among them.
+func newClient(config *rest.Config, node string) (*client, error) {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.Event{})
+	c := rest.CopyConfig(config)
+	c.GroupVersion, c.APIPath = &corev1.SchemeGroupVersion, "/api"
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	c.AcceptContentTypes, c.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/json"
+	c.UserAgent = "ebpf-evict"
+	c.QPS = -1 // the kills have a budget, the tries a back-off
+	r, err := rest.RESTClientFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("client for the API server: %w", err)
+	}
+	return &client{rest: r, node: node}, nil
+}
+
+// pods lists and watches the node's pods.
+func (c *client) pods() cache.ListerWatcher {
+	return cache.NewListWatchFromClient(c.rest, "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", c.node))
+}
+
+// listPods is a fresh list, never one of a cache.
+func (c *client) listPods(ctx context.Context) (*corev1.PodList, error) {
+	list := &corev1.PodList{}
+	err := c.rest.Get().Resource("pods").Param("fieldSelector", "spec.nodeName="+c.node).
+		Timeout(requestTimeout).MaxRetries(0).Do(ctx).Into(list)
+	return list, err
+}
+
+func (c *client) patchPodStatus(ctx context.Context, namespace, name string, patch any) (*corev1.Pod, error) {
+	p := &corev1.Pod{}
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return nil, err
+	}
+	err = c.rest.Patch(types.StrategicMergePatchType).Namespace(namespace).Resource("pods").Name(name).SubResource("status").
+		Timeout(requestTimeout).MaxRetries(0).Body(body).Do(ctx).Into(p)
+	return p, err
+}
+
+// deletePod deletes the pod of this uid alone. Its containers have been killed: the grace
+// is the shortest that is one.
+func (c *client) deletePod(ctx context.Context, namespace, name string, uid types.UID) error {
+	grace := int64(1)
+	return c.rest.Delete().Namespace(namespace).Resource("pods").Name(name).
+		Timeout(requestTimeout).MaxRetries(0).
+		Body(&metav1.DeleteOptions{GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid}}).
+		Do(ctx).Error()
+}
+
+func (c *client) createEvent(ctx context.Context, e *corev1.Event) error {
+	return c.rest.Post().Namespace(e.Namespace).Resource("events").
+		Timeout(requestTimeout).MaxRetries(0).Body(e).Do(ctx).Error()
+}
+
+func (c *client) getNode(ctx context.Context) (*corev1.Node, error) {
+	n := &corev1.Node{}
+	err := c.rest.Get().Resource("nodes").Name(c.node).Timeout(requestTimeout).MaxRetries(0).Do(ctx).Into(n)
+	return n, err
+}
+
+func (c *client) patchNode(ctx context.Context, kind types.PatchType, patch any, subresources ...string) error {
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return err
+	}
+	return c.rest.Patch(kind).Resource("nodes").Name(c.node).SubResource(subresources...).
+		Timeout(requestTimeout).MaxRetries(0).Body(body).Do(ctx).Error()
+}

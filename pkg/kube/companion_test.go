@@ -1,0 +1,710 @@
+package kube_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/kube"
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+const uidA, uidB = "0a1b2c3d-0000-0000-0000-00000000000a", "0a1b2c3d-0000-0000-0000-00000000000b"
+
+const lowOnMemory = "The node was low on resource: memory. Threshold quantity: 500Mi, available: 499Mi. "
+
+// bed is a node with a journal, and a companion that can be started and stopped.
+type bed struct {
+	*testing.T
+	server  *apiServer
+	dir     string
+	journal *record.Journal
+	options kube.Options
+
+	companion *kube.Companion
+	stop      func()
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	b := &bed{T: t, server: newAPIServer(t), dir: t.TempDir()}
+	b.options = kube.Options{
+		Rest: b.server.config(), Node: "node-1",
+		Journal: filepath.Join(b.dir, "agent", "journal.jsonl"), State: filepath.Join(b.dir, "agent", "state.json"),
+		Table: filepath.Join(b.dir, "table", "workloads.json"), Cursor: filepath.Join(b.dir, "table", "cursor.json"),
+		TransitionPeriod: time.Hour, Log: zerolog.New(zerolog.NewTestWriter(t)),
+	}
+	j, err := record.OpenJournal(b.options.Journal, record.JournalOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = j.Close() })
+	b.journal = j
+	return b
+}
+
+func (b *bed) start() *bed {
+	b.Helper()
+	c, err := kube.New(b.options)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c.SetSettle(50 * time.Millisecond)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	b.companion = c
+	ended := false
+	b.stop = func() {
+		if ended {
+			return
+		}
+		ended = true
+		cancel()
+		if err := <-done; err != nil {
+			b.Errorf("companion: %v", err)
+		}
+	}
+	b.Cleanup(b.stop)
+	return b
+}
+
+// await is bounded by a minute for a machine that is busy; no test depends on how long it takes.
+func (b *bed) await(what string, ok func() bool) {
+	b.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			b.Fatalf("not seen: %s", what)
+		}
+	}
+}
+
+func (b *bed) awaitReports(want map[string]int) {
+	b.Helper()
+	b.await(fmt.Sprintf("reports %v", want), func() bool {
+		s := b.companion.Stats()
+		return s.Backlog == 0 && cmp.Equal(want, s.Reports)
+	})
+}
+
+func (b *bed) append(l *record.Line) {
+	b.Helper()
+	if l.Time.IsZero() {
+		l.Time = record.Time{Time: time.Now()}
+	}
+	if err := b.journal.Append(l); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func kill(id byte, uid, name string) *record.Line {
+	return &record.Line{
+		Kind: record.KindKill, ID: record.ID{id}, Mode: "enforce", Signal: "memory.available",
+		Threshold: &record.Threshold{Signal: "memory.available", Hard: true, Value: "500Mi"},
+		Victim:    &record.Victim{UID: uid, Namespace: "shop", Name: name, Cgroup: "/kubepods/pod" + uid},
+		Message:   lowOnMemory, Annotations: map[string]string{"starved_resource": "memory", "offending_containers": "app"},
+	}
+}
+
+func runningPod(uid, name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(uid)},
+		Spec:       corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "app"}}},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, QOSClass: corev1.PodQOSBestEffort,
+			Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "app", ContainerID: "containerd://c1", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}},
+		},
+	}
+}
+
+// ends is the kubelet that sees a pod which has failed: it tears it down.
+func ends(p *corev1.Pod) {
+	p.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137}}
+}
+
+func (b *bed) isEvicted(name string) bool {
+	p := b.server.pod("shop", name)
+	return p != nil && p.Status.Phase == corev1.PodFailed && p.Status.Reason == "Evicted"
+}
+
+func TestAKillIsReportedAsTheKubeletDoes(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.server.set(runningPod(uidB, "idle"))
+	idle := b.server.pod("shop", "idle")
+	b.start()
+	line := kill(1, uidA, "hog")
+	b.append(line)
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.server.update("shop", "hog", ends)
+	b.awaitReports(map[string]int{"done": 1})
+
+	p := b.server.pod("shop", "hog")
+	if p.Status.Message != lowOnMemory || len(p.Status.Conditions) != 2 {
+		t.Errorf("status %+v", p.Status)
+	}
+	at := slices.IndexFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
+	if at < 0 || p.Status.Conditions[at].Status != "True" || p.Status.Conditions[at].Reason != "TerminationByKubelet" || p.Status.Conditions[at].Message != lowOnMemory {
+		t.Errorf("conditions %+v: want a DisruptionTarget as the kubelet's", p.Status.Conditions)
+	}
+	if diff := cmp.Diff(idle, b.server.pod("shop", "idle")); diff != "" {
+		t.Errorf("the other pod changed:\n%s", diff)
+	}
+	b.expectEvent(line)
+	b.expectOrder("/nodes/node-1", "/nodes/node-1/status", "/pods/hog/status", "/events")
+}
+
+func (b *bed) expectEvent(l *record.Line) {
+	b.Helper()
+	events := b.server.eventsNow()
+	if len(events) != 1 {
+		b.Fatalf("%d events, want 1", len(events))
+	}
+	e := events[0]
+	if e.Reason != "Evicted" || e.Type != "Warning" || e.Message != l.Message || e.InvolvedObject.Kind != "Pod" ||
+		string(e.InvolvedObject.UID) != l.Victim.UID || e.Namespace != "shop" || e.InvolvedObject.Name != l.Victim.Name {
+		b.Errorf("event %+v", e)
+	}
+	if diff := cmp.Diff(l.Annotations, e.Annotations); diff != "" {
+		b.Errorf("annotations of the event (-want +got)\n%s", diff)
+	}
+}
+
+// expectOrder is about the first write of each path.
+func (b *bed) expectOrder(suffixes ...string) {
+	b.Helper()
+	var got []string
+	for _, c := range b.server.writes() {
+		for _, s := range suffixes {
+			if strings.HasSuffix(c.Path, s) && !slices.Contains(got, s) {
+				got = append(got, s)
+			}
+		}
+	}
+	if diff := cmp.Diff(suffixes, got); diff != "" {
+		b.Errorf("order of writes (-want +got)\n%s", diff)
+	}
+}
+
+func TestRunningWrittenBackIsWrittenAgain(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.append(kill(1, uidA, "hog"))
+	records := map[string]bool{}
+	for range 3 { // the kubelet takes the status for news of its own, and writes what it has
+		b.await("the status", func() bool { return b.isEvicted("hog") })
+		b.server.update("shop", "hog", func(p *corev1.Pod) {
+			records[p.Annotations["ebpf-evict/eviction"]] = true
+			p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodRunning, "", ""
+		})
+	}
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.server.update("shop", "hog", ends)
+	b.awaitReports(map[string]int{"done": 1})
+	if !b.isEvicted("hog") {
+		t.Error("reported, and not evicted")
+	}
+	if len(records) != 3 {
+		t.Errorf("annotations %v: each write must be an update in the kubelet's eyes", records)
+	}
+	if n := len(b.server.eventsNow()); n != 1 {
+		t.Errorf("%d events, want 1", n)
+	}
+}
+
+func TestAFailedPodWhoseContainersRunIsNotDone(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.append(kill(1, uidA, "hog"))
+	b.await("the event", func() bool { return len(b.server.eventsNow()) == 1 })
+	time.Sleep(300 * time.Millisecond) // six times as long as the status has to hold
+	if s := b.companion.Stats(); s.Backlog != 1 {
+		t.Errorf("stats %+v: done while a container runs", s)
+	}
+	b.server.update("shop", "hog", ends)
+	b.awaitReports(map[string]int{"done": 1})
+}
+
+func TestNothingIsLostOrDoubledByAnOutage(t *testing.T) {
+	b := newBed(t)
+	for i := range 5 {
+		b.server.set(runningPod(fmt.Sprintf("%s%d", uidA[:35], i), fmt.Sprintf("hog-%d", i)))
+	}
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	b.server.setDown(true)
+	for i := range 5 {
+		b.append(kill(byte(i+1), fmt.Sprintf("%s%d", uidA[:35], i), fmt.Sprintf("hog-%d", i)))
+	}
+	b.await("the backlog", func() bool { return b.companion.Stats().Backlog == 5 })
+	b.server.setDown(false)
+	for i := range 5 {
+		name := fmt.Sprintf("hog-%d", i)
+		b.await("the status", func() bool { return b.isEvicted(name) })
+		b.server.update("shop", name, ends)
+	}
+	b.awaitReports(map[string]int{"done": 5})
+	if n := len(b.server.eventsNow()); n != 5 {
+		t.Errorf("%d events, want 5", n)
+	}
+}
+
+func TestACompanionThatDiedGoesOn(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	b.server.setDown(true)
+	b.append(kill(1, uidA, "hog"))
+	b.await("the backlog", func() bool { return b.companion.Stats().Backlog == 1 })
+	b.stop() // between kill and report
+	b.server.setDown(false)
+	b.start()
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.stop() // between status and proof
+	b.server.update("shop", "hog", ends)
+	b.start()
+	b.awaitReports(map[string]int{"done": 1})
+	if n := len(b.server.eventsNow()); n != 1 {
+		t.Errorf("%d events, want 1", n)
+	}
+	b.await("the cursor behind the line", func() bool {
+		data, _ := os.ReadFile(b.options.Cursor)
+		fi, err := os.Stat(b.options.Journal)
+		return err == nil && strings.Contains(string(data), fmt.Sprintf(`"offset":%d,`, fi.Size()))
+	})
+	b.stop()
+	writes := len(b.server.writes())
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	time.Sleep(200 * time.Millisecond)
+	if s := b.companion.Stats(); s.Backlog != 0 || len(s.Reports) != 0 || len(b.server.writes()) != writes {
+		t.Errorf("stats %+v, %d writes more: what was reported is reported again", s, len(b.server.writes())-writes)
+	}
+}
+
+func TestALostCursorDoublesNothing(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.append(kill(1, uidA, "hog"))
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.server.update("shop", "hog", ends)
+	b.awaitReports(map[string]int{"done": 1})
+	b.stop()
+	if err := os.WriteFile(b.options.Cursor, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	was := b.server.pod("shop", "hog")
+	b.start()
+	b.awaitReports(map[string]int{"done": 1})
+	if diff := cmp.Diff(was, b.server.pod("shop", "hog")); diff != "" {
+		t.Errorf("the pod changed again:\n%s", diff)
+	}
+	if n := len(b.server.eventsNow()); n != 1 {
+		t.Errorf("%d events, want 1", n)
+	}
+}
+
+func TestBadAnswersAreTriedAgain(t *testing.T) {
+	pods, nodes := corev1.Resource("pods"), corev1.Resource("nodes")
+	for name, bad := range map[string]struct {
+		suffix string
+		err    error
+	}{
+		"status: conflict":          {"/pods/hog/status", apierrors.NewConflict(pods, "hog", fmt.Errorf("try again"))},
+		"status: expired token":     {"/pods/hog/status", apierrors.NewUnauthorized("token has expired")},
+		"status: internal error":    {"/pods/hog/status", apierrors.NewInternalError(fmt.Errorf("etcd"))},
+		"status: webhook refuses":   {"/pods/hog/status", apierrors.NewForbidden(pods, "hog", fmt.Errorf("policy"))},
+		"event: server times out":   {"/events", apierrors.NewServerTimeout(corev1.Resource("events"), "create", 0)},
+		"node: conflict":            {"/nodes/node-1", apierrors.NewConflict(nodes, "node-1", fmt.Errorf("modified"))},
+		"node status: not allowed":  {"/nodes/node-1/status", apierrors.NewForbidden(nodes, "node-1", fmt.Errorf("policy"))},
+		"list: expired token":       {"/pods", apierrors.NewUnauthorized("token has expired")},
+		"list: too many requests":   {"/pods", apierrors.NewTooManyRequests("slow down", 1)},
+		"status: too many requests": {"/pods/hog/status", apierrors.NewTooManyRequests("slow down", 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			b.server.set(runningPod(uidA, "hog"))
+			var refused atomic.Int32
+			var last atomic.Int64
+			b.server.setFault(func(c call) error {
+				if !strings.HasSuffix(c.Path, bad.suffix) || refused.Load() == 2 {
+					return nil
+				}
+				at, before := time.Now().UnixNano(), last.Load()
+				last.Store(at)
+				if delay, ok := apierrors.SuggestsClientDelay(bad.err); ok && before != 0 && at-before < int64(delay)*int64(time.Second) {
+					t.Errorf("tried again after %v, the server asked for %d s", time.Duration(at-before), delay)
+				}
+				refused.Add(1)
+				return bad.err
+			})
+			b.start()
+			b.append(kill(1, uidA, "hog"))
+			b.await("the status", func() bool { return b.isEvicted("hog") })
+			b.server.update("shop", "hog", ends)
+			b.awaitReports(map[string]int{"done": 1})
+			b.await("the taint", func() bool {
+				return b.hasTaint("ebpf-evict/memory-pressure") && b.hasCondition("EbpfEvictMemoryPressure")
+			})
+			if refused.Load() != 2 {
+				t.Errorf("refused %d times, want 2", refused.Load())
+			}
+			if n := len(b.server.eventsNow()); n != 1 {
+				t.Errorf("%d events, want 1", n)
+			}
+		})
+	}
+}
+
+func (b *bed) hasTaint(key string) bool {
+	return slices.ContainsFunc(b.server.nodeNow().Spec.Taints, func(t corev1.Taint) bool { return t.Key == key })
+}
+
+func (b *bed) hasCondition(kind corev1.NodeConditionType) bool {
+	return slices.ContainsFunc(b.server.nodeNow().Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kind })
+}
+
+func TestAPodOfTheSameNameIsLeftAlone(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidB, "hog")) // the StatefulSet's next one
+	was := b.server.pod("shop", "hog")
+	b.start()
+	b.append(kill(1, uidA, "hog"))
+	b.awaitReports(map[string]int{"gone": 1})
+	if diff := cmp.Diff(was, b.server.pod("shop", "hog")); diff != "" {
+		t.Errorf("it changed:\n%s", diff)
+	}
+	if n := b.server.count(http.MethodPatch, "/pods/hog/status"); n != 0 {
+		t.Errorf("%d writes to it", n)
+	}
+}
+
+func TestAPodReplacedWhileItsWatchIsAwayIsLeftAlone(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	b.server.setFault(func(c call) error {
+		if c.Watch || c.Path == "/api/v1/pods" {
+			return apierrors.NewInternalError(fmt.Errorf("no watch"))
+		}
+		return nil
+	})
+	b.server.cutWatches()
+	b.server.remove("shop", "hog")
+	b.server.set(runningPod(uidB, "hog"))
+	was := b.server.pod("shop", "hog")
+	b.append(kill(1, uidA, "hog"))
+	b.await("a write", func() bool { return b.server.count(http.MethodPatch, "/pods/hog/status") > 0 })
+	b.server.setFault(nil)
+	b.awaitReports(map[string]int{"gone": 1})
+	if diff := cmp.Diff(was, b.server.pod("shop", "hog")); diff != "" {
+		t.Errorf("it changed:\n%s", diff)
+	}
+}
+
+func TestAPodKilledBeforeItWasKnownIsReported(t *testing.T) {
+	b := newBed(t)
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	line := kill(1, uidA, "")
+	line.Victim.Namespace, line.Victim.Name = "", "pod"+uidA // by its cgroup alone
+	b.append(line)
+	b.await("the backlog", func() bool { return b.companion.Stats().Backlog == 1 })
+	b.server.set(runningPod(uidA, "young"))
+	b.await("the status", func() bool { return b.isEvicted("young") })
+	b.server.update("shop", "young", ends)
+	b.awaitReports(map[string]int{"done": 1})
+}
+
+func TestOnlyAnEnforcingAgentsKillsOfPodsAreReported(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	shadow, demo, drill, unit, closing := kill(1, uidA, "hog"), kill(2, uidA, "hog"), kill(3, uidA, "hog"), kill(4, "/system.slice/x", "x"), kill(5, uidA, "hog")
+	shadow.Mode, demo.Scene, drill.Kind, closing.Kind = "shadow", "memory", record.KindDrill, record.KindEviction
+	ledger := kill(6, uidA, "hog")
+	ledger.Kind = record.KindLedger
+	pressed := &record.Line{Kind: record.KindCondition, Mode: "shadow", Conditions: &decide.Conditions{MemoryPressure: true}}
+	for _, l := range []*record.Line{shadow, demo, drill, unit, closing, ledger, pressed} {
+		b.append(l)
+	}
+	b.append(kill(7, uidB, "gone")) // the last: when it is done, all others are read
+	b.awaitReports(map[string]int{"gone": 1})
+	if n := b.server.count(http.MethodPatch, "/pods/hog/status"); n != 0 {
+		t.Errorf("%d writes to a pod that nobody evicted", n)
+	}
+	for _, e := range b.server.eventsNow() {
+		if e.InvolvedObject.Name != "gone" {
+			t.Errorf("event %s of %s", e.Name, e.InvolvedObject.Name)
+		}
+	}
+}
+
+func TestShadowLeavesTheNodeAlone(t *testing.T) {
+	b := newBed(t)
+	b.start()
+	shadow := kill(1, uidA, "hog")
+	shadow.Mode = "shadow"
+	b.append(shadow)
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "shadow", Conditions: &decide.Conditions{MemoryPressure: true}})
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	b.await("the cursor", func() bool { _, err := os.Stat(b.options.Cursor); return err == nil })
+	time.Sleep(200 * time.Millisecond)
+	if w := b.server.writes(); len(w) != 0 {
+		t.Errorf("writes %+v", w)
+	}
+}
+
+func TestAHalfWrittenLineIsReportedWhenItIsWhole(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.append(kill(1, uidA, "hog"))
+	whole, err := os.ReadFile(b.options.Journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := len(whole) / 2
+	if err := os.WriteFile(b.options.Journal, whole[:half], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	if s := b.companion.Stats(); s.Backlog != 0 {
+		t.Errorf("stats %+v of half a line", s)
+	}
+	f, err := os.OpenFile(b.options.Journal, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(whole[half:]); err != nil {
+		t.Fatal(err)
+	}
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+}
+
+func TestAPodWithAControllerIsDeletedWhereAsked(t *testing.T) {
+	b := newBed(t)
+	controller := true
+	owned := func(uid, name, kind string) {
+		p := runningPod(uid, name)
+		if kind != "" {
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Controller: &controller}}
+		}
+		b.server.set(p)
+	}
+	owned(uidA, "web", "ReplicaSet")
+	owned(uidB, "bare", "")
+	owned(uidA[:35]+"c", "batch", "Job")
+	b.options.Report = map[string]string{"ReplicaSet": "delete"}
+	b.start()
+	b.append(kill(1, uidA, "web"))
+	b.append(kill(2, uidB, "bare"))
+	b.append(kill(3, uidA[:35]+"c", "batch"))
+	b.await("the deletion", func() bool { return b.server.pod("shop", "web") == nil })
+	for _, name := range []string{"bare", "batch"} {
+		b.await("the status", func() bool { return b.isEvicted(name) })
+		b.server.update("shop", name, ends)
+	}
+	b.awaitReports(map[string]int{"done": 3})
+	if n := b.server.count(http.MethodDelete, ""); n != 1 {
+		t.Errorf("%d deletions, want 1", n)
+	}
+	if n := len(b.server.eventsNow()); n != 3 {
+		t.Errorf("%d events, want 3", n)
+	}
+}
+
+func TestAMirrorPodIsLeftAlone(t *testing.T) {
+	b := newBed(t)
+	p := runningPod(uidB, "etcd")
+	p.Annotations = map[string]string{"kubernetes.io/config.mirror": "0123456789abcdef0123456789abcdef", "kubernetes.io/config.hash": "0123456789abcdef0123456789abcdef"}
+	b.server.set(p)
+	b.start()
+	b.append(kill(1, "0123456789abcdef0123456789abcdef", "etcd"))
+	b.awaitReports(map[string]int{"refused": 1})
+	if n := b.server.count(http.MethodPatch, "/pods/etcd/status"); n != 0 {
+		t.Errorf("%d writes to it", n)
+	}
+}
+
+func TestALimitOfItsOwnIsNoPressure(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	l := kill(1, uidA, "hog")
+	l.Signal, l.Threshold, l.Annotations = decide.CheckEmptyDir, nil, nil
+	l.Message = `Usage of EmptyDir volume "cache" exceeds the limit "1Mi". `
+	b.append(l)
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.server.update("shop", "hog", ends)
+	b.awaitReports(map[string]int{"done": 1})
+	for _, c := range b.server.pod("shop", "hog").Status.Conditions {
+		if c.Type == corev1.DisruptionTarget {
+			t.Error("a DisruptionTarget, which the kubelet does not set then")
+		}
+	}
+	if b.hasTaint("ebpf-evict/disk-pressure") || b.hasTaint("ebpf-evict/memory-pressure") {
+		t.Errorf("taints %v", b.server.nodeNow().Spec.Taints)
+	}
+	b.expectEvent(l)
+}
+
+func TestRepeatedKillsOfAPodAreOneEviction(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.append(kill(1, uidA, "hog"))
+	b.append(kill(2, uidA, "hog"))
+	b.append(kill(3, uidA, "hog"))
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.await("the backlog", func() bool { return b.companion.Stats().Backlog == 3 })
+	b.server.update("shop", "hog", ends)
+	b.awaitReports(map[string]int{"done": 1})
+	if n := len(b.server.eventsNow()); n != 1 {
+		t.Errorf("%d events, want 1", n)
+	}
+}
+
+func TestTaintAndConditionComeAndGoWithThePressure(t *testing.T) {
+	b := newBed(t)
+	b.start()
+	was := b.server.nodeNow()
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{MemoryPressure: true, PIDPressure: true}})
+	b.await("taints and conditions", func() bool {
+		return b.hasTaint("ebpf-evict/memory-pressure") && b.hasTaint("ebpf-evict/pid-pressure") && !b.hasTaint("ebpf-evict/disk-pressure") &&
+			b.hasCondition("EbpfEvictMemoryPressure") && b.hasCondition("EbpfEvictPIDPressure")
+	})
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{PIDPressure: true}})
+	b.await("one less", func() bool {
+		return !b.hasTaint("ebpf-evict/memory-pressure") && b.hasTaint("ebpf-evict/pid-pressure") && !b.hasCondition("EbpfEvictMemoryPressure")
+	})
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{}})
+	b.await("none", func() bool { return !b.hasTaint("ebpf-evict/pid-pressure") && !b.hasCondition("EbpfEvictPIDPressure") })
+	now := b.server.nodeNow()
+	if diff := cmp.Diff(was.Spec, now.Spec); diff != "" {
+		t.Errorf("taints of others (-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff(was.Status, now.Status); diff != "" {
+		t.Errorf("conditions of others (-want +got)\n%s", diff)
+	}
+}
+
+func TestPressureOfAnAgentThatEndedGoesAfterTheTransitionPeriod(t *testing.T) {
+	b := newBed(t)
+	long := record.Time{Time: time.Now().Add(-2 * time.Hour)} // twice the period
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Time: long, Conditions: &decide.Conditions{MemoryPressure: true}})
+	b.start()
+	b.await("the taint", func() bool { return b.hasTaint("ebpf-evict/memory-pressure") })
+	b.append(&record.Line{Kind: record.KindStart, Mode: "shadow", Time: long})
+	b.await("no taint", func() bool { return !b.hasTaint("ebpf-evict/memory-pressure") })
+	b.append(kill(1, uidB, "gone"))
+	b.await("the taint of a kill", func() bool { return b.hasTaint("ebpf-evict/memory-pressure") })
+	b.stop()
+	b.start()
+	time.Sleep(200 * time.Millisecond)
+	if !b.hasTaint("ebpf-evict/memory-pressure") {
+		t.Error("a new companion took the taint away within the period")
+	}
+}
+
+func TestAnAgentThatDiedWithoutALineKeepsNoTaint(t *testing.T) {
+	b := newBed(t)
+	if err := os.WriteFile(b.options.State, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(b.options.State, long, long); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{DiskPressure: true}})
+	b.append(kill(1, uidB, "gone"))
+	b.await("the taint of the kill", func() bool { return b.hasTaint("ebpf-evict/memory-pressure") })
+	b.await("no taint of the dead agent", func() bool { return !b.hasTaint("ebpf-evict/disk-pressure") })
+}
+
+func (b *bed) table() *workload.Table {
+	t, err := workload.LoadTable(b.options.Table, uint32(os.Geteuid()))
+	if err != nil {
+		return &workload.Table{}
+	}
+	return t
+}
+
+func TestTheTableFollowsThePods(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "web"))
+	b.start()
+	names := func() (all []string) {
+		for _, e := range b.table().Workloads {
+			all = append(all, e.Name)
+		}
+		return all
+	}
+	b.await("web", func() bool { return cmp.Equal(names(), []string{"web"}) })
+	first := b.table().Generation
+	b.server.set(runningPod(uidB, "db"))
+	b.await("db", func() bool { return cmp.Equal(names(), []string{"web", "db"}) })
+	if next := b.table().Generation; next <= first {
+		t.Errorf("generation %d after %d", next, first)
+	}
+	b.server.compact() // the watch is 410, and begins anew
+	b.server.remove("shop", "web")
+	b.await("no web", func() bool { return cmp.Equal(names(), []string{"db"}) })
+	was := b.table()
+	b.server.update("shop", "db", func(p *corev1.Pod) { p.Labels = map[string]string{"a": "b"} })
+	b.server.setDown(true)
+	b.stop()
+	b.start() // its list fails
+	time.Sleep(300 * time.Millisecond)
+	if diff := cmp.Diff(was.Generation, b.table().Generation); diff != "" {
+		t.Errorf("a table was written without a list: %s", diff)
+	}
+	if b.companion.Ready() == nil {
+		t.Error("ready without a list")
+	}
+	b.server.setDown(false)
+	b.await("a later generation", func() bool { return b.table().Generation > was.Generation })
+	if got := names(); !cmp.Equal(got, []string{"db"}) {
+		t.Errorf("table %v", got)
+	}
+}
+
+func TestAPodLeavesTheTableWhenNothingOfItRuns(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.await("the pod", func() bool { return len(b.table().Workloads) == 1 })
+	b.append(kill(1, uidA, "hog"))
+	b.await("the event", func() bool { return len(b.server.eventsNow()) == 1 })
+	time.Sleep(200 * time.Millisecond)
+	if len(b.table().Workloads) != 1 {
+		t.Error("a pod whose container runs has no name any more")
+	}
+	b.server.update("shop", "hog", ends)
+	b.await("no pod", func() bool { return len(b.table().Workloads) == 0 })
+}

@@ -1,0 +1,15 @@
+package kube
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// SetSettle is for tests that can't wait for a real kubelet's ten seconds.
+func (c *Companion) SetSettle(d time.Duration) { c.settle = d }
+
+// EntryOf is a pod's entry in the workload table.
+func EntryOf(p *corev1.Pod) workload.Entry { return newEntry(p) }

@@ -1,0 +1,92 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// tableEvery is the least time between two tables: a node that starts 100 pods at once
+// writes some ten. The agent looks once a second.
+const tableEvery = 100 * time.Millisecond
+
+// table writes the workload table from the pods there are. One goroutine.
+type table struct {
+	path, node string
+	generation uint64
+	last       []workload.Entry
+	written    bool
+}
+
+// newTable goes on above the generation of the table that is there. Where none is, the
+// clock stands for it: a reader refuses a generation that goes back.
+func newTable(path, node string) (*table, error) {
+	t := &table{path: path, node: node, generation: uint64(max(0, time.Now().UnixMilli()))}
+	former, err := workload.LoadTable(path, uint32(os.Geteuid()))
+	switch {
+	case err == nil:
+		t.generation = max(t.generation, former.Generation)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, workload.ErrTable): // it is replaced
+	default:
+		return nil, err
+	}
+	return t, nil
+}
+
+// update writes a table if it says something new.
+func (t *table) update(pods []*pod) error {
+	entries := make([]workload.Entry, 0, len(pods))
+	for _, p := range pods {
+		if !p.ended() {
+			entries = append(entries, p.entry)
+		}
+	}
+	slices.SortFunc(entries, func(a, b workload.Entry) int { return strings.Compare(a.UID, b.UID) })
+	// A static pod that was changed has two mirrors for a moment.
+	entries = slices.CompactFunc(entries, func(a, b workload.Entry) bool { return a.UID == b.UID })
+	if t.written && reflect.DeepEqual(entries, t.last) {
+		return nil
+	}
+	next := workload.Table{Node: t.node, Generation: t.generation + 1, Workloads: entries}
+	if err := workload.WriteTable(t.path, &next); err != nil {
+		return err
+	}
+	t.generation, t.last, t.written = next.Generation, entries, true
+	return nil
+}
+
+// keepTable writes the table whenever pods have changed. A list that failed changes none.
+func (c *Companion) keepTable(ctx context.Context, t *table) {
+	retry := backoff{first: 100 * time.Millisecond, most: 10 * time.Second}
+	for ctx.Err() == nil {
+		wait := tableEvery
+		if err := t.update(c.store.all()); err != nil {
+			c.log.Error().Err(err).Msg("workload table not written, the former one stays")
+			sleep(ctx, retry.next(nil))
+			continue
+		}
+		retry.reset()
+		c.tabled.Store(true)
+		sleep(ctx, wait)
+		select {
+		case <-ctx.Done():
+		case <-c.store.changed:
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
