@@ -170,6 +170,15 @@ func (s *apiServer) nodeNow() *corev1.Node {
 	return s.node.DeepCopy()
 }
 
+func (s *apiServer) addTaint(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.node = s.node.DeepCopy()
+	s.node.Spec.Taints = append(s.node.Spec.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
+	n, _ := strconv.Atoi(s.node.ResourceVersion)
+	s.node.ResourceVersion = strconv.Itoa(n + 1)
+}
+
 func (s *apiServer) eventsNow() (all []*corev1.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

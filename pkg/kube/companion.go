@@ -44,9 +44,10 @@ type Companion struct {
 	keeper   *keeper
 	ledger   ledger
 	cursor   cursor // as it was saved last
-	settle   time.Duration
-	tabled   atomic.Bool
-	read     atomic.Int64 // when the journal was read last, Unix nanoseconds
+	// settle and taintMost are the constants of these names.
+	settle, taintMost time.Duration
+	tabled            atomic.Bool
+	read              atomic.Int64 // when the journal was read last, Unix nanoseconds
 
 	mu      sync.Mutex
 	reports map[string][]*ticket // under way, by uid
@@ -74,7 +75,7 @@ func New(o Options) (*Companion, error) {
 	p := newPressure(o.TransitionPeriod, cursor.Pressure)
 	return &Companion{
 		o: o, log: o.Log, client: client, store: store, pressure: p, keeper: newKeeper(client, p, o.Log),
-		cursor: cursor, settle: settle, reports: map[string][]*ticket{}, results: map[string]int{},
+		cursor: cursor, settle: settle, taintMost: taintMost, reports: map[string][]*ticket{}, results: map[string]int{},
 	}, nil
 }
 

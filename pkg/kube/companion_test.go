@@ -36,6 +36,8 @@ type bed struct {
 	dir     string
 	journal *record.Journal
 	options kube.Options
+	// taintMost is how long a status waits for the taint.
+	taintMost time.Duration
 
 	companion *kube.Companion
 	stop      func()
@@ -43,7 +45,7 @@ type bed struct {
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	b := &bed{T: t, server: newAPIServer(t), dir: t.TempDir()}
+	b := &bed{T: t, server: newAPIServer(t), dir: t.TempDir(), taintMost: time.Minute}
 	b.options = kube.Options{
 		Rest: b.server.config(), Node: "node-1",
 		Journal: filepath.Join(b.dir, "agent", "journal.jsonl"), State: filepath.Join(b.dir, "agent", "state.json"),
@@ -66,6 +68,7 @@ func (b *bed) start() *bed {
 		b.Fatal(err)
 	}
 	c.SetSettle(50 * time.Millisecond)
+	c.SetTaintMost(b.taintMost)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -149,6 +152,12 @@ func TestAKillIsReportedAsTheKubeletDoes(t *testing.T) {
 	b.server.set(runningPod(uidA, "hog"))
 	b.server.set(runningPod(uidB, "idle"))
 	idle := b.server.pod("shop", "idle")
+	b.server.setFault(func(c call) error {
+		if strings.HasPrefix(c.Path, "/api/v1/nodes") {
+			time.Sleep(100 * time.Millisecond) // the status has to wait for it
+		}
+		return nil
+	})
 	b.start()
 	line := kill(1, uidA, "hog")
 	b.append(line)
@@ -169,6 +178,42 @@ func TestAKillIsReportedAsTheKubeletDoes(t *testing.T) {
 	}
 	b.expectEvent(line)
 	b.expectOrder("/nodes/node-1", "/nodes/node-1/status", "/pods/hog/status", "/events")
+}
+
+func TestAStatusDoesNotWaitForLongForATaint(t *testing.T) {
+	b := newBed(t)
+	b.taintMost = 50 * time.Millisecond
+	b.server.set(runningPod(uidA, "hog"))
+	b.server.setFault(func(c call) error {
+		if strings.HasPrefix(c.Path, "/api/v1/nodes") {
+			return apierrors.NewForbidden(corev1.Resource("nodes"), "node-1", fmt.Errorf("policy"))
+		}
+		return nil
+	})
+	b.start()
+	b.append(kill(1, uidA, "hog"))
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.server.update("shop", "hog", ends)
+	b.awaitReports(map[string]int{"done": 1})
+	b.server.setFault(nil)
+	b.await("the taint after all", func() bool { return b.hasTaint("ebpf-evict/memory-pressure") })
+}
+
+func TestATaintThatAnotherAddsMeanwhileStays(t *testing.T) {
+	b := newBed(t)
+	var once atomic.Bool
+	b.server.setFault(func(c call) error {
+		if c.Method == http.MethodPatch && c.Path == "/api/v1/nodes/node-1" && once.CompareAndSwap(false, true) {
+			b.server.addTaint("drain") // after our GET
+		}
+		return nil
+	})
+	b.start()
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{MemoryPressure: true}})
+	b.await("both", func() bool { return b.hasTaint("ebpf-evict/memory-pressure") && b.hasTaint("drain") })
+	if !b.hasTaint("team") {
+		t.Error("a taint that was there is gone")
+	}
 }
 
 func (b *bed) expectEvent(l *record.Line) {
@@ -577,6 +622,7 @@ func TestRepeatedKillsOfAPodAreOneEviction(t *testing.T) {
 	b := newBed(t)
 	b.server.set(runningPod(uidA, "hog"))
 	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
 	b.append(kill(1, uidA, "hog"))
 	b.append(kill(2, uidA, "hog"))
 	b.append(kill(3, uidA, "hog"))
@@ -584,8 +630,12 @@ func TestRepeatedKillsOfAPodAreOneEviction(t *testing.T) {
 	b.await("the backlog", func() bool { return b.companion.Stats().Backlog == 3 })
 	b.server.update("shop", "hog", ends)
 	b.awaitReports(map[string]int{"done": 1})
+	time.Sleep(300 * time.Millisecond)
 	if n := len(b.server.eventsNow()); n != 1 {
 		t.Errorf("%d events, want 1", n)
+	}
+	if s := b.companion.Stats(); s.Reports["done"] != 1 {
+		t.Errorf("stats %+v, want one report", s)
 	}
 }
 
@@ -623,6 +673,9 @@ func TestPressureOfAnAgentThatEndedGoesAfterTheTransitionPeriod(t *testing.T) {
 	b.await("no taint", func() bool { return !b.hasTaint("ebpf-evict/memory-pressure") })
 	b.append(kill(1, uidB, "gone"))
 	b.await("the taint of a kill", func() bool { return b.hasTaint("ebpf-evict/memory-pressure") })
+	// The kill's own condition line comes after another's.
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{DiskPressure: true}})
+	b.await("the taint of the other", func() bool { return b.hasTaint("ebpf-evict/disk-pressure") })
 	b.stop()
 	b.start()
 	time.Sleep(200 * time.Millisecond)

@@ -11,5 +11,8 @@ import (
 // SetSettle is for tests that can't wait for a real kubelet's ten seconds.
 func (c *Companion) SetSettle(d time.Duration) { c.settle = d }
 
+// SetTaintMost is for tests on a machine that may be slow.
+func (c *Companion) SetTaintMost(d time.Duration) { c.taintMost = d }
+
 // EntryOf is a pod's entry in the workload table.
 func EntryOf(p *corev1.Pod) workload.Entry { return newEntry(p) }

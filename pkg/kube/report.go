@@ -214,7 +214,7 @@ func (r *report) taint(ctx context.Context, now time.Time) {
 		return
 	}
 	r.tainted = true
-	if !r.c.keeper.ensure(ctx, name, taintMost) {
+	if !r.c.keeper.ensure(ctx, name, r.c.taintMost) {
 		r.log.Warn().Msg("the node has no taint yet: the pod's replacement may come back here")
 	}
 }
