@@ -69,8 +69,8 @@ func (c *client) patchPodStatus(ctx context.Context, namespace, name string, pat
 	return p, err
 }
 
-// deletePod deletes the pod of this uid alone. Its containers have been killed: the grace
-// is the shortest that is one.
+// deletePod deletes the pod of this uid alone. The grace, the shortest that is one, is for a
+// pod that somebody made run again meanwhile; of a failed one the server makes it 0.
 func (c *client) deletePod(ctx context.Context, namespace, name string, uid types.UID) error {
 	grace := int64(1)
 	return c.rest.Delete().Namespace(namespace).Resource("pods").Name(name).

@@ -569,6 +569,13 @@ func TestAPodWithAControllerIsDeletedWhereAsked(t *testing.T) {
 	b.append(kill(1, uidA, "web"))
 	b.append(kill(2, uidB, "bare"))
 	b.append(kill(3, uidA[:35]+"c", "batch"))
+	b.await("the status", func() bool { return b.isEvicted("web") })
+	b.await("the events", func() bool { return len(b.server.eventsNow()) == 3 })
+	time.Sleep(200 * time.Millisecond)
+	if n := b.server.count(http.MethodDelete, ""); n != 0 {
+		t.Errorf("%d deletions while a container runs", n)
+	}
+	b.server.update("shop", "web", ends)
 	b.await("the deletion", func() bool { return b.server.pod("shop", "web") == nil })
 	for _, name := range []string{"bare", "batch"} {
 		b.await("the status", func() bool { return b.isEvicted(name) })

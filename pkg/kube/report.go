@@ -28,7 +28,7 @@ const (
 	// ReportStatus leaves the pod as an eviction by the kubelet does: Failed, for its
 	// controller and the garbage collector to see.
 	ReportStatus = "status"
-	// ReportDelete deletes it after that, which nothing takes back.
+	// ReportDelete deletes it when its containers have ended.
 	ReportDelete = "delete"
 )
 
@@ -141,7 +141,7 @@ func (r *report) step(ctx context.Context) (result string, wait time.Duration, e
 	if err := r.event(ctx, now); err != nil {
 		return "", 0, err
 	}
-	if r.deletes(p) {
+	if r.deletes(p) && !p.running {
 		return r.delete(ctx, p)
 	}
 	return r.settled(ctx, p, now)
@@ -331,8 +331,9 @@ func (r *report) deletes(p *pod) bool {
 	return p.owner != "" && cmp.Or(r.c.o.Report[p.owner], ReportStatus) == ReportDelete
 }
 
-// delete deletes a pod whose controller makes another. It is done when the server has
-// taken it: a deletion is not taken back.
+// delete deletes a pod whose controller makes another, when nothing of it runs: the API
+// server removes a failed pod at once, and a StatefulSet's next one must not meet the
+// containers of the former. A deletion is not taken back.
 func (r *report) delete(ctx context.Context, p *pod) (string, time.Duration, error) {
 	if p.deleting || r.deleted {
 		return resultDone, 0, nil
