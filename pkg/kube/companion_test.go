@@ -590,6 +590,22 @@ func TestAPodWithAControllerIsDeletedWhereAsked(t *testing.T) {
 	}
 }
 
+func TestAPodThatItsControllerDeletesIsReported(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.start()
+	b.append(kill(1, uidA, "hog"))
+	b.await("the status", func() bool { return b.isEvicted("hog") })
+	b.server.remove("shop", "hog")
+	b.server.set(runningPod(uidB, "hog")) // the next of a StatefulSet
+	was := b.server.pod("shop", "hog")
+	b.awaitReports(map[string]int{"done": 1})
+	b.expectEvent(kill(1, uidA, "hog"))
+	if diff := cmp.Diff(was, b.server.pod("shop", "hog")); diff != "" {
+		t.Errorf("the next one changed:\n%s", diff)
+	}
+}
+
 func TestAMirrorPodIsLeftAlone(t *testing.T) {
 	b := newBed(t)
 	p := runningPod(uidB, "etcd")

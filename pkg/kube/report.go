@@ -68,7 +68,6 @@ type report struct {
 	known    *pod      // as it was known last
 	tainted  bool
 	evented  bool
-	deleted  bool
 	attempts int
 	next     time.Time // no patch before
 	spacing  backoff
@@ -173,8 +172,8 @@ func (r *report) missing(ctx context.Context, now time.Time) (string, time.Durat
 			return "", retryMost, nil // the watch will bring it
 		}
 	}
-	if r.deleted {
-		return resultDone, 0, nil
+	if r.patched != "" { // its controller deletes failed pods at once, as a StatefulSet's does
+		return resultDone, 0, r.event(ctx, now)
 	}
 	if now.Sub(r.line.Time.Time) > eventMost {
 		return resultGone, 0, nil
@@ -335,14 +334,13 @@ func (r *report) deletes(p *pod) bool {
 // server removes a failed pod at once, and a StatefulSet's next one must not meet the
 // containers of the former. A deletion is not taken back.
 func (r *report) delete(ctx context.Context, p *pod) (string, time.Duration, error) {
-	if p.deleting || r.deleted {
+	if p.deleting {
 		return resultDone, 0, nil
 	}
 	err := r.c.client.deletePod(ctx, p.Namespace, p.Name, p.UID)
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return "", 0, fmt.Errorf("delete pod: %w", err)
 	}
-	r.deleted = true
 	return resultDone, 0, nil
 }
 
