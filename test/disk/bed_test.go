@@ -19,6 +19,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
+	"github.com/ebpf-evict/ebpf-evict/test/ward"
 )
 
 // bed is a node without kubelet: filesystems of its own, a containerd of its own, and a
@@ -57,7 +58,7 @@ type filesystems struct {
 
 func newBed(t *testing.T, f filesystems) *bed {
 	t.Helper()
-	if os.Getenv(wardedBy) == "" {
+	if warded.Warden() == 0 {
 		t.Fatal("needs root: mounts filesystems and runs containerd; `make test-disk` has it")
 	}
 	dir, err := os.MkdirTemp("", "bed-") // short: a socket's path has 107 bytes
@@ -119,7 +120,7 @@ func (b *bed) limitCgroup() {
 	all, err := cgroupfs.New("/sys/fs/cgroup")
 	must(b.t, err)
 	must(b.t, all.Create(b.Root))
-	b.t.Cleanup(func() { removeCgroups(b.Root) })
+	b.t.Cleanup(func() { ward.RemoveCgroups(b.Root) })
 	c, err := all.Open(b.Root)
 	must(b.t, err)
 	defer c.Close()

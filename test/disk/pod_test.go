@@ -15,6 +15,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+	"github.com/ebpf-evict/ebpf-evict/test/ward"
 )
 
 // pod is one pod as a kubelet makes it: sandbox, labels, directories, cgroup.
@@ -203,13 +204,13 @@ func (p *pod) end(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	removeCgroups(p.Cgroup)
+	ward.RemoveCgroups(p.Cgroup)
 	return os.RemoveAll(p.EmptyDir(""))
 }
 
 // HasCgroup is what the kubelet's having a pod looks like.
 func (b *bed) HasCgroup(podUID string) bool {
-	for _, mount := range cgroupMounts() {
+	for _, mount := range ward.CgroupMounts() {
 		found, _ := filepath.Glob(filepath.Join(mount, b.Root, "kubepods", "*", "pod"+podUID))
 		if len(found) > 0 {
 			return true

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/test/ociimage"
 )
 
 // registry serves one image, and its blobs only once it is let go.
@@ -17,7 +19,7 @@ type registry struct {
 	letGo chan struct{}
 }
 
-func newRegistry(t *testing.T, i *ociImage) *registry {
+func newRegistry(t *testing.T, i *ociimage.Image) *registry {
 	t.Helper()
 	r := &registry{Asked: make(chan struct{}), letGo: make(chan struct{})}
 	var once sync.Once
@@ -27,8 +29,8 @@ func newRegistry(t *testing.T, i *ociImage) *registry {
 		}
 		digest := q.URL.Path[strings.LastIndex(q.URL.Path, "/")+1:]
 		if strings.Contains(q.URL.Path, "/manifests/") {
-			digest = i.manifest.Digest
-			w.Header().Set("Content-Type", i.manifest.MediaType)
+			digest = i.Manifest.Digest
+			w.Header().Set("Content-Type", i.Manifest.MediaType)
 			w.Header().Set("Docker-Content-Digest", digest)
 		} else {
 			once.Do(func() { close(r.Asked) })
@@ -38,7 +40,7 @@ func newRegistry(t *testing.T, i *ociImage) *registry {
 				return
 			}
 		}
-		blob, ok := i.blobs[digest]
+		blob, ok := i.Blobs[digest]
 		if !ok {
 			http.NotFound(w, q)
 			return
