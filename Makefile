@@ -78,7 +78,7 @@ check-deploy: ## check dashboard, alert rules, systemd units and chart in deploy
 	scripts/check-deploy.sh
 
 .PHONY: test
-test: deps test-unit test-root test-vm ## everything but test-disk: all packages, as root for real, and in a VM
+test: deps test-unit test-root test-vm ## everything but test-disk and test-kube: all packages, as root for real, and in a VM
 
 .PHONY: test-unit
 test-unit: ## packages whose tests need no root
@@ -100,6 +100,10 @@ test-vm-packages: ## of these the packages VM_PKGS alone, with the bin/ebpf-evic
 .PHONY: test-disk
 test-disk: build ## disk scenes as root: a containerd of its own, on ext4 and xfs of its own
 	scripts/test.sh disk
+
+.PHONY: test-kube
+test-kube: build ## scenes on a real Kubernetes node, as root: builds a cluster (the first time 10 minutes, 8 GB of caches)
+	scripts/test.sh kube
 
 .PHONY: kernels
 kernels: build ## what check finds on each kernel and here: docs/kernels.md (KERNELS='5.10 6.1': those anew)

@@ -4,6 +4,7 @@
 # test.sh root: the packages of ROOT_PKGS that exist, as root, one at a time, since
 #               their tests watch and load the whole machine.
 # test.sh disk: test/disk, as root, and before it the program of its images.
+# test.sh kube: test/kube likewise, and before it the cluster. KUBE_FLAGS go to `go test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +20,7 @@ fi
 
 case ${1:-} in
 unit)
-	mapfile -t pkgs < <(go list ./... | grep -vxF "$(go list "${root_pkgs[@]}" ./test/disk ./deploy/helm)")
+	mapfile -t pkgs < <(go list ./... | grep -vxF "$(go list "${root_pkgs[@]}" ./test/disk ./test/kube ./deploy/helm)")
 	go test "${pkgs[@]}"
 	;;
 root)
@@ -31,8 +32,15 @@ disk)
 	scripts/as-root.sh true
 	go test -count=1 -timeout 15m -exec "$PWD/scripts/as-root.sh" ./test/disk
 	;;
+kube)
+	scripts/kube-bins.sh
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o bin/kube/load ./test/kube/load
+	scripts/as-root.sh true
+	# shellcheck disable=SC2086 # several flags
+	go test -count=1 -timeout 30m -exec "$PWD/scripts/as-root.sh" ./test/kube ${KUBE_FLAGS:-}
+	;;
 *)
-	echo "usage: test.sh unit|root|disk" >&2
+	echo "usage: test.sh unit|root|disk|kube" >&2
 	exit 2
 	;;
 esac
