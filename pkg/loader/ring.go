@@ -87,6 +87,8 @@ const (
 	ringDiscard = 1 << 30
 )
 
+var writersTurn = unix.Timespec{Nsec: 20_000}
+
 // oldest is the oldest record, valid until it is taken; nil when there is none.
 func (r *ring) oldest() ([]byte, error) {
 	for {
@@ -99,7 +101,10 @@ func (r *ring) oldest() ([]byte, error) {
 		n := header &^ (ringBusy | ringDiscard)
 		switch {
 		case header&ringBusy != 0:
-			return nil, nil // its writer wakes us
+			// Its writer wakes us, but may be waiting for this very CPU, which a real-time
+			// thread that asks again and again never leaves.
+			_ = unix.Nanosleep(&writersTurn, nil)
+			return nil, nil
 		case uint64(n) > r.size-ringHeader:
 			return nil, fmt.Errorf("%w: a record of %d bytes", errRing, n)
 		case header&ringDiscard != 0:
