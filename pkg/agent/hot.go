@@ -39,6 +39,7 @@ const memoryCeiling = 256 << 20
 func settle(log zerolog.Logger) {
 	runtime.GOMAXPROCS(max(8, runtime.GOMAXPROCS(0)))
 	debug.FreeOSMemory() // what the start needed; locked memory can't be given back
+	forgetProgram()
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(memoryCeiling)
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
@@ -46,6 +47,25 @@ func settle(log zerolog.Logger) {
 	}
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0); err != nil {
 		log.Warn().Err(err).Msg("degraded: oom_score_adj not lowered, needs CAP_SYS_RESOURCE")
+	}
+}
+
+// forgetProgram drops the pages of the program that are mapped, of which most were needed by
+// the start of what other commands do. Those that are touched again are mapped from the page
+// cache. Where the mappings can't be told they stay.
+func forgetProgram() {
+	program, err := os.Readlink("/proc/self/exe")
+	maps, err2 := os.ReadFile("/proc/self/maps")
+	if errors.Join(err, err2) != nil {
+		return
+	}
+	for line := range strings.Lines(string(maps)) {
+		var from, to uintptr
+		var access string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &access); err == nil &&
+			access[1] == '-' && strings.HasSuffix(strings.TrimSpace(line), program) {
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED)
+		}
 	}
 }
 
