@@ -101,9 +101,9 @@ func TestEmptyDirAboveItsLimitIsEvicted(t *testing.T) {
 
 // A runtime that hangs or is gone is an alarm; figures and kills don't need it.
 func TestRuntimeThatIsGoneIsAnAlarm(t *testing.T) {
-	for name, lose := range map[string]func(*node){
-		"hangs":   (*node).freeze,
-		"stopped": (*node).stop,
+	for name, lose := range map[string]func(*node) (find func()){
+		"hangs":   func(n *node) func() { n.freeze(); return n.thaw },
+		"stopped": func(n *node) func() { n.stop(); return n.start },
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t, filesystems{kind: "ext4"})
@@ -111,9 +111,10 @@ func TestRuntimeThatIsGoneIsAnAlarm(t *testing.T) {
 			old.Writer("idle", intoEmptyDir("data"), 0, 32*mebibyte)
 			writer.Writer("w", intoEmptyDir("data"), 20_000_000, 192*mebibyte)
 			n.measured(old, 32*mebibyte)
-			lose(n)
+			find := lose(n)
 			n.watch("nodefs.available", n.nodeLeft("nodefs.available")-32*mebibyte)
-			n.evicted(writer)
+			n.killed(writer)
+			find()
 			said := strings.Join(n.degraded(), "\n")
 			if !strings.Contains(said, "reclaim") {
 				t.Errorf("no alarm of the reclaim that failed:\n%s", said)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -136,6 +135,15 @@ func (n *node) evicted(p *pod) record.Line {
 	return l
 }
 
+// killed waits for the kill of a pod, whose eviction may go on.
+func (n *node) killed(p *pod) {
+	n.t.Helper()
+	n.await("kill of "+p.Name, func() bool { return n.count(record.KindKill) > 0 })
+	if l := n.lines(record.KindKill)[0]; l.Victim == nil || l.Victim.UID != p.UID {
+		n.t.Fatalf("killed is %+v, want %s", l.Victim, p.Name)
+	}
+}
+
 // told logs what explain says.
 func (n *node) told(l record.Line) {
 	n.t.Helper()
@@ -173,10 +181,3 @@ func (n *node) nodeLeft(signal string) int64 {
 	}
 	return bytes
 }
-
-func (n *node) isFile(path string, least int64) bool {
-	s, err := os.Stat(path)
-	return err == nil && s.Size() >= least
-}
-
-func (p *pod) file(volume string) string { return filepath.Join(p.EmptyDir(volume), "file") }
