@@ -78,7 +78,7 @@ check-deploy: ## check dashboard, alert rules, systemd units and chart in deploy
 	scripts/check-deploy.sh
 
 .PHONY: test
-test: deps test-unit test-root test-vm ## everything but test-disk and test-kube: all packages, as root for real, and in a VM
+test: deps test-unit test-root test-vms ## everything but test-disk and test-kube: all packages, as root for real, and in VMs
 
 .PHONY: test-unit
 test-unit: ## packages whose tests need no root
@@ -87,6 +87,14 @@ test-unit: ## packages whose tests need no root
 .PHONY: test-root
 test-root: build ## tests that load BPF programs and kill, as root (by sudo where needed)
 	scripts/test.sh root
+
+# Emulated guests have one CPU each, and their tests measure nothing of this machine. The scenes
+# run on a new kernel, the packages on the one of Debian 12, what loads and kills on the oldest.
+.PHONY: test-vms
+test-vms: build ## in two VMs at once: packages on 6.1; scenes on 6.18, then what the oldest kernel is asked for
+	scripts/at-once.sh \
+		"make test-vm KERNEL=6.1 VM_PKGS='./pkg/cgroupfs ./pkg/signal ./pkg/loader ./pkg/fallback ./pkg/actuator ./pkg/agent'" \
+		"make test-vm-packages KERNEL=6.18 VM_PKGS='./pkg/cgroupfs ./test/e2e' && make test-vm-packages KERNEL=5.10 VM_PKGS='./pkg/loader ./pkg/actuator'"
 
 .PHONY: test-vm
 test-vm: build test-vm-packages ## the root tests under pure cgroup v2 in qemu: KERNEL=5.10|6.1|6.12|6.18|newest VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
