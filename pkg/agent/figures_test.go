@@ -3,6 +3,7 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -226,7 +227,14 @@ func TestWhoHoldsMostDiesWhenReclaimIsNotEnough(t *testing.T) {
 			b.fill()
 			b.holds("small", 1<<20)
 			b.holds("big", 30<<20)
-			b.answer = func(*workload.ReclaimRequest) map[string]any { return what }
+			var first map[string]any
+			b.answer = func(*workload.ReclaimRequest) map[string]any {
+				answer := maps.Clone(what)
+				if first == nil {
+					first = answer
+				}
+				return answer
+			}
 			a := b.open(lowDisk, nil)
 			b.rounds(a, "the big one to die", func() bool { return !big.Alive() })
 			b.quiet(a, 300*time.Millisecond)
@@ -240,30 +248,37 @@ func TestWhoHoldsMostDiesWhenReclaimIsNotEnough(t *testing.T) {
 			if want := min(1, len(l.Reclaim.Error)); b.alarms("node-level reclaim failed") != want {
 				t.Errorf("%d alarms, want %d", b.alarms("node-level reclaim failed"), want)
 			}
-			if done := what["doneNs"].(uint64); l.Timeline.Decided < done {
+			if done := first["doneNs"].(uint64); l.Timeline.Decided < done {
 				t.Errorf("decided at %d, the reclaim was done at %d", l.Timeline.Decided, done)
 			}
-			if n := len(b.lines(record.KindReclaim)); n != 0 || len(b.asked) != 1 {
-				t.Errorf("%d lines of a reclaim that was enough, asked %d times", n, len(b.asked))
+			if n := len(b.lines(record.KindReclaim)); n != 0 {
+				t.Errorf("%d lines of a reclaim that was enough", n)
 			}
 		})
 	}
 }
 
-// A victim's containers are dead and can be removed: each eviction has a reclaim of its own
-// before it.
-func TestEachEvictionIsPrecededByAReclaim(t *testing.T) {
+// A victim may hold all that is missing, whatever was known of it, until it is measured
+// anew. Its containers are dead and can be removed: reclaim goes on, and precedes the next
+// eviction.
+func TestNobodyFollowsAVictimBeforeItIsMeasuredAnew(t *testing.T) {
 	b := newDiskBed(t)
 	first, second := b.sleeper("first", 1<<20), b.sleeper("second", 1<<20)
 	b.fill()
-	b.holds("first", 3<<20) // less than is missing, so its end is no reason to wait
+	b.holds("first", 3<<20)
 	b.holds("second", 2<<20)
 	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{"containers": len(b.asked) - 1} }
 	a := b.open(lowDisk, nil)
-	b.rounds(a, "both to die", func() bool { return !first.Alive() && !second.Alive() })
+	b.rounds(a, "the first to die", func() bool { return !first.Alive() })
+	b.quiet(a, 500*time.Millisecond)
+	if !second.Alive() || len(b.asked) < 2 {
+		t.Errorf("the second lives: %v; asked %d times", second.Alive(), len(b.asked))
+	}
+	b.holds("first", 3<<20) // less than is missing
+	b.rounds(a, "the second to die", func() bool { return !second.Alive() })
 	b.written(a)
 	one, two := b.line(record.KindKill, "first"), b.line(record.KindKill, "second")
-	if len(b.asked) != 2 || one.Reclaim.ID.String() != b.asked[0].ID || two.Reclaim.ID.String() != b.asked[1].ID || two.Reclaim.Containers != 1 {
+	if one.Reclaim.ID.String() != b.asked[0].ID || two.Reclaim.ID == one.Reclaim.ID || two.Reclaim.Containers < 1 {
 		t.Errorf("asked %d times, reclaims %+v and %+v", len(b.asked), one.Reclaim, two.Reclaim)
 	}
 }
