@@ -12,7 +12,7 @@ import (
 
 // agent is the tested program beside the kubelet.
 type agent struct {
-	t *testing.T
+	t testing.TB
 	*daemon
 	n *node
 	// Journal is this agent's alone.
@@ -27,7 +27,7 @@ const (
 
 // Agent starts the agent in enforce mode over all pods, with further configuration, and waits
 // until it watches. The test's end stops it.
-func (n *node) Agent(t *testing.T, extra string) *agent {
+func (n *node) Agent(t testing.TB, extra string) *agent {
 	t.Helper()
 	program, err := built("ebpf-evict")
 	must(t, err)

@@ -22,7 +22,7 @@ func hog(flags ...string) []string { return append([]string{"hog"}, flags...) }
 // bystanders are pods that nobody has a reason to evict.
 type bystanders []*pod
 
-func (n *node) Bystanders(t *testing.T) bystanders {
+func (n *node) Bystanders(t testing.TB) bystanders {
 	t.Helper()
 	n.priorityClass(t, "high", 1_000_000)
 	idle := []string{"wait"}
@@ -34,9 +34,12 @@ func (n *node) Bystanders(t *testing.T) bystanders {
 	}
 }
 
-func (n *node) priorityClass(t *testing.T, name string, value int32) {
+func (n *node) priorityClass(t testing.TB, name string, value int32) {
 	t.Helper()
 	path := "/apis/scheduling.k8s.io/v1/priorityclasses"
+	if n.has(path + "/" + name) { // a former round's of the same scene
+		return
+	}
 	must(t, n.create(path, &schedulingv1.PriorityClass{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "scheduling.k8s.io/v1", Kind: "PriorityClass"},
 		ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value,
@@ -45,7 +48,7 @@ func (n *node) priorityClass(t *testing.T, name string, value int32) {
 }
 
 // AreUntouched says that each still runs the container it started with.
-func (bs bystanders) AreUntouched(t *testing.T) {
+func (bs bystanders) AreUntouched(t testing.TB) {
 	t.Helper()
 	for _, b := range bs {
 		s := b.Status().Status
@@ -56,7 +59,7 @@ func (bs bystanders) AreUntouched(t *testing.T) {
 }
 
 // kubeletDidNotEvict: its own threshold was never needed.
-func (n *node) kubeletDidNotEvict(t *testing.T) {
+func (n *node) kubeletDidNotEvict(t testing.TB) {
 	t.Helper()
 	var events v1.EventList
 	must(t, n.get("/api/v1/events", &events))
@@ -191,7 +194,7 @@ func TestAPodThatAppearsBeforeTheCrossingIsKnown(t *testing.T) {
 	n.kubeletDidNotEvict(t)
 }
 
-func memoryUsage(t *testing.T, dir string) int64 {
+func memoryUsage(t testing.TB, dir string) int64 {
 	t.Helper()
 	c, err := cgroups(t).OpenToRead(dir)
 	must(t, err)

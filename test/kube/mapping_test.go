@@ -68,7 +68,7 @@ func TestAStaticPodIsAUnitByItsHash(t *testing.T) {
 }
 
 // isUnit waits for the containers, and compares what the scanner makes of the pod.
-func (n *node) isUnit(t *testing.T, p *pod, uid string, qos workload.QOSClass, containers []string) {
+func (n *node) isUnit(t testing.TB, p *pod, uid string, qos workload.QOSClass, containers []string) {
 	t.Helper()
 	var want []string
 	p.await("containers that run", func(s *v1.Pod) bool {

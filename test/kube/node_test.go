@@ -55,7 +55,7 @@ type node struct {
 var theNode *node
 
 // theNodeIs is the scene's node, ready; it is started by the first that asks.
-func theNodeIs(t *testing.T) *node {
+func theNodeIs(t testing.TB) *node {
 	t.Helper()
 	if warded.Warden() == 0 {
 		t.Fatal("needs root: runs a Kubernetes node; `make test-kube` has it")
@@ -220,7 +220,7 @@ func (n *node) Stop() bool {
 }
 
 // tell logs the last words of all daemons.
-func (n *node) tell(t *testing.T) {
+func (n *node) tell(t testing.TB) {
 	for _, d := range n.daemons {
 		t.Logf("%s's last lines:\n%s", d.name, d.lastLines(15))
 	}
@@ -233,7 +233,7 @@ const (
 )
 
 // image has the runtime know the load program under a name of its own.
-func (n *node) image(t *testing.T, image, program string) {
+func (n *node) image(t testing.TB, image, program string) {
 	t.Helper()
 	path, err := built("kube/load")
 	must(t, err)
@@ -250,7 +250,7 @@ func (n *node) image(t *testing.T, image, program string) {
 }
 
 // knowsImage: the kubelet asks once and then waits for ten seconds.
-func (n *node) knowsImage(t *testing.T, name string) bool {
+func (n *node) knowsImage(t testing.TB, name string) bool {
 	t.Helper()
 	conn, err := grpc.NewClient("unix://"+criSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
@@ -278,7 +278,7 @@ func (n *node) configure() error {
 
 // KubeletAlone restarts the kubelet with a threshold of memory.available and with further
 // flags, and at the test's end once more as it was.
-func (n *node) KubeletAlone(t *testing.T, threshold string, flags ...string) {
+func (n *node) KubeletAlone(t testing.TB, threshold string, flags ...string) {
 	t.Helper()
 	k := n.Daemon("kubelet")
 	usual := k.args
@@ -345,7 +345,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
 `, infraImage, n.file("cni"), n.file("cni"))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		t.Fatal(err)

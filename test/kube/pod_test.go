@@ -18,7 +18,7 @@ import (
 
 // pod is a running one.
 type pod struct {
-	t         *testing.T
+	t         testing.TB
 	n         *node
 	Name, UID string
 	// Cgroup is the pod's own, in which the sandbox's and the containers' are.
@@ -31,7 +31,7 @@ type pod struct {
 
 // Pod starts a pod with one container of the load program, best-effort unless changed, and
 // waits until it runs. The test's end removes it.
-func (n *node) Pod(t *testing.T, name string, load []string, change ...func(*v1.Pod)) *pod {
+func (n *node) Pod(t testing.TB, name string, load []string, change ...func(*v1.Pod)) *pod {
 	t.Helper()
 	object := podOf(name, load, change...)
 	must(t, n.create("/api/v1/namespaces/"+namespace+"/pods", object))
@@ -144,7 +144,7 @@ func (p *pod) Processes(id string) (pids []int) {
 	return pids
 }
 
-func cgroups(t *testing.T) *cgroupfs.FS {
+func cgroups(t testing.TB) *cgroupfs.FS {
 	t.Helper()
 	all, err := cgroupfs.New("/sys/fs/cgroup")
 	must(t, err)
