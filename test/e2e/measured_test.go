@@ -32,7 +32,7 @@ func TestFullDiskEvictsTheWriterThatWasMeasured(t *testing.T) {
 	threshold := bytes - 24<<20
 	directories, err := json.Marshal(map[string][]string{path.Join(w.root, "old"): {oldDir}, path.Join(w.root, "writer"): {writerDir}})
 	must(t, err)
-	w.extra = w.onDisk(dir) + fmt.Sprintf("reclaim: %q\ndiskDirectories: %s\nreclaimDeadline: 0\n", filepath.Join(w.dir, "reclaim.json"), directories)
+	w.extra = w.onDisk(dir) + fmt.Sprintf("diskDirectories: %s\n", directories)
 	thresholds := map[string]string{"nodefs.available": fmt.Sprint(threshold)}
 	stop := w.measure(w.config(thresholds))
 	w.await("the first figures", func() bool { return w.measured("old") >= 8<<20 && w.measured("writer") >= 0 })
