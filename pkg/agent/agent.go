@@ -282,4 +282,12 @@ func (a *Agent) report(d *decide.Decision) {
 
 func (a *Agent) wake() { a.poller.wake() }
 
-func (a *Agent) nextEntropy() { a.entropy = record.Entropy() }
+// nextEntropy counts on from what was drawn at the start, as a monotonic ULID does: to draw
+// may allocate, once in a thousand times.
+func (a *Agent) nextEntropy() {
+	for i := len(a.entropy) - 1; i >= 0; i-- {
+		if a.entropy[i]++; a.entropy[i] != 0 {
+			return
+		}
+	}
+}

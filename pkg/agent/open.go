@@ -136,7 +136,7 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
 	a.input.Dying = make([]decide.Dying, 0, maxOpen+maxUnreaped)
 	a.crossings = make(crossings, 0, 2*decide.MaxBounds) // two CPUs may report one at once
-	a.nextEntropy()
+	a.entropy = record.Entropy()
 	a.backstop.init()
 	p, err := a.plan(ctx, c)
 	if err != nil {
