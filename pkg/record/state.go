@@ -2,13 +2,11 @@ package record
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // StateSchema is the schema of the state file.
@@ -103,32 +101,10 @@ func WriteState(path string, s *State) error {
 	stamped.Schema = StateSchema
 	data, err := json.Marshal(&stamped)
 	if err == nil {
-		err = replace(path, append(data, '\n'))
+		err = workload.ReplaceFile(path, append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("write state: %w", err)
-	}
-	return nil
-}
-
-// replace uses one temporary name, so that crashes can't fill the directory. O_EXCL
-// refuses a link that is put there after the removal.
-func replace(path string, data []byte) error {
-	tmp := path + ".tmp"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Close()) // the umask must not hide it
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
 	}
 	return nil
 }

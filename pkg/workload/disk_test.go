@@ -196,7 +196,7 @@ func TestDiskReaderKeepsTheLastGoodTable(t *testing.T) {
 	put := func(writtenNs uint64) {
 		t.Helper()
 		text := fmt.Sprintf(`{"schema":"ebpf-evict/disk/v1","writtenNs":%d}`, writtenNs)
-		if err := replaceFile(path, []byte(text)); err != nil {
+		if err := ReplaceFile(path, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 	}

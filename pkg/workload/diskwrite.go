@@ -12,7 +12,7 @@ func WriteDisk(path string, t *DiskTable) error {
 	stamped.Schema = DiskSchema
 	data, err := json.Marshal(&stamped)
 	if err == nil {
-		err = replaceFile(path, append(data, '\n'))
+		err = ReplaceFile(path, append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("write the disk figures: %w", err)

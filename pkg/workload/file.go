@@ -49,9 +49,10 @@ func readFile(path string, owner uint32, refused error) ([]byte, error) {
 	return data.Bytes(), nil
 }
 
-// replaceFile uses one temporary name, so that crashes can't fill the directory. O_EXCL
-// refuses a link that is put there after the removal.
-func replaceFile(path string, data []byte) error {
+// ReplaceFile writes a file that readers see whole, the former or this one, mode 0644. It uses
+// one temporary name, so that crashes can't fill the directory; O_EXCL refuses a link that is
+// put there after the removal.
+func ReplaceFile(path string, data []byte) error {
 	tmp := path + ".tmp"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

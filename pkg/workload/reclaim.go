@@ -84,7 +84,7 @@ func WriteReclaim(path string, r *ReclaimRequest) error {
 	stamped.Schema = ReclaimSchema
 	data, err := json.Marshal(&stamped)
 	if err == nil {
-		err = replaceFile(path, append(data, '\n'))
+		err = ReplaceFile(path, append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("write the reclaim request: %w", err)

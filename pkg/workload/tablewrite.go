@@ -16,7 +16,7 @@ func WriteTable(path string, t *Table) error {
 		_, err = ParseTable(data)
 	}
 	if err == nil {
-		err = replaceFile(path, append(data, '\n'))
+		err = ReplaceFile(path, append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("write the workload table: %w", err)
