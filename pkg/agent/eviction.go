@@ -504,7 +504,7 @@ func (a *Agent) runsAgain(e *eviction) bool {
 	if u.grip == e.unit.grip {
 		return u.revived.Load()
 	}
-	return !u.NoContainer // else the runtime has removed what was struck, and nothing was started
+	return u.ranNs.Load() > e.timeline.Dead // else the runtime has removed what was struck, and nothing was started
 }
 
 // holds reports whether something is left to credit: zombies of a dead victim, anything

@@ -283,6 +283,33 @@ func TestNobodyFollowsAVictimBeforeItIsMeasuredAnew(t *testing.T) {
 	}
 }
 
+// The runtime removes what was struck and stops the sandbox, whose cgroup stays for a moment:
+// nothing shows any more what it was. It is no container that was started since.
+func TestTheEmptySandboxOfAVictimIsNoNewContainer(t *testing.T) {
+	b := newDiskBed(t)
+	struck, second := b.sleeper(podA+"/struck", 1<<20), b.sleeper("second", 1<<20)
+	b.fill()
+	b.holds("second", 2<<20)
+	podHolds := func() {
+		b.holds(podA, 30<<20)
+		b.units[podA]["uid"] = strings.TrimPrefix(path.Base(podA), "pod")
+	}
+	podHolds()
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the pod to die", func() bool { return !struck.Alive() && a.open[0].timeline.Dead != 0 })
+	b.create(podA + "/sandbox")
+	must(t, b.fs.Remove(path.Join(b.root, podA, "struck")))
+	must(t, a.scout.round(true))
+	for end := time.Now().Add(time.Second); time.Now().Before(end) && second.Alive(); time.Sleep(time.Millisecond) {
+		podHolds() // its files lie there
+		b.round(a)
+	}
+	if !second.Alive() {
+		t.Errorf("another died in its place\n%s", b.journal())
+	}
+}
+
 func orEmpty(v any) any {
 	if v == nil {
 		return ""

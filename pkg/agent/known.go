@@ -210,7 +210,7 @@ func (s *scout) list(again bool) error {
 // read reads one unit.
 func (s *scout) read(dir string) {
 	k := &s.known
-	was := k.unit(dir)
+	was, began := k.unit(dir), now()
 	u, err := s.scanner.Unit(dir)
 	if vanished(err) {
 		s.forget(dir)
@@ -230,6 +230,9 @@ func (s *scout) read(dir string) {
 	case !was.Equal(&u):
 		n = was.again(u)
 		k.put(n)
+	}
+	if u.Runs {
+		n.ranNs.Store(began)
 	}
 	n.readAt, n.queued, n.tasks, n.wasVoid = time.Now(), false, s.tasks(n), s.isVoid(n)
 }

@@ -26,8 +26,10 @@ type unit struct {
 type grip struct {
 	// handle kills it: of the leading units it is open, of others nil until they are struck.
 	handle atomic.Pointer[actuator.Handle]
-	// revived: it was killed, and runs again.
+	// revived: it was killed, and runs again. ranNs is when it was last seen running,
+	// CLOCK_MONOTONIC, by the scout.
 	revived atomic.Bool
+	ranNs   atomic.Uint64
 	// disk is what the disk process says, nil where it says nothing.
 	disk atomic.Pointer[workload.DiskUsage]
 	// figuresFrom is since when figures tell of who is in it now, CLOCK_MONOTONIC: since it was

@@ -22,9 +22,9 @@ type Unit struct {
 	// remove; of any other unit the unit itself. TargetIDs are their identities.
 	Targets   []Target
 	TargetIDs []Identity
-	// NoContainer: the targets of this pod are the sandbox or the pod's own cgroup, as no
-	// container has a cgroup now.
-	NoContainer bool
+	// Runs: something but the sandbox has a process. The sandbox of a dead pod can lie there
+	// empty, and is then among the targets, as nothing shows what it was.
+	Runs bool
 
 	// seen is what the cgroup itself says, whatever table and configuration add.
 	seen struct {
@@ -277,7 +277,7 @@ func (r *Reader) Unit(dir string) (Unit, error) {
 			return Unit{}, err
 		}
 	} else {
-		u.Targets, u.TargetIDs = []Target{{dir}}, []Identity{u.ID}
+		u.Targets, u.TargetIDs, u.Runs = []Target{{dir}}, []Identity{u.ID}, u.Usage.Processes > 0
 		u.seen.protected = cmp.Or(r.holdsSelf(), r.holdsVital())
 	}
 	r.Judge(&u)
@@ -318,8 +318,10 @@ func (r *Reader) containers(pod *Unit) error {
 			return err
 		}
 		to := pod
-		if r.isSandbox(c) {
+		if isSandbox, isEmpty := r.inhabitants(c); isSandbox {
 			to = &sandbox
+		} else {
+			pod.Runs = pod.Runs || !isEmpty
 		}
 		to.Targets = append(to.Targets, Target{dir})
 		to.TargetIDs = append(to.TargetIDs, Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()})
@@ -333,22 +335,22 @@ func (r *Reader) containers(pod *Unit) error {
 	default:
 		pod.Targets, pod.TargetIDs = []Target{{pod.Cgroup}}, []Identity{pod.ID}
 	}
-	pod.NoContainer = true
 	return nil
 }
 
-// isSandbox reports whether all processes of a cgroup are the pause container's.
-func (r *Reader) isSandbox(c *cgroupfs.Cgroup) bool {
+// inhabitants reports whether all processes of a cgroup are the pause container's, and
+// whether there are none.
+func (r *Reader) inhabitants(c *cgroupfs.Cgroup) (isSandbox, isEmpty bool) {
 	var err error
 	if r.pids, err = c.Procs(r.pids[:0]); err != nil || len(r.pids) == 0 {
-		return false
+		return false, true
 	}
 	for _, pid := range r.pids {
 		if r.comm(pid) != "pause" {
-			return false
+			return false, false
 		}
 	}
-	return true
+	return true, false
 }
 
 func (r *Reader) comm(pid int) string {

@@ -231,11 +231,13 @@ func TestTargetsLeaveTheSandboxOut(t *testing.T) {
 	for name, tc := range map[string]struct {
 		containers map[string][]int
 		want       []Target
+		runs       bool
 	}{
-		"sandbox and containers":   {map[string][]int{"a": {11}, "b": {12, 10}, "s": {10}}, []Target{{pod + "/a"}, {pod + "/b"}}},
-		"the sandbox alone":        {map[string][]int{"s": {10}}, []Target{{pod + "/s"}}},
-		"an empty container stays": {map[string][]int{"a": nil, "s": {10}}, []Target{{pod + "/a"}}},
-		"no containers":            {nil, []Target{{pod}}},
+		"sandbox and containers":   {map[string][]int{"a": {11}, "b": {12, 10}, "s": {10}}, []Target{{pod + "/a"}, {pod + "/b"}}, true},
+		"the sandbox alone":        {map[string][]int{"s": {10}}, []Target{{pod + "/s"}}, false},
+		"an empty container stays": {map[string][]int{"a": nil, "s": {10}}, []Target{{pod + "/a"}}, false},
+		"one of two is empty":      {map[string][]int{"a": nil, "b": {11}}, []Target{{pod + "/a"}, {pod + "/b"}}, true},
+		"no containers":            {nil, []Target{{pod}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
@@ -246,8 +248,12 @@ func TestTargetsLeaveTheSandboxOut(t *testing.T) {
 			for c, pids := range tc.containers {
 				n.cgroup(pod+"/"+c, pids...)
 			}
-			if diff := cmp.Diff(tc.want, n.scan(Options{Roots: []string{"/kubepods"}})[pod].Targets); diff != "" {
+			got := n.scan(Options{Roots: []string{"/kubepods"}})[pod]
+			if diff := cmp.Diff(tc.want, got.Targets); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if got.Runs != tc.runs {
+				t.Errorf("runs: %v", got.Runs)
 			}
 		})
 	}
