@@ -12,9 +12,11 @@ import (
 
 const (
 	// figuresLook is between two looks for new disk figures, figuresAwaited while an answer is
-	// to be in them: a stat each, 2 µs.
-	figuresLook    = 200 * time.Millisecond
-	figuresAwaited = 20 * time.Millisecond
+	// to be in them, figuresUnwanted while they are for people alone. A look is a stat, 2 µs,
+	// but a wake-up of the process takes 200.
+	figuresLook     = 200 * time.Millisecond
+	figuresAwaited  = 20 * time.Millisecond
+	figuresUnwanted = 2 * time.Second
 	// figuresAge is how old a figure may be: the kubelet's own are up to two minutes old.
 	figuresAge = 2 * time.Minute
 	// figuresEvery is when the ages of figures are looked at again.
@@ -55,9 +57,12 @@ func (s *scout) readFigures(ctx context.Context, path string) {
 		if s.lookForFigures(w) && s.awaited.Load() {
 			s.wake()
 		}
-		pause := figuresLook
-		if s.awaited.Load() {
+		pause := figuresUnwanted
+		switch {
+		case s.awaited.Load():
 			pause = figuresAwaited
+		case s.wantsFigures():
+			pause = figuresLook
 		}
 		select {
 		case <-ctx.Done():

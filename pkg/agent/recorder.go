@@ -72,9 +72,11 @@ const retryEvery = time.Second
 
 func (r *recorder) write() {
 	defer close(r.done)
-	retry := time.NewTicker(retryEvery)
-	defer retry.Stop()
 	for {
+		var retry <-chan time.Time
+		if len(r.pending) > 0 {
+			retry = time.After(retryEvery)
+		}
 		select {
 		case e, ok := <-r.entries:
 			if !ok {
@@ -82,7 +84,7 @@ func (r *recorder) write() {
 				return
 			}
 			r.pending = append(r.pending, e)
-		case <-retry.C:
+		case <-retry:
 		}
 		r.flush()
 	}
