@@ -126,15 +126,16 @@ int backstop_alert(__u32 index, __u32 by);
 
 /*
  * Compares one wire, reports its crossing once per sequence, returns the
- * distance to it. Two CPUs that cross at the same instant may both report: user
- * space knows the sequence. A global function, which the verifier checks once and
- * not for each wire; task is an address, who an enum onlooker.
+ * distance to that, 0 when it is crossed. Two CPUs that cross at the same instant
+ * may both report: user space knows the sequence. A global function, which the
+ * verifier checks once and not for each wire; task is an address, who an enum
+ * onlooker.
  */
 __noinline __s64 check_wire(__u32 index, __s64 node_value, __u64 task, __u64 who)
 {
 	struct wire *w = bpf_map_lookup_elem(&wires, &index);
 	const __s64 near_pages = margin_pages - 1; /* just within */
-	__s64 available = node_value;
+	__s64 available = node_value, distance;
 	__u64 seq;
 
 	if (!w || !w->seq)
@@ -144,13 +145,14 @@ __noinline __s64 check_wire(__u32 index, __s64 node_value, __u64 task, __u64 who
 		if (!cgroup_available(w, &available))
 			return VERY_FAR; /* pkg/loader sees it by the row's age */
 	}
-	if (available >= w->limit) {
+	distance = available - w->limit + 1; /* at the limit it is not crossed yet */
+	if (distance > 0) {
 		if (w->yielded_ns)
 			w->yielded_ns = 0;
 		/* A cgroup's usage comes no nearer but by charges. */
-		if (who & WHO_IS_BESIDE_CHARGE && w->scope == SCOPE_CGROUP_MEMORY && available - w->limit < near_pages)
+		if (who & WHO_IS_BESIDE_CHARGE && w->scope == SCOPE_CGROUP_MEMORY && distance < near_pages)
 			return near_pages;
-		return available - w->limit;
+		return distance;
 	}
 	if (w->fired != seq && is_left_to_charge(w, who))
 		return 0;

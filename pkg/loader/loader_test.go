@@ -328,6 +328,36 @@ func askForTheHookWhenAWireIsNear(t *testing.T, o Options) {
 	t.Fatal("the timer never asked for the allocation hook")
 }
 
+// A wire is crossed below its limit. At the limit, where a batch of charges often ends, the
+// timer that stands in for the hook looks as often as a page before: the next batch crosses.
+func TestTimerKeepsLookingAtTheLimit(t *testing.T) {
+	l := open(t, Options{MemoryTier: TierAlloc})
+	const capacity = 1 << 30
+	css, id := cssOf(t, l, newCgroup(t).memory) // holds nothing
+	index, err := l.AddWire(sample.ScopeCgroupMemory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	looksAt := func(limit int64) (n uint64) {
+		l.SetWire(index, Wire{Scope: sample.ScopeCgroupMemory, Limit: limit, Capacity: capacity, CgroupID: id, CSSID: css})
+		l.ArmWire(index)
+		before := l.node.at(0).Ticks
+		time.Sleep(300 * time.Millisecond)
+		n = l.node.at(0).Ticks - before
+		l.DisarmWire(index)
+		for _, s := range drain(t, l) {
+			if s.Kind == sample.KindCrossing {
+				t.Error("reported as crossed")
+			}
+		}
+		return n
+	}
+	before, at := looksAt(capacity-4096), looksAt(capacity)
+	if at < before/2 {
+		t.Errorf("%d looks a page before the limit, %d at it", before, at)
+	}
+}
+
 // Drills come and go beside the wires of the thresholds, and a reload takes only those away.
 func TestDrillWireStandsBesideTheOthers(t *testing.T) {
 	l := open(t, Options{})
