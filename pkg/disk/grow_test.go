@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
 // writerEnv names a directory that the test binary fills when it is told to.
@@ -47,7 +48,7 @@ func writeOnRequest(dir string) {
 }
 
 // A real writer in a real cgroup, through the page cache and not synced.
-func TestCountersShowAWriter(t *testing.T) { withMounts(t, testCountersShowAWriter) }
+func TestCountersShowAWriter(t *testing.T) { mountns.Run(t, testCountersShowAWriter) }
 
 func testCountersShowAWriter(t *testing.T) {
 	base := mountImage(t, "ext4", "", []string{"mkfs.ext4", "-q", "-F"})

@@ -10,9 +10,11 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
-func TestQuotaReplacesWalks(t *testing.T) { withMounts(t, testQuotaReplacesWalks) }
+func TestQuotaReplacesWalks(t *testing.T) { mountns.Run(t, testQuotaReplacesWalks) }
 
 func testQuotaReplacesWalks(t *testing.T) {
 	for name, mkfs := range map[string][]string{
@@ -70,7 +72,7 @@ func quotaReplacesWalks(t *testing.T, base string) {
 }
 
 // A directory that shares its project with the one above has no figure of its own.
-func TestProjectOfAParentIsNoFigure(t *testing.T) { withMounts(t, testProjectOfAParent) }
+func TestProjectOfAParentIsNoFigure(t *testing.T) { mountns.Run(t, testProjectOfAParent) }
 
 func testProjectOfAParent(t *testing.T) {
 	base := mountImage(t, "ext4", "prjquota", []string{"mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"})

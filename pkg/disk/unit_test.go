@@ -21,6 +21,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
 const (
@@ -323,7 +324,7 @@ func TestContainerIDs(t *testing.T) {
 }
 
 // A real overlay, seen from outside by one of the threads whose root it is.
-func TestLayerOfARealOverlay(t *testing.T) { withMounts(t, testLayerOfARealOverlay) }
+func TestLayerOfARealOverlay(t *testing.T) { mountns.Run(t, testLayerOfARealOverlay) }
 
 func testLayerOfARealOverlay(t *testing.T) {
 	base := filepath.Join(t.TempDir(), "with blank")

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
 func TestWalkCountsWhatDuCounts(t *testing.T) {
@@ -156,7 +158,7 @@ func TestWalkHoldsItsGroundWhileTheTreeMoves(t *testing.T) {
 }
 
 func TestMountsInATreeAreNotEntered(t *testing.T) {
-	withMounts(t, testMountsInATree)
+	mountns.Run(t, testMountsInATree)
 }
 
 func testMountsInATree(t *testing.T) {
@@ -279,7 +281,7 @@ func TestWhatIsNotThereHoldsNothing(t *testing.T) {
 }
 
 func TestVolumeInMemoryIsNotWalked(t *testing.T) {
-	withMounts(t, testVolumeInMemory)
+	mountns.Run(t, testVolumeInMemory)
 }
 
 func testVolumeInMemory(t *testing.T) {

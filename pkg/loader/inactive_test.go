@@ -15,31 +15,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/test/uncached"
 )
 
 const cacheBytes = 32 << 20
-
-// uncachedFile is a file of cacheBytes on a disk, of which nothing is in the page cache: the
-// disk itself where EBPF_EVICT_DISK names one, as in the VM, whose files are all in memory.
-func uncachedFile(t *testing.T) string {
-	t.Helper()
-	name := os.Getenv("EBPF_EVICT_DISK")
-	if name == "" {
-		name = filepath.Join(t.TempDir(), "file")
-		if err := os.WriteFile(name, make([]byte, cacheBytes), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() }) // a disk forgets its page cache when nobody has it open
-	if err := errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
 
 // readFile is a process that is told the name of a file, reads it, says so and waits.
 func readFile() {
@@ -94,7 +74,7 @@ func TestInactiveFileIsThatOfMemoryStat(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.Remove(child) })
-		end := readIn(t, child, uncachedFile(t))
+		end := readIn(t, child, uncached.File(t, cacheBytes))
 
 		held := agrees(t, l, parent, child)
 		whole := agrees(t, l, parent, parent.memory)

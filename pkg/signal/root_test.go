@@ -21,52 +21,20 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
-// The test binary is its own FUSE server, and runs its tests of mounts again in a mount
-// namespace of their own: whatever becomes of a test, the kernel unmounts what it mounted
-// and frees the loop devices.
+// The test binary is its own FUSE server.
 const (
-	roleEnv   = "SIGNAL_TEST_ROLE"
-	fuseRole  = "fuse"
-	mountRole = "mounts"
+	roleEnv  = "SIGNAL_TEST_ROLE"
+	fuseRole = "fuse"
 )
 
 func init() {
 	if os.Getenv(roleEnv) == fuseRole {
 		serveFuse(os.Args[len(os.Args)-1])
 		os.Exit(0)
-	}
-}
-
-// withMounts runs test in a mount namespace of its own, as root.
-func withMounts(t *testing.T, test func(*testing.T)) {
-	t.Helper()
-	if os.Getenv(roleEnv) == mountRole {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		test(t)
-		return
-	}
-	if os.Geteuid() != 0 {
-		t.Fatal("needs root; `make test` has it")
-	}
-	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "5m")
-	// Its files go when this test does.
-	cmd.Env = append(os.Environ(), roleEnv+"="+mountRole, "TMPDIR="+t.TempDir())
-	runtime.LockOSThread() // Pdeathsig is about the thread that forks
-	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.CombinedOutput()
-	t.Logf("in a mount namespace of its own:\n%s", out)
-	switch {
-	case err != nil:
-		t.Fatal(err)
-	case bytes.Contains(out, []byte("--- SKIP")):
-		t.Skip("see above")
-	case !bytes.Contains(out, []byte("--- PASS: "+t.Name())):
-		t.Fatal("it did not run")
 	}
 }
 
@@ -187,7 +155,7 @@ func step(t *testing.T, d *Disks, s Signal) Observation {
 // reached the disk; the threshold is met from the one reading on that follows the write
 // which crossed it, down to a full disk.
 func TestRealBytes(t *testing.T) {
-	withMounts(t, func(t *testing.T) {
+	mountns.Run(t, func(t *testing.T) {
 		for name, fs := range filesystems {
 			t.Run(name, func(t *testing.T) {
 				dir := mounted(t, fs.mebibytes, fs.mkfs...)
@@ -241,7 +209,7 @@ func TestRealBytes(t *testing.T) {
 }
 
 func TestRealInodes(t *testing.T) {
-	withMounts(t, func(t *testing.T) {
+	mountns.Run(t, func(t *testing.T) {
 		for name, fs := range filesystems {
 			t.Run(name, func(t *testing.T) {
 				dir := mounted(t, fs.mebibytes, fs.mkfs...)
@@ -273,7 +241,7 @@ func TestRealInodes(t *testing.T) {
 // The pollers by themselves against writers at full speed: the first reading below the
 // threshold is the one that wakes.
 func TestRealDisksAreWatched(t *testing.T) {
-	withMounts(t, func(t *testing.T) {
+	mountns.Run(t, func(t *testing.T) {
 		for name, fs := range filesystems {
 			t.Run(name, func(t *testing.T) {
 				dir := mounted(t, fs.mebibytes, fs.mkfs...)
@@ -337,7 +305,7 @@ func TestRealDisksAreWatched(t *testing.T) {
 
 // btrfs counts no inodes, and its subvolumes are one filesystem.
 func TestRealBtrfs(t *testing.T) {
-	withMounts(t, func(t *testing.T) {
+	mountns.Run(t, func(t *testing.T) {
 		dir := mounted(t, 128, "mkfs.btrfs", "-q")
 		sub := filepath.Join(dir, "sub")
 		parent, err := os.Open(dir)
@@ -384,7 +352,7 @@ func createSubvolume(parent *os.File, name string) error {
 // A disk that is lazily unmounted, mounted again, and gone with its directory costs its own
 // signals alone, and the layout stays.
 func TestRealUnmount(t *testing.T) {
-	withMounts(t, func(t *testing.T) {
+	mountns.Run(t, func(t *testing.T) {
 		node := mounted(t, 64, ext4...)
 		disk := image(t, 64, ext4...)
 		images := filepath.Join(t.TempDir(), "images")
@@ -438,7 +406,7 @@ func TestRealUnmount(t *testing.T) {
 // A FUSE server that stops to answer, and then dies, with requests waiting in the kernel:
 // what a dead NFS server looks like.
 func TestRealHang(t *testing.T) {
-	withMounts(t, func(t *testing.T) {
+	mountns.Run(t, func(t *testing.T) {
 		if _, err := os.Stat("/dev/fuse"); errors.Is(err, os.ErrNotExist) {
 			t.Skip("kernel lacks FUSE")
 		}

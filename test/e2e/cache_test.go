@@ -7,35 +7,17 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/test/uncached"
 )
 
 const cacheBytes = 192 << 20
-
-// uncachedFile is a file of cacheBytes of which nothing is in the page cache: the disk itself
-// where EBPF_EVICT_DISK names one, as in the VM, whose files are all in memory.
-func uncachedFile(t *testing.T) string {
-	t.Helper()
-	name := os.Getenv("EBPF_EVICT_DISK")
-	if name == "" {
-		name = filepath.Join(t.TempDir(), "file")
-		must(t, os.WriteFile(name, make([]byte, cacheBytes), 0o600))
-	}
-	f, err := os.Open(name)
-	must(t, err)
-	t.Cleanup(func() { _ = f.Close() }) // a disk forgets its page cache when nobody has it open
-	must(t, errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)))
-	return name
-}
 
 // readFile joins cgroups, reads a file once, says so and waits.
 func readFile(args []string) int {
@@ -90,7 +72,7 @@ func TestPageCacheEvictsNobody(t *testing.T) {
 	must(t, err)
 	defer func() { _ = root.Close() }()
 	must(t, root.SetMemoryMax(256<<20))
-	file := uncachedFile(t)
+	file := uncached.File(t, cacheBytes)
 	w.extra = "drill: {atStart: false, every: 0}\n"
 	w.start(map[string]string{memorySignal: "100Mi"})
 	cached := func(when string) {
