@@ -384,20 +384,31 @@ static __always_inline bool refresh_if(enum controller c, __u32 css_id, __u64 cg
 	return css;
 }
 
-/* Reads the node's counters and those of a cgroup now: its row of memory is at
- * ctx[0] if it is still cgroup ctx[1], that of pids at ctx[2] if it is still
- * ctx[3]. Returns which are, a bit for each controller. */
+/* Reads a cgroup's counters now: its row of memory is at at[0] if it is still cgroup
+ * at[1], that of pids at at[2] if it is still at[3]. Returns which are, a bit for each
+ * controller. */
+static __always_inline int refresh_rows(__u64 *at)
+{
+	__u64 memory_id = at[1], pids_id = at[3];
+	int fresh = 0;
+
+	if (memory_id && refresh_if(CONTROLLER_MEMORY, at[0], memory_id))
+		fresh |= 1 << CONTROLLER_MEMORY;
+	if (pids_id && refresh_if(CONTROLLER_PIDS, at[2], pids_id))
+		fresh |= 1 << CONTROLLER_PIDS;
+	return fresh;
+}
+
+/* Reads the node's counters and those of two cgroups, ctx[0] to ctx[3] and from
+ * ctx[4] on. Returns which of the first one's were read. */
 SEC("raw_tp")
 int refresh(__u64 *ctx)
 {
-	__u64 memory_id = ctx[1], pids_id = ctx[3];
-	int fresh = 0;
+	int fresh;
 
 	look_at_node();
-	if (memory_id && refresh_if(CONTROLLER_MEMORY, ctx[0], memory_id))
-		fresh |= 1 << CONTROLLER_MEMORY;
-	if (pids_id && refresh_if(CONTROLLER_PIDS, ctx[2], pids_id))
-		fresh |= 1 << CONTROLLER_PIDS;
+	fresh = refresh_rows(ctx);
+	refresh_rows(ctx + 4);
 	return fresh;
 }
 

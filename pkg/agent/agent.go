@@ -14,6 +14,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -69,6 +70,7 @@ type Agent struct {
 
 	blind    [decide.MaxBounds]blindness
 	rootRead rootRead
+	beside   loader.At // a unit to be read with the root or the node
 	waiting  [decide.MaxBounds]wait
 	viewed   time.Time
 	state    string
@@ -165,7 +167,7 @@ func (a *Agent) leave() {
 	}
 	for end := time.Now().Add(farewell); a.following() && time.Now().Before(end); {
 		a.poller.wait(followTick)
-		a.observe()
+		a.observe(-1)
 		a.follow()
 	}
 	for i := range a.open {

@@ -55,7 +55,7 @@ type counters interface {
 	Row(c loader.Controller, cssID uint32, cgroupID uint64) (sample.Cgroup, bool)
 	Usage(c loader.Controller, cssID uint32, cgroupID uint64) (usage, inactiveFile int64, ok bool)
 	Above(c loader.Controller, cssID uint32) (cgroupID uint64, parent uint32, ok bool)
-	Refresh(loader.At) (memory, pids bool)
+	Refresh(at, beside loader.At) (memory, pids bool)
 	RefreshRows(loader.At) (memory, pids bool)
 }
 

@@ -165,9 +165,12 @@ func (k *lesser) Above(loader.Controller, uint32) (cgroupID uint64, parent uint3
 }
 
 // Refresh reads a cgroup's rows and the node's counters now, inactive file too.
-func (k *lesser) Refresh(at loader.At) (memory, pids bool) {
+func (k *lesser) Refresh(at, beside loader.At) (memory, pids bool) {
 	if _, err := k.Look(); err != nil {
 		return false, false
+	}
+	if beside != (loader.At{}) {
+		_, _ = k.refresh(beside, &k.hot)
 	}
 	return k.refresh(at, &k.hot)
 }

@@ -13,12 +13,19 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
-// observe fills input.Observations with every signal that some bound asks for. A signal
-// that can't be told is absent, and costs its own bounds alone.
-func (a *Agent) observe() {
+// observe fills input.Observations with every signal that some bound asks for, and reads one
+// unit of the scene with them; -1: none. A signal that can't be told is absent, and costs its
+// own bounds alone.
+func (a *Agent) observe(unit int) {
 	obs := a.input.Observations[:0]
-	a.rootRead = rootRead{}
+	a.rootRead, a.beside = rootRead{}, loader.At{}
+	if unit >= 0 {
+		a.beside = a.scene.rows[unit].at()
+	}
 	node, err := a.lookAtNode()
+	if unit >= 0 {
+		a.scene.looked(a.kernel, unit)
+	}
 	nowNs := now()
 	for i := range a.settings.Bounds {
 		b := &a.settings.Bounds[i]
@@ -40,7 +47,7 @@ func (a *Agent) observe() {
 }
 
 // lookAtNode reads the node's counters, in one system call with those of a root whose
-// allocatable signals are asked for.
+// allocatable signals are asked for, and with the unit's.
 func (a *Agent) lookAtNode() (sample.Node, error) {
 	for i := range a.settings.Bounds {
 		if b := &a.settings.Bounds[i]; b.Signal.Allocatable() {
@@ -48,6 +55,11 @@ func (a *Agent) lookAtNode() (sample.Node, error) {
 				return a.kernel.Node(), nil
 			}
 			break
+		}
+	}
+	if a.beside != (loader.At{}) {
+		if memory, pids := a.kernel.Refresh(a.beside, loader.At{}); memory || pids {
+			return a.kernel.Node(), nil
 		}
 	}
 	return a.kernel.Look()
@@ -63,8 +75,8 @@ func (r rootRead) any() bool { return r.memory || r.pids }
 
 func (a *Agent) readRoot(r *root) rootRead {
 	if a.rootRead.of != r {
-		memory, pids := a.kernel.Refresh(at(r.id, r.memoryCSS, r.pidsCSS))
-		a.rootRead = rootRead{r, memory, pids}
+		memory, pids := a.kernel.Refresh(at(r.id, r.memoryCSS, r.pidsCSS), a.beside)
+		a.rootRead, a.beside = rootRead{r, memory, pids}, loader.At{}
 	}
 	return a.rootRead
 }

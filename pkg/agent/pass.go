@@ -37,8 +37,7 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 			break
 		}
 		victim := d.Victim
-		a.scene.look(a.kernel, victim) // what it holds now, not what it held at the last walk
-		if d = a.decide(); d.Verdict != decide.Evict || d.Victim != victim {
+		if d = a.decide(victim); d.Verdict != decide.Evict || d.Victim != victim {
 			continue
 		}
 		if a.evict(&d, woke, wokeNs) {
@@ -115,12 +114,13 @@ const lookAgain = 16
 // consider reads every unit's usage and decides.
 func (a *Agent) consider() decide.Decision {
 	a.scene.fill(a.kernel)
-	return a.decide()
+	return a.decide(-1)
 }
 
-// decide reads the signals and decides by the usages as they are in the scene.
-func (a *Agent) decide() decide.Decision {
-	a.observe()
+// decide reads the signals and decides by the usages as they are in the scene. One unit, -1:
+// none, counts with what it holds now, not what it held at the last walk.
+func (a *Agent) decide(unit int) decide.Decision {
+	a.observe(unit)
 	a.input.NowNs = now()
 	a.input.Workloads = a.scene.workloads
 	a.input.Dying = a.scene.unreaped(a.dying(a.input.Dying[:0]))

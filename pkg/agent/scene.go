@@ -225,7 +225,12 @@ func (s *scene) fill(k kernel) {
 // look reads one unit's counters from the kernel: what it holds now, and whether anybody
 // is in it. A row of tasks alone can be a second old, and a process that joins counts no fork.
 func (s *scene) look(k kernel, i int) {
-	k.Refresh(s.rows[i].at())
+	k.Refresh(s.rows[i].at(), loader.At{})
+	s.looked(k, i)
+}
+
+// looked takes over what was just read of a unit.
+func (s *scene) looked(k kernel, i int) {
 	s.use(k, i)
 	s.empty[i] = s.workloads[i].Usage.Tasks == 0
 	s.mark(i)
@@ -280,7 +285,7 @@ func (r *rows) usage(k kernel, u *workload.Usage) {
 // held is what the cgroup still holds, read now; nothing when it is gone.
 func (r *rows) held(k kernel) (held workload.Usage) {
 	var u workload.Usage
-	memory, pids := k.Refresh(r.at())
+	memory, pids := k.Refresh(r.at(), loader.At{})
 	r.usage(k, &u)
 	if memory {
 		held.MemoryBytes = max(0, u.WorkingSetBytes)

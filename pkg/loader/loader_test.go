@@ -174,14 +174,21 @@ func TestWalkFindsEveryCgroupWithItsUsage(t *testing.T) {
 			at, other = At{PidsID: id, PidsCSS: found.CSSID}, At{PidsID: id + 1, PidsCSS: found.CSSID}
 		}
 		former := l.Node().Ns
-		if memory, pids := l.Refresh(at); memory != (c == Memory) || pids != (c == Pids) {
+		if memory, pids := l.Refresh(at, At{}); memory != (c == Memory) || pids != (c == Pids) {
 			t.Errorf("controller %d: refreshed memory %t, pids %t", c, memory, pids)
 		}
-		if memory, pids := l.Refresh(other); memory || pids {
+		if memory, pids := l.Refresh(other, At{}); memory || pids {
 			t.Errorf("controller %d: refreshed another cgroup: memory %t, pids %t", c, memory, pids)
 		}
 		if l.Node().Ns <= former {
 			t.Error("the node's counters were not read with it")
+		}
+		first, _ := l.Row(c, found.CSSID, id)
+		if memory, pids := l.Refresh(At{}, at); memory || pids {
+			t.Errorf("controller %d: nobody refreshed: memory %t, pids %t", c, memory, pids)
+		}
+		if second, _ := l.Row(c, found.CSSID, id); second.Ns <= first.Ns {
+			t.Errorf("controller %d: the one beside it was not read", c)
 		}
 	}
 }

@@ -32,11 +32,11 @@ const cmdTestRun = 10 // BPF_PROG_TEST_RUN
 // at once.
 type testRun struct {
 	attr *testRunAttr
-	args *[4]uint64
+	args *[8]uint64
 }
 
 func newTestRun(fd int) testRun {
-	r := testRun{attr: new(testRunAttr), args: new([4]uint64)}
+	r := testRun{attr: new(testRunAttr), args: new([8]uint64)}
 	r.attr.progFD = uint32(fd)
 	r.attr.ctxIn = uint64(uintptr(unsafe.Pointer(r.args)))
 	r.attr.ctxSizeIn = uint32(unsafe.Sizeof(*r.args))
