@@ -377,10 +377,10 @@ int look(void *ctx)
 static __always_inline bool refresh_if(enum controller c, __u32 css_id, __u64 cgroup_id)
 {
 	struct cgroup_row *row = row_of(c, css_id);
-	struct cgroup_subsys_state *css = row ? css_of_row(row, cgroup_id) : NULL;
+	struct cgroup_subsys_state *css = row ? css_of_row(row, cgroup_id) : NULL, *parent;
 
 	if (css)
-		refresh_row(c, css, bpf_ktime_get_ns(), 0);
+		refresh_row(c, css, bpf_ktime_get_ns(), 0, &parent);
 	return css;
 }
 

@@ -81,6 +81,7 @@ struct cgroup_row {
 	__u64 seq; /* odd while it is written */
 	__u64 cgroup_id; /* kernfs id, the row's generation; 0: never seen */
 	__u64 css; /* address of the controller's state, checked before each use */
+	__u64 parent_css; /* its parent's, 0 for the root */
 	__s64 usage; /* pages or tasks */
 	__s64 inactive_file; /* pages, memory only: up to one rstat flush old */
 	__u64 updated_ns; /* CLOCK_MONOTONIC */

@@ -163,13 +163,14 @@ static __always_inline struct css_name name_of(struct cgroup_subsys_state *css)
 #define INACTIVE_AGE_NS (10 * 1000000ULL)
 
 /*
- * Reads a cgroup's counters into its row. A row that another CPU is writing is
- * left to it: it is just as fresh. The charge hook may be preempted (fentry, unlike
- * a tracepoint): so all is read first, the row is odd for a few stores only, and
- * what was read before another's write does not replace that.
+ * Reads a cgroup's counters into its row, and finds its parent, which it has for
+ * life. A row that another CPU is writing is left to it: it is just as fresh. The
+ * charge hook may be preempted (fentry, unlike a tracepoint): so all is read first,
+ * the row is odd for a few stores only, and what was read before another's write
+ * does not replace that.
  */
 static __always_inline struct cgroup_row *refresh_row(enum controller c, struct cgroup_subsys_state *css, __u64 now,
-						      __u64 inactive_age)
+						      __u64 inactive_age, struct cgroup_subsys_state **parent)
 {
 	struct css_name name = name_of(css);
 	__u32 css_id = name.id, serial = name.serial_nr, parent_id;
@@ -177,20 +178,20 @@ static __always_inline struct cgroup_row *refresh_row(enum controller c, struct 
 	__u64 cgroup_id, inactive_ns = 0;
 	__s64 usage, inactive_file = 0;
 
-	if (!row)
-		return NULL; /* of more cgroups than the table has room for */
-	if (row->css == (__u64)css && row->serial == serial) { /* they are as they were */
+	if (row && row->css == (__u64)css && row->serial == serial) { /* they are as they were */
 		cgroup_id = row->cgroup_id;
 		parent_id = row->parent;
+		*parent = (void *)row->parent_css;
 		if (now - row->inactive_ns < inactive_age) {
 			inactive_ns = row->inactive_ns;
 			inactive_file = row->inactive_file;
 		}
 	} else {
-		struct cgroup_subsys_state *parent = BPF_CORE_READ(css, parent);
-
+		*parent = BPF_CORE_READ(css, parent);
+		if (!row)
+			return NULL; /* of more cgroups than the table has room for */
 		cgroup_id = cgroup_id_of(css);
-		parent_id = parent ? BPF_CORE_READ(parent, id) : 0;
+		parent_id = *parent ? BPF_CORE_READ(*parent, id) : 0;
 	}
 	if (c == CONTROLLER_MEMORY) {
 		usage = memory_usage(css);
@@ -211,6 +212,7 @@ static __always_inline struct cgroup_row *refresh_row(enum controller c, struct 
 	row->cgroup_id = cgroup_id;
 	row->parent = parent_id;
 	row->css = (__u64)css;
+	row->parent_css = (__u64)*parent;
 	row->serial = serial; /* after what is taken from the row by it */
 	row->usage = usage;
 	row->inactive_file = inactive_file;
@@ -228,8 +230,8 @@ static __always_inline struct cgroup_row *refresh_row(enum controller c, struct 
 
 __noinline __u64 refresh_memory(__u64 css, __u64 now, __u32 by)
 {
-	struct cgroup_subsys_state *at = (void *)css;
-	struct cgroup_row *row = refresh_row(CONTROLLER_MEMORY, at, now, INACTIVE_AGE_NS);
+	struct cgroup_subsys_state *at = (void *)css, *parent;
+	struct cgroup_row *row = refresh_row(CONTROLLER_MEMORY, at, now, INACTIVE_AGE_NS, &parent);
 	__s64 moved;
 
 	if (row) {
@@ -239,15 +241,15 @@ __noinline __u64 refresh_memory(__u64 css, __u64 now, __u32 by)
 			send_delta(row, css_id_of(at), by);
 		}
 	}
-	return (__u64)BPF_CORE_READ(at, parent);
+	return (__u64)parent;
 }
 
 __noinline __u64 refresh_pids(__u64 css, __u64 now)
 {
-	struct cgroup_subsys_state *at = (void *)css;
+	struct cgroup_subsys_state *parent;
 
-	refresh_row(CONTROLLER_PIDS, at, now, INACTIVE_AGE_NS);
-	return (__u64)BPF_CORE_READ(at, parent);
+	refresh_row(CONTROLLER_PIDS, (void *)css, now, INACTIVE_AGE_NS, &parent);
+	return (__u64)parent;
 }
 
 /* Refreshes a cgroup and its ancestors; the root's row too, it costs nothing
@@ -307,10 +309,12 @@ static __always_inline struct cgroup_subsys_state *css_of_sibling(struct list_he
 
 __noinline int walk_visit(__u64 css, __u32 controller)
 {
+	struct cgroup_subsys_state *parent;
+
 	if (controller == CONTROLLER_MEMORY)
-		refresh_row(CONTROLLER_MEMORY, (void *)css, bpf_ktime_get_ns(), 0);
+		refresh_row(CONTROLLER_MEMORY, (void *)css, bpf_ktime_get_ns(), 0, &parent);
 	else
-		refresh_row(CONTROLLER_PIDS, (void *)css, bpf_ktime_get_ns(), 0);
+		refresh_row(CONTROLLER_PIDS, (void *)css, bpf_ktime_get_ns(), 0, &parent);
 	return 0;
 }
 

@@ -48,6 +48,7 @@ type EvictCgroupRow struct {
 	Seq          uint64
 	CgroupId     uint64
 	Css          uint64
+	ParentCss    uint64
 	Usage        int64
 	InactiveFile int64
 	UpdatedNs    uint64
