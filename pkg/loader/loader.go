@@ -117,7 +117,7 @@ type Loader struct {
 
 // Open loads the programs, finds the node's counters, attaches task:task_newtask and
 // starts the far timer, in the kernel or, before 5.15, on a thread. The allocation hook
-// stays off until Arm. Errors: ErrNoBTF, ErrForeignBTF, ErrPrivilege, and
+// stays off until Arm. Errors: ErrNoBTF, ErrForeignBTF, ErrPrivilege, ErrLockdown, and
 // *ebpf.VerifierError (print it once with %+v).
 func Open(o Options) (*Loader, error) {
 	types, err := loadTypes(o.BTF)
@@ -337,7 +337,7 @@ func (l *Loader) SetLimits(memTotalBytes, tasksMax int64) error {
 func explain(err error) error {
 	var verifier *ebpf.VerifierError
 	if errors.As(err, &verifier) && !errors.Is(err, unix.EPERM) { // the verifier itself says EACCES or EINVAL
-		return withVerdict(err)
+		return lockedDown(withVerdict(err))
 	}
 	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w (%w)", ErrPrivilege, err)

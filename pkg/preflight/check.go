@@ -104,7 +104,7 @@ func (r *Report) needPrograms(need func(what, get string)) {
 	if !r.BTF.OK {
 		need("BTF", r.BTF.Error)
 	}
-	if r.Lockdown.Mode == "confidentiality" {
+	if r.Lockdown.Mode == loader.Confidentiality {
 		need("lockdown", r.Lockdown.Effect)
 	}
 	if len(r.Missing) == known {

@@ -42,23 +42,14 @@ func kernelBTF(file string) BTF {
 // lockdownEffect is what of ours each mode forbids (security/lockdown/lockdown.c; the two
 // that are about BPF are LOCKDOWN_BPF_READ_KERNEL and LOCKDOWN_BPF_WRITE_USER).
 var lockdownEffect = map[string]string{
-	"integrity":       "forbids nothing of ours",
-	"confidentiality": "no BPF program may read kernel memory (bpf_probe_read_kernel), so none of ours loads; boot without lockdown=confidentiality",
+	"integrity":            "forbids nothing of ours",
+	loader.Confidentiality: "no BPF program may read kernel memory (bpf_probe_read_kernel), so none of ours loads; boot without lockdown=confidentiality",
 }
 
-// lockdown reads which mode is marked.
-//
-//	none [integrity] confidentiality
 func lockdown(root string) Lockdown {
-	path := filepath.Join(root, "/sys/kernel/security/lockdown")
-	text, err := os.ReadFile(path)
+	mode, err := loader.Lockdown(filepath.Join(root, loader.LockdownFile))
 	if err != nil {
-		return Lockdown{Mode: "unknown", Effect: fmt.Sprintf("%s can't be read: is there a securityfs, and a lockdown module?", path)}
-	}
-	_, rest, _ := strings.Cut(string(text), "[")
-	mode, _, ok := strings.Cut(rest, "]")
-	if !ok {
-		return Lockdown{Mode: "unknown", Effect: fmt.Sprintf("%s says %q", path, strings.TrimSpace(string(text)))}
+		return Lockdown{Mode: "unknown", Effect: err.Error()}
 	}
 	return Lockdown{Mode: mode, Effect: lockdownEffect[mode]}
 }

@@ -117,6 +117,9 @@ func TestCheckNamesTheMissingRight(t *testing.T) {
 			}
 		}
 	})
+	t.Run("root without CAP_BPF", func(t *testing.T) {
+		withoutHooks(t, "CAP_BPF", func() *exec.Cmd { return exec.Command("/proc/self/exe", "without-cap-bpf", bin) })
+	})
 	t.Run("root of a user namespace", func(t *testing.T) {
 		cmd := exec.Command(bin)
 		self := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
@@ -207,10 +210,15 @@ func TestCheckWhereNoDrillCanBeHeld(t *testing.T) {
 	}
 }
 
-func TestCheckUnderLockdown(t *testing.T) {
+func needsLockdown(t *testing.T) {
+	t.Helper()
 	if os.Getenv("EBPF_EVICT_LOCKDOWN") == "" {
 		t.Skip("needs a kernel booted with lockdown=confidentiality: `make test-vm` boots one and sets EBPF_EVICT_LOCKDOWN")
 	}
+}
+
+func TestCheckUnderLockdown(t *testing.T) {
+	needsLockdown(t)
 	bin := binary(t)
 	r := withoutHooks(t, "lockdown", func() *exec.Cmd { return exec.Command(bin) })
 	if r.Lockdown.Mode != "confidentiality" {

@@ -90,14 +90,6 @@ func forAnybody(t *testing.T, bin string) string {
 	return to.Name()
 }
 
-func TestKernelWithoutBTFIsRefusedInOneSentence(t *testing.T) {
-	bin := binary(t)
-	w := newWorld(t)
-	w.extra = "leastTier: bpf\n"
-	file := w.config(map[string]string{"memory.available": "1Mi"})
-	refused(t, exec.Command("/proc/self/exe", "without-btf", bin, "run", "--config", file, "--log-level", "error"), 3, "CONFIG_DEBUG_INFO_BTF")
-}
-
 // withoutBTF executes a program in a mount namespace that hides the kernel's BTF.
 func withoutBTF(args []string) int {
 	runtime.LockOSThread()

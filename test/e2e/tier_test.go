@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -177,33 +176,53 @@ func TestEveryTierPlaysTheOtherScenes(t *testing.T) {
 	}
 }
 
-// A node whose kernel has no BTF, or whose agent may not use BPF, is protected all the same,
-// and the journal says by what and why.
+// A node whose kernel has no BTF, or whose agent may not use BPF, is protected all the same.
 func TestWithoutBPFTheBestThatIsLeftIsUsed(t *testing.T) {
-	bin := binary(t)
 	for _, tc := range []struct{ without, reason string }{
 		{"without-btf", "CONFIG_DEBUG_INFO_BTF"},
 		{"without-cap-bpf", "CAP_BPF"},
 	} {
-		t.Run(tc.without, func(t *testing.T) {
-			w := newWorld(t)
-			w.extra = "drill: {atStart: false, every: 0}\n" // a canary needs CAP_SYS_ADMIN, as BPF does
-			file := w.config(map[string]string{memorySignal: "900Mi"})
-			w.agent = exec.Command("/proc/self/exe", tc.without, bin, "run", "--config", file, "--log-level", "error")
-			w.agent.Stderr = os.Stderr
-			w.agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			must(t, startForGood(w.agent))
-			t.Cleanup(w.stop)
-			w.await("the agent's start", func() bool { return w.count(record.KindStart) > 0 })
-			hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20})
-			w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
-			_ = hog.Stop()
-			evicted(t, w.lines(record.KindEviction)[0], path.Join(w.root, "hog"))
-			if d := w.lines(record.KindDegraded); len(d) == 0 || !strings.Contains(d[0].Reason, tc.reason) {
-				t.Errorf("degraded lines: %+v", d)
-			}
-		})
+		t.Run(tc.without, func(t *testing.T) { withoutBPF(t, tc.reason, "/proc/self/exe", tc.without) })
 	}
+}
+
+func TestRunUnderLockdown(t *testing.T) {
+	needsLockdown(t)
+	withoutBPF(t, "lockdown=confidentiality")
+}
+
+// withoutBPF plays an eviction by an agent that by leads to, where BPF can't be used for a
+// reason: it takes the tiers that check names, and the journal says which and why. One that is
+// told to put up with no less than BPF ends at once, and says the same.
+func withoutBPF(t *testing.T, reason string, by ...string) {
+	t.Helper()
+	command := append(by[:len(by):len(by)], binary(t))
+	t.Run("evicts", func(t *testing.T) {
+		best, _ := checked(t, exec.Command(command[0], command[1:]...))
+		w := newWorld(t)
+		w.by, w.extra = by, "drill: {atStart: false, every: 0}\n" // a canary needs CAP_SYS_ADMIN, as BPF does
+		w.start(map[string]string{memorySignal: "900Mi"})
+		hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20})
+		w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
+		_ = hog.Stop()
+		line := w.lines(record.KindEviction)[0]
+		evicted(t, line, path.Join(w.root, "hog"))
+		tally{}.take(t, best.Fallback.Memory, line)
+		want := fmt.Sprintf("memory by %s, pids by %s", best.Fallback.Memory, best.Fallback.Tasks)
+		if begun := w.lines(record.KindStart)[0]; begun.Reason != want {
+			t.Errorf("started with %q, want %q", begun.Reason, want)
+		}
+		if d := w.lines(record.KindDegraded); len(d) == 0 || !strings.Contains(d[0].Reason, reason) {
+			t.Errorf("degraded lines: %+v", d)
+		}
+	})
+	t.Run("is refused where it is not enough", func(t *testing.T) {
+		w := newWorld(t)
+		w.extra = "leastTier: bpf\n"
+		file := w.config(map[string]string{"memory.available": "1Mi"})
+		args := append(command[1:len(command):len(command)], "run", "--config", file, "--log-level", "error")
+		refused(t, exec.Command(command[0], args...), 3, reason)
+	})
 }
 
 // What keeps BPF away at the start may go: here the file of the kernel's types comes later.

@@ -19,6 +19,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,6 +32,7 @@ const guestBin = "/bin/ebpf-evict"
 
 type options struct {
 	kernel, bin, run, skip string
+	count                  int
 	timeout                time.Duration
 	env                    []string
 	packages               []string
@@ -51,6 +53,7 @@ func runMain() int {
 	flag.StringVar(&opts.bin, "bin", "", "the program under test, built for this machine; in the guest "+guestBin)
 	flag.StringVar(&opts.run, "run", "", "run only tests that match, as in go test -run")
 	flag.StringVar(&opts.skip, "skip", "", "leave out tests that match, as in go test -skip")
+	flag.IntVar(&opts.count, "count", 1, "how often each test runs, as in go test -count")
 	flag.Func("env", "KEY=value for the tests, may be given again; outranks what the runner sets", func(s string) error {
 		if !strings.Contains(s, "=") {
 			return errors.New("want KEY=value")
@@ -191,7 +194,7 @@ func testJob(pkg string, opts options) guest.Job {
 		Name: name,
 		Path: path.Join("/src", name, path.Base(name)+".test"),
 		Dir:  path.Join("/src", name),
-		Args: []string{"-test.v", "-test.timeout=" + (opts.timeout * 9 / 10).String()},
+		Args: []string{"-test.v", "-test.timeout=" + (opts.timeout * 9 / 10).String(), "-test.count=" + strconv.Itoa(opts.count)},
 	}
 	if opts.run != "" {
 		job.Args = append(job.Args, "-test.run="+opts.run)
