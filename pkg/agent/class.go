@@ -49,30 +49,50 @@ func Raise(priority uint32) (Class, error) {
 	return ClassNice, err
 }
 
-// hurry gives all threads of this process nice -20, and calm what they had. A start in the
-// middle of a fork bomb is one of hundreds of tasks that want the CPU: on a kernel without
-// cgroup.kill, whose victim goes on trying to fork, one took 165 s.
+// hurry gives all threads of this process the same class, nice -20, and calm what each had. A
+// start in the middle of a fork bomb is one of hundreds of tasks that want the CPU: on a kernel
+// without cgroup.kill, whose victim goes on trying to fork, one took 165 s.
 func hurry() (calm func()) {
-	// getpriority(2) itself returns 20 - nice.
-	usual, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	own, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
 		return func() {}
 	}
-	setNice(-20)
-	return func() { setNice(20 - usual) }
+	usual := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: own.Nice} // 0 of a real-time thread
+	had := map[int]unix.SchedAttr{}
+	eachThread(func(tid int, attr *unix.SchedAttr) {
+		same := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: -20, Flags: attr.Flags}
+		if _, done := had[tid]; !done && unix.SchedSetAttr(tid, &same, 0) == nil {
+			had[tid] = *attr
+		}
+	})
+	return func() {
+		eachThread(func(tid int, attr *unix.SchedAttr) {
+			before, known := had[tid]
+			if !known {
+				before = usual // it is new, and has its maker's
+			}
+			if known || attr.Policy == unix.SCHED_NORMAL {
+				_ = unix.SchedSetAttr(tid, &before, 0)
+			}
+		})
+	}
 }
 
-// setNice goes on where that is not permitted. A new thread has its maker's value: the second
-// round finds those that came in the first.
-func setNice(nice int) {
+// eachThread calls f for each thread of this process with how it is scheduled; twice for most
+// of them, as the second round finds those that came in the first.
+func eachThread(f func(tid int, attr *unix.SchedAttr)) {
 	for range 2 {
 		threads, err := os.ReadDir("/proc/self/task")
 		if err != nil {
 			return
 		}
 		for _, t := range threads {
-			if tid, err := strconv.Atoi(t.Name()); err == nil {
-				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
+			tid, err := strconv.Atoi(t.Name())
+			if err != nil {
+				continue
+			}
+			if attr, err := unix.SchedGetAttr(tid, 0); err == nil {
+				f(tid, attr)
 			}
 		}
 	}

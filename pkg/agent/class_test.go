@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"errors"
 	"os"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -37,5 +39,33 @@ func TestAStartHurriesAndIsCalmAfterwards(t *testing.T) {
 	calm()
 	if after := niceOfThreads(t); len(before) == 1 && (len(after) != 1 || after[-20]) {
 		t.Errorf("nice values %v afterwards, %v before", after, before)
+	}
+}
+
+// A thread that comes back from the kernel waits, spinning, for the collector to be through with
+// its stack: it must not do so above the threads that collect.
+func TestNoThreadIsRealTimeWhileGarbageIsCollected(t *testing.T) {
+	raised, end, ended := make(chan int), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // never unlocked
+		if class, err := Raise(crewPriority); class != ClassFIFO {
+			t.Errorf("class %s: %v", class, err)
+		}
+		raised <- unix.Gettid()
+		<-end
+	}()
+	tid := <-raised
+	defer func() { close(end); <-ended }()
+	var during, after *unix.SchedAttr
+	var errs [2]error
+	evenly(func() { during, errs[0] = unix.SchedGetAttr(tid, 0) })
+	after, errs[1] = unix.SchedGetAttr(tid, 0)
+	must(t, errors.Join(errs[:]...))
+	if during.Policy != unix.SCHED_NORMAL || during.Nice != -20 {
+		t.Errorf("meanwhile %+v, want nice -20 as all others", during)
+	}
+	if after.Policy != unix.SCHED_FIFO || after.Priority != crewPriority || after.Flags&unix.SCHED_FLAG_RESET_ON_FORK == 0 {
+		t.Errorf("afterwards %+v, want what it had", after)
 	}
 }

@@ -35,6 +35,17 @@ func (c *collector) tidy(near bool) {
 	if c.heap() < c.live+slack {
 		return
 	}
-	runtime.GC()
+	evenly(runtime.GC)
 	c.live = c.heap()
+}
+
+// evenly does work with all threads of this process alike. While the collector reads the stack
+// of a goroutine that is in a system call, who comes back from that call asks again and again
+// for it to end (casgstatus of Go's runtime, runtime/proc.go). A real-time thread that does so
+// keeps the one that reads from its CPU, and the kernel's throttle helps nobody who is real-time
+// himself and has the address space's lock: on one CPU the agent stood still for good.
+func evenly(work func()) {
+	calm := hurry()
+	defer calm()
+	work()
 }
