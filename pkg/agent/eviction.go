@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"sync/atomic"
@@ -72,11 +73,10 @@ type eviction struct {
 	// ended is finished as the hot thread took it over, in settle: asked twice in a pass,
 	// finished may give two answers. nil: it goes on.
 	ended *actuator.Outcome
-	// heldDisk is what the victim holds of the disk it was killed for, weighedBy the figures
-	// that were looked at for it.
-	heldDisk  int64
-	weighedBy *workload.DiskTable
-	weighed   bool // weighedBy has a figure since its death
+	// endedNs is when that was: since its death, or since nobody could end it, what the victim
+	// has on disk can be read once and for all.
+	endedNs uint64
+	disk    diskHold
 	// revived: the unit runs again, so nothing in it is the victim's any more.
 	revived  bool
 	recorded bool
@@ -92,7 +92,7 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 		used: true, id: record.MakeID(uint64(time.Now().UnixMilli()), a.entropy), killer: record.ByAgent,
 		decision: *d, bound: a.settings.Bounds[d.Bound],
 		victim: a.scene.workloads[d.Victim], unit: a.scene.units[d.Victim], targets: a.scene.units[d.Victim].targets,
-		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(), heldDisk: math.MaxInt64,
+		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(), disk: diskHold{held: math.MaxInt64},
 	}
 	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
 	e.wire = a.wires.number[d.Bound]
@@ -365,40 +365,6 @@ func (e *eviction) underWay() bool {
 // signalledNs is when the victim got SIGKILL, 0: not yet.
 func (e *eviction) signalledNs() uint64 { return max(e.timeline.Signalled, e.killedNs.Load()) }
 
-// heldDisk is what the victim holds of the filesystem it was killed for, by figures that were
-// read after its death. Until there are some it may be all that is missing: a writer has
-// filled more than what it was killed by says. When its files can be expected to be gone,
-// and nobody says that they are not, it is nothing.
-func (a *Agent) heldDisk(e *eviction) int64 {
-	if !e.bound.Signal.Disk() || e.timeline.Recovered != 0 {
-		return 0
-	}
-	if t := a.scout.figures.Load(); e.timeline.Dead != 0 && t != nil && t != e.weighedBy {
-		e.weighedBy = t
-		e.weigh(&a.settings, t.Entry(e.victim.UID))
-	}
-	if e.timeline.Dead != 0 && now()-e.timeline.Dead > uint64(cleanUp) && !e.weighed {
-		return 0
-	}
-	if o := a.observed(&e.bound); o == nil || e.weighedBy != nil && o.Ns < e.weighedBy.WrittenNs {
-		return math.MaxInt64 // what is missing was read before what it holds
-	}
-	return e.heldDisk
-}
-
-// weigh takes over what a dead victim's files take, if they were measured since.
-func (e *eviction) weigh(s *decide.Settings, measured *workload.DiskEntry) {
-	e.weighed = false
-	if measured == nil {
-		return // its cgroup is gone, its files may be there
-	}
-	nowNs, w := now(), e.victim
-	w.Usage.Disk = measured.Usage(nowNs, time.Duration(nowNs-e.timeline.Dead))
-	if held := s.Use(&e.bound, &w); held != workload.NoData {
-		e.heldDisk, e.weighed = held, true
-	}
-}
-
 // held reads what the struck cgroups still hold. What else is in a pod, its sandbox or a
 // container that was started since, is not the victim's.
 func (a *Agent) held(e *eviction) (sum workload.Usage) {
@@ -443,7 +409,7 @@ func (a *Agent) settle(e *eviction) {
 	if out == nil || e.ended != nil {
 		return
 	}
-	e.ended = out
+	e.ended, e.endedNs = out, cmp.Or(out.DeadNs, now())
 	e.timeline.Dead, e.timeline.Signalled = out.DeadNs, e.signalledNs()
 	e.timeline.SignalledAll = max(e.timeline.Signalled, out.SignalledAllNs)
 	e.heldAfter = a.held(e).MemoryBytes

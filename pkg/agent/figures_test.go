@@ -377,7 +377,11 @@ func TestAHungDiskProcessKillsNobody(t *testing.T) {
 }
 
 func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {
-	for name, stale := range map[string]bool{"it does not run": false, "it has not written for a while": true} {
+	for name, leave := range map[string]func(*diskBed){
+		"it does not run":                func(*diskBed) {},
+		"it has not written for a while": func(b *diskBed) { b.write(now() - uint64(FiguresFileAge) - uint64(time.Second)) },
+		"somebody left a fifo":           func(b *diskBed) { must(b.t, unix.Mkfifo(b.conf.Disk, 0o600)) },
+	} {
 		for _, compat := range []string{"", config.CompatKubelet} {
 			t.Run(name+compat, func(t *testing.T) {
 				b := newDiskBed(t)
@@ -385,9 +389,7 @@ func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {
 				unit := b.sleeper("unit", 1<<20)
 				b.fill()
 				b.holds("unit", 30<<20)
-				if stale {
-					b.write(now() - uint64(FiguresFileAge) - uint64(time.Second))
-				}
+				leave(b)
 				a := b.open(withMemory(lowDisk), nil)
 				b.rounds(a, "the refusal", func() bool { return len(b.refusals("nodefs.available")) == 1 })
 				b.memoryIsProtected(a)

@@ -214,6 +214,7 @@ func (a *Agent) beginLimit(e *eviction, o *offence, i int, wokeNs uint64) {
 		intent: -1, condemned: -1, wall: time.Now(), message: o.Message,
 	}
 	e.lowest = o.LimitBytes - o.UsedBytes
+	e.disk.held = max(0, a.settings.Use(&e.bound, &e.victim)) // nodefs may be short as well
 	e.decision.Observed = signal.Observation{Signal: signal.Signal(o.Check), Available: e.lowest, Capacity: o.LimitBytes, Ns: o.readNs}
 	e.timeline.Crossed, e.timeline.Woke, e.timeline.Decided = o.readNs, wokeNs, now()
 	a.nextEntropy()

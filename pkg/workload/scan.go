@@ -339,18 +339,21 @@ func (r *Reader) containers(pod *Unit) error {
 }
 
 // inhabitants reports whether all processes of a cgroup are the pause container's, and
-// whether there are none.
+// whether there are none. One that has no name any more has ended since.
 func (r *Reader) inhabitants(c *cgroupfs.Cgroup) (isSandbox, isEmpty bool) {
 	var err error
-	if r.pids, err = c.Procs(r.pids[:0]); err != nil || len(r.pids) == 0 {
+	if r.pids, err = c.Procs(r.pids[:0]); err != nil {
 		return false, true
 	}
 	for _, pid := range r.pids {
-		if r.comm(pid) != "pause" {
+		switch comm := r.comm(pid); {
+		case comm == "pause":
+			isSandbox = true
+		case comm != "":
 			return false, false
 		}
 	}
-	return true, false
+	return isSandbox, !isSandbox
 }
 
 func (r *Reader) comm(pid int) string {

@@ -237,6 +237,7 @@ func TestTargetsLeaveTheSandboxOut(t *testing.T) {
 		"the sandbox alone":        {map[string][]int{"s": {10}}, []Target{{pod + "/s"}}, false},
 		"an empty container stays": {map[string][]int{"a": nil, "s": {10}}, []Target{{pod + "/a"}}, false},
 		"one of two is empty":      {map[string][]int{"a": nil, "b": {11}}, []Target{{pod + "/a"}, {pod + "/b"}}, true},
+		"the sandbox ends now":     {map[string][]int{"s": {99}}, []Target{{pod + "/s"}}, false},
 		"no containers":            {nil, []Target{{pod}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
