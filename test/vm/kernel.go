@@ -67,9 +67,10 @@ func kernelNames() string {
 }
 
 // fetchKernel returns the path of the kernel's image in the user's cache, where its
-// checksum is verified. What is not there is downloaded: apt verifies the archive's
-// signature on the index and the index's checksum of the package.
-func fetchKernel(ctx context.Context, src source) (string, error) {
+// checksum is verified, with those modules beside it that the package has. What is not there
+// is downloaded: apt verifies the archive's signature on the index and the index's checksum of
+// the package.
+func fetchKernel(ctx context.Context, src source, withModules bool) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
@@ -79,6 +80,7 @@ func fetchKernel(ctx context.Context, src source) (string, error) {
 	switch {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		fmt.Printf("the cached kernel is not used: %v\n", err)
+	case err == nil && withModules && len(modulesBeside(cached)) == 0:
 	case err == nil && (src.name != newest || age < newestAge):
 		return cached, nil
 	}
@@ -91,28 +93,34 @@ func fetchKernel(ctx context.Context, src source) (string, error) {
 	return image, err
 }
 
-// cachedKernel returns the image that dir's checksum file names and how old it is.
+// cachedKernel returns the image that dir's checksum file names first and how old it is.
 func cachedKernel(dir string) (image string, age time.Duration, err error) {
 	sums := filepath.Join(dir, checksums)
 	info, err := os.Stat(sums)
 	if err != nil {
 		return "", 0, err
 	}
-	line, err := os.ReadFile(sums)
+	text, err := os.ReadFile(sums)
 	if err != nil {
 		return "", 0, err
 	}
-	want, name, ok := strings.Cut(strings.TrimSpace(string(line)), "  ")
-	if !ok {
-		return "", 0, fmt.Errorf("parse %s: want one checksum and name", sums)
+	for line := range strings.Lines(string(text)) {
+		want, name, ok := strings.Cut(strings.TrimSpace(line), "  ")
+		if !ok {
+			break
+		}
+		file := filepath.Join(dir, filepath.Base(name))
+		got, err := checksum(file)
+		if err != nil {
+			return "", 0, err
+		}
+		if got != want {
+			return "", 0, fmt.Errorf("%s has checksum %s, want %s", file, got, want)
+		}
+		image = cmp.Or(image, file)
 	}
-	image = filepath.Join(dir, filepath.Base(name))
-	got, err := checksum(image)
-	if err != nil {
-		return "", 0, err
-	}
-	if got != want {
-		return "", 0, fmt.Errorf("%s has checksum %s, want %s", image, got, want)
+	if image == "" {
+		return "", 0, fmt.Errorf("parse %s: want a checksum and name a line", sums)
 	}
 	return image, time.Since(info.ModTime()), nil
 }
@@ -154,28 +162,38 @@ func downloadKernel(ctx context.Context, src source, dir string) (string, error)
 		return "", err
 	}
 
+	image := filepath.Join(dir, "vmlinuz-"+version)
 	old, err := filepath.Glob(filepath.Join(dir, "vmlinuz-*"))
 	if err != nil {
 		return "", err
 	}
-	image := filepath.Join(dir, "vmlinuz-"+version)
-	if err := extractKernel(ctx, deb, image); err != nil {
-		return "", err
-	}
-	sum, err := checksum(image)
+	old = append(old, modulesBeside(image)...)
+	modules, err := extractKernel(ctx, deb, image)
 	if err != nil {
 		return "", err
 	}
-	line := sum + "  " + filepath.Base(image) + "\n"
-	if err := writeWhole(filepath.Join(dir, checksums), strings.NewReader(line)); err != nil {
+	files := append([]string{image}, modules...)
+	if err := writeChecksums(files); err != nil {
 		return "", err
 	}
 	for _, name := range old {
-		if name != image {
+		if !slices.Contains(files, name) {
 			_ = os.Remove(name) // a leftover only costs disk space
 		}
 	}
 	return image, nil
+}
+
+func writeChecksums(files []string) error {
+	var lines strings.Builder
+	for _, file := range files {
+		sum, err := checksum(file)
+		if err != nil {
+			return err
+		}
+		lines.WriteString(sum + "  " + filepath.Base(file) + "\n")
+	}
+	return writeWhole(filepath.Join(filepath.Dir(files[0]), checksums), strings.NewReader(lines.String()))
 }
 
 // kernelName matches the packages that hold an image. The cloud flavour has no drivers
@@ -212,16 +230,16 @@ func compareVersions(a, b string) int {
 		})
 }
 
-// extractKernel writes the package's kernel image: boot/vmlinuz-VERSION, in later
-// packages usr/lib/modules/VERSION/vmlinuz.
-func extractKernel(ctx context.Context, deb, image string) (err error) {
+// extractKernel writes the package's kernel image, boot/vmlinuz-VERSION, in later packages
+// usr/lib/modules/VERSION/vmlinuz, and beside it the modules that it has of filesystemModules.
+func extractKernel(ctx context.Context, deb, image string) (modules []string, err error) {
 	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		// Read to the end, or dpkg-deb calls the closed pipe an error.
@@ -229,14 +247,29 @@ func extractKernel(ctx context.Context, deb, image string) (err error) {
 		err = errors.Join(err, copyErr, cmd.Wait())
 	}()
 
+	isThere := false
 	for members := tar.NewReader(stdout); ; {
 		member, err := members.Next()
-		if err != nil {
-			return fmt.Errorf("find vmlinuz in %s: %w", filepath.Base(deb), err)
+		switch {
+		case err == io.EOF && isThere:
+			return modules, nil
+		case err != nil:
+			return nil, fmt.Errorf("find vmlinuz in %s: %w", filepath.Base(deb), err)
+		case member.Typeflag != tar.TypeReg:
+			continue
 		}
-		name := path.Base(member.Name)
-		if member.Typeflag == tar.TypeReg && (name == "vmlinuz" || strings.HasPrefix(name, "vmlinuz-")) {
-			return writeWhole(image, members)
+		to := ""
+		switch name := path.Base(member.Name); {
+		case name == "vmlinuz", strings.HasPrefix(name, "vmlinuz-"):
+			to, isThere = image, true
+		case slices.Contains(filesystemModules, name):
+			to = filepath.Join(filepath.Dir(image), name)
+			modules = append(modules, to)
+		default:
+			continue
+		}
+		if err := writeWhole(to, members); err != nil {
+			return nil, err
 		}
 	}
 }

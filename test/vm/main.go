@@ -38,7 +38,7 @@ type options struct {
 	packages               []string
 	numa, append           string
 	exec, out              string
-	icount                 bool
+	icount, filesystems    bool
 }
 
 func main() {
@@ -66,6 +66,7 @@ func runMain() int {
 	flag.StringVar(&opts.exec, "exec", "", "run the program under test with these arguments, and no tests; blanks part them")
 	flag.StringVar(&opts.out, "out", "", "with -exec: the file for its standard output, whatever its exit code; standard error goes to the console")
 	flag.BoolVar(&opts.icount, "icount", false, "emulate, and let the guest's clock count instructions: one is one nanosecond")
+	flag.BoolVar(&opts.filesystems, "filesystems", false, "let the guest make and mount ext4 and xfs: the kernel's modules of them and of loop, and this machine's mkfs")
 	flag.DurationVar(&opts.timeout, "timeout", 45*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
@@ -96,7 +97,7 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	kernel, err := fetchKernel(ctx, src)
+	kernel, err := fetchKernel(ctx, src, opts.filesystems)
 	if err != nil {
 		return 1, fmt.Errorf("get kernel %s: %w", opts.kernel, err)
 	}
@@ -105,7 +106,7 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a leftover only costs disk space
-	jobs, err := build(ctx, dir, opts, packages)
+	jobs, err := build(ctx, dir, kernel, opts, packages)
 	if err != nil {
 		return 1, err
 	}
@@ -137,7 +138,7 @@ func withTests(packages []string) []string {
 
 // build compiles PID 1 and the tests and packs them, with their testdata, into an
 // initramfs in dir. It returns the names of the jobs, in order.
-func build(ctx context.Context, dir string, opts options, packages []string) ([]string, error) {
+func build(ctx context.Context, dir, kernel string, opts options, packages []string) ([]string, error) {
 	f, err := os.Create(filepath.Join(dir, initrdName))
 	if err != nil {
 		return nil, err
@@ -159,6 +160,11 @@ func build(ctx context.Context, dir string, opts options, packages []string) ([]
 	if opts.bin != "" {
 		archive.file(guestBin, opts.bin)
 		manifest.Env = append(manifest.Env, "EBPF_EVICT_BIN="+guestBin)
+	}
+	if opts.filesystems {
+		if err := addFilesystems(ctx, archive, &manifest, kernel); err != nil {
+			return nil, err
+		}
 	}
 	var names []string
 	if opts.exec != "" {

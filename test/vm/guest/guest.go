@@ -28,8 +28,10 @@ const (
 // Manifest lists what PID 1 runs, in order.
 type Manifest struct {
 	// Env is the environment of every job, KEY=value.
-	Env  []string
-	Jobs []Job
+	Env []string
+	// Modules are files of the kernel's modules to load before, in any order.
+	Modules []string
+	Jobs    []Job
 }
 
 // Job is one program.

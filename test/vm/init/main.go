@@ -77,6 +77,9 @@ func runJobs(results *os.File) (int, error) {
 	if err := json.Unmarshal(raw, &manifest); err != nil {
 		return 0, fmt.Errorf("parse %s: %w", guest.ManifestPath, err)
 	}
+	if err := loadModules(manifest.Modules); err != nil {
+		return 0, err
+	}
 	skip, err := strconv.Atoi(cmp.Or(os.Getenv(guest.SkipVariable), "0"))
 	if err != nil || skip < 0 || skip > len(manifest.Jobs) {
 		return 0, fmt.Errorf("%s=%q: want the number of finished jobs", guest.SkipVariable, os.Getenv(guest.SkipVariable))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,6 +41,33 @@ func mountAll() error {
 func delegateControllers() error {
 	control := filepath.Join(cgroupRoot, "cgroup.subtree_control")
 	return os.WriteFile(control, []byte("+memory +pids"), 0)
+}
+
+// loadModules loads them in rounds: one that needs another fails until that is there.
+func loadModules(files []string) error {
+	for len(files) > 0 {
+		var left []string
+		var failed error
+		for _, file := range files {
+			if err := loadModule(file); err != nil {
+				left, failed = append(left, file), errors.Join(failed, fmt.Errorf("load %s: %w", file, err))
+			}
+		}
+		if len(left) == len(files) {
+			return failed
+		}
+		files = left
+	}
+	return nil
+}
+
+func loadModule(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
 // loopbackUp brings lo up; the kernel gives it its addresses.
