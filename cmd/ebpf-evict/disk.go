@@ -38,8 +38,8 @@ func newDiskCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comman
 			"volumes; directories of the key diskDirectories), writes it with its age to the file of\n" +
 			"the key disk, and has dead containers and unused images removed when the agent asks. It\n" +
 			"runs beside the agent, needs root and the host's PIDs and directories, and takes under\n" +
-			"2 % of a CPU far from every threshold. Without it no unit is evicted for a disk. The\n" +
-			"configuration is read at the start alone.",
+			"2 % of a CPU far from every threshold. Without it no unit is evicted for a disk. SIGHUP\n" +
+			"reads the configuration again, and all figures with it; a bad one changes nothing.",
 		Example: "  ebpf-evict disk --config /etc/ebpf-evict/config.yaml\n  ebpf-evict disk --once | jq '.workloads[] | {uid, used: .ephemeralStorage.usedBytes}'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -47,14 +47,21 @@ func newDiskCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comman
 			if err != nil {
 				return err
 			}
-			c, err := loadConfig(file)
+			load := func() (*config.Config, error) { return loadConfig(file) }
+			c, err := load()
 			if err != nil {
 				return err
 			}
 			if os.Geteuid() != 0 {
 				return errors.New("reading other users' directories needs root")
 			}
-			return runDisk(cmd.Context(), c, once, out, log)
+			if err := disk.Humble(); err != nil {
+				log.Warn().Err(err).Msg("degraded: scheduling priority stays as it was")
+			}
+			if once {
+				return measureOnce(cmd.Context(), c, out, log)
+			}
+			return measure(cmd.Context(), c, onHangup(cmd.Context(), load, log), log)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "the agent's configuration file (YAML); none: the defaults")
@@ -62,32 +69,88 @@ func newDiskCmd(out io.Writer, log func() (zerolog.Logger, error)) *cobra.Comman
 	return cmd
 }
 
-func runDisk(ctx context.Context, c *config.Config, once bool, out io.Writer, log zerolog.Logger) error {
-	if err := disk.Humble(); err != nil {
-		log.Warn().Err(err).Msg("degraded: scheduling priority stays as it was")
-	}
-	o, err := diskOptions(c, log)
+func measureOnce(ctx context.Context, c *config.Config, out io.Writer, log zerolog.Logger) error {
+	m, err := newMeasurement(c, nil, log)
 	if err != nil {
 		return err
 	}
-	client, err := cri.Dial(c.ContainerRuntimeEndpoint)
+	defer func() { _ = m.client.Close() }()
+	table, err := disk.Once(ctx, m.options)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = client.Close() }()
-	o.Runtime = client
-	if once {
-		table, err := disk.Once(ctx, o)
-		if err != nil {
-			return err
-		}
-		return json.NewEncoder(out).Encode(table)
+	return json.NewEncoder(out).Encode(table)
+}
+
+// measure runs the disk process until ctx is done, by one configuration after the other. One
+// that can't be used changes nothing.
+func measure(ctx context.Context, c *config.Config, reloads <-chan *config.Config, log zerolog.Logger) error {
+	m, err := newMeasurement(c, nil, log)
+	if err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Disk), 0o755); err != nil {
 		return err
 	}
 	log.Info().Str("disk", c.Disk).Msg("measuring")
-	return disk.Run(ctx, o)
+	m.start(ctx)
+	for {
+		select {
+		case err := <-m.ended:
+			return errors.Join(err, m.client.Close())
+		case c := <-reloads:
+			changed := m.config.Diff(c)
+			c.KeepUntilRestart(m.config) // as the agent does
+			next, err := newMeasurement(c, m, log)
+			if err != nil {
+				log.Error().Err(err).Msg("configuration not taken over, the former one stays")
+				continue
+			}
+			m.stop()
+			if err := <-m.ended; err != nil {
+				return err
+			}
+			if next.client != m.client {
+				_ = m.client.Close()
+			}
+			log.Info().Strs("changed", changed).Msg("configuration read again, figures begin anew")
+			m = next
+			m.start(ctx)
+		}
+	}
+}
+
+// measurement is the disk process with one configuration.
+type measurement struct {
+	config  *config.Config
+	options disk.Options
+	// client may be the next one's too: it knows how old the images are.
+	client *cri.Client
+	stop   context.CancelFunc
+	ended  chan error
+}
+
+func newMeasurement(c *config.Config, former *measurement, log zerolog.Logger) (*measurement, error) {
+	o, err := diskOptions(c, log)
+	if err != nil {
+		return nil, err
+	}
+	m := &measurement{config: c, options: o, ended: make(chan error, 1)}
+	if former != nil && former.config.ContainerRuntimeEndpoint == c.ContainerRuntimeEndpoint {
+		m.client = former.client
+	} else if m.client, err = cri.Dial(c.ContainerRuntimeEndpoint); err != nil {
+		return nil, err
+	}
+	m.options.Runtime = m.client
+	return m, nil
+}
+
+func (m *measurement) start(ctx context.Context) {
+	ctx, m.stop = context.WithCancel(ctx)
+	go func() {
+		defer m.stop()
+		m.ended <- disk.Run(ctx, m.options)
+	}()
 }
 
 func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
@@ -110,7 +173,7 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 	}
 	return disk.Options{
 		FS:    fs,
-		Units: scanner(), HasPod: hasPod(scanner()), ImageAge: c.ImageMinimumGCAge,
+		Units: scanner(), KubeletHas: kubeletHas(scanner()), ImageAge: c.ImageMinimumGCAge,
 		NodeFs: paths.NodeFs, ImageFs: paths.ImageFs, ContainerFs: paths.ContainerFs,
 		Logs: c.PodLogsDir, Stores: diskStores(c), DockerLogs: dockerContainers, Directories: c.DiskDirectories,
 		Marks: marks, Table: c.Disk, Request: c.Reclaim, RequestOwner: uint32(os.Geteuid()),
@@ -118,14 +181,20 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 	}, nil
 }
 
-// hasPod finds a pod's cgroup by its name now; in doubt the pod is there. The systemd driver
-// writes a uid with underscores.
-func hasPod(s *workload.Scanner) func(uid string) bool {
-	return func(uid string) bool {
+// kubeletHas finds a pod's cgroup by its name; in doubt the pod is there. The systemd driver
+// writes a uid with underscores. nil without cgroupsPerQOS, and with roots that leave pods out.
+func kubeletHas(s *workload.Scanner) func() func(uid string) bool {
+	has := func(uid string) bool {
 		cgroups, err := s.List()
 		return err != nil || slices.ContainsFunc(cgroups, func(cgroup string) bool {
 			return strings.Contains(strings.ReplaceAll(path.Base(cgroup), "_", "-"), uid)
 		})
+	}
+	return func() func(uid string) bool {
+		if _, err := s.List(); err == nil && !slices.ContainsFunc(s.Levels(), workload.HoldsAllPods) {
+			return nil
+		}
+		return has
 	}
 }
 

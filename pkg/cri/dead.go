@@ -62,14 +62,29 @@ func (r *Reclaim) pods(containers []Container, sandboxes []sandbox) map[string]*
 			p.containers = append(p.containers, c)
 		}
 	}
-	before, booted := time.Now(), bootTime()
-	if r.KubeletHas == nil {
+	before, booted, has := time.Now(), bootTime(), r.KubeletHas
+	if has != nil && !knowsThatRuns(has, pods) {
+		has = nil
+	}
+	if has == nil {
 		before = before.Add(-EndedAge)
 	}
 	for uid, p := range pods {
-		p.ended = p.restsSince(before, booted) && (r.KubeletHas == nil || !r.KubeletHas(uid))
+		p.ended = p.restsSince(before, booted) && (has == nil || !has(uid))
 	}
 	return pods
+}
+
+// knowsThatRuns: a kubelet that seems not to have even a running pod can't be told by. One is
+// asked for, the first by uid; true when none runs.
+func knowsThatRuns(has func(podUID string) bool, pods map[string]*pod) bool {
+	first := ""
+	for uid, p := range pods {
+		if (first == "" || uid < first) && slices.ContainsFunc(p.sandboxes, func(s sandbox) bool { return s.ready }) {
+			first = uid
+		}
+	}
+	return first == "" || has(first)
 }
 
 // restsSince reports whether nothing of the pod runs or has moved since a time, by which the

@@ -56,8 +56,9 @@ type Reclaim struct {
 	// KubeletHas tells whether the kubelet still has a pod. It makes a pod's cgroup before
 	// its sandbox and removes it when it is done with the pod (SyncTerminatedPod), with
 	// cgroupsPerQOS as is the default. Of a pod that it has the newest dead containers stay;
-	// all of another go, however young: an evicted pod holds its layers until then. nil: the
-	// runtime alone is asked, and a pod has to rest for EndedAge.
+	// all of another go, however young: an evicted pod holds its layers until then. nil, or
+	// where it does not know a pod that runs: the runtime alone is asked, and a pod has to rest
+	// for EndedAge.
 	KubeletHas func(podUID string) bool
 }
 

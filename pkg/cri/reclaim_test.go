@@ -73,6 +73,11 @@ func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 			f.pod("u", false, time.Minute)
 			f.container("app", "u", "app", "", exited, time.Second)
 		}, []string{"app", "sandbox-u"}, func(string) bool { return false }},
+		"not of a pod that ended a moment ago, where the kubelet seems not to have those that run": {func(f *fakeRuntime) {
+			f.pod("runs", true, time.Hour)
+			f.pod("u", false, time.Minute)
+			f.container("app", "u", "app", "", exited, time.Second)
+		}, nil, func(string) bool { return false }},
 		"not of a running pod, whatever its kubelet says": {func(f *fakeRuntime) {
 			f.pod("u", true, time.Minute)
 			f.container("app", "u", "app", "", exited, time.Second)

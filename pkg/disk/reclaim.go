@@ -30,7 +30,8 @@ type reclaimer struct {
 	path    string
 	owner   uint32
 	runtime Runtime
-	hasPod  func(uid string) bool
+	// kubeletHas is as in Options.
+	kubeletHas func() func(uid string) bool
 	// imageAge is as in cri.Reclaim.
 	imageAge time.Duration
 	// stat asks the filesystem of a signal.
@@ -92,7 +93,7 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 	knowsBefore := err == nil
 	if left > 0 {
 		var freed cri.Reclaimed
-		freed, err = r.reclaim(ctx, cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge, KubeletHas: r.hasPod}, func() bool {
+		freed, err = r.reclaim(ctx, cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge}, func() bool {
 			now, err := available()
 			return err == nil && now >= q.AvailableWanted
 		})
@@ -127,6 +128,9 @@ func (r *reclaimer) reclaim(ctx context.Context, what cri.Reclaim, enough func()
 		return cri.Reclaimed{}, errors.New("no container runtime")
 	case !r.hangs.CompareAndSwap(false, true):
 		return cri.Reclaimed{}, errHangs
+	}
+	if r.kubeletHas != nil {
+		what.KubeletHas = r.kubeletHas()
 	}
 	type result struct {
 		freed cri.Reclaimed

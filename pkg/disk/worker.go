@@ -37,10 +37,11 @@ type Options struct {
 	Directories map[string][]string
 	// Marks are the thresholds: near one the figures must be young.
 	Marks []Mark
-	// Runtime is nil where there is none. HasPod tells whether the kubelet has a pod now, by
-	// its cgroup; it is called from other goroutines than Units.
-	Runtime Runtime
-	HasPod  func(uid string) bool
+	// Runtime is nil where there is none. KubeletHas is asked at each reclaim how to tell
+	// whether the kubelet has a pod, nil: it can't be told, as in cri.Reclaim. It, and its
+	// answer, are called from other goroutines than Units. May be nil itself.
+	Runtime    Runtime
+	KubeletHas func() func(uid string) bool
 	// ImageAge is as in cri.Reclaim.
 	ImageAge time.Duration
 	// Table is the file that is written, Request the agent's, of RequestOwner.
@@ -136,7 +137,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Runtime != nil {
 		go w.asked.ask(ctx, o.Runtime, o.Log)
 	}
-	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, hasPod: o.HasPod, imageAge: o.ImageAge, stat: w.stat, settle: w.measureGrowers, answer: w.answer, log: o.Log}
+	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, kubeletHas: o.KubeletHas, imageAge: o.ImageAge, stat: w.stat, settle: w.measureGrowers, answer: w.answer, log: o.Log}
 	go r.run(ctx)
 	w.writes(ctx)
 	return nil

@@ -97,7 +97,7 @@ func (n *node) ask(t *testing.T, q workload.ReclaimRequest) {
 func TestReclaimIsAnsweredOnceAnID(t *testing.T) {
 	n := newNode(t)
 	var calls atomic.Int64
-	n.HasPod = func(uid string) bool { return uid == podUID }
+	n.KubeletHas = func() func(string) bool { return func(uid string) bool { return uid == podUID } }
 	n.Runtime = &fakeRuntime{reclaim: func(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
 		calls.Add(1)
 		if _, ok := ctx.Deadline(); !ok || !what.Containers || what.Images || !what.KubeletHas(podUID) || !enough() {

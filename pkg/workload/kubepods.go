@@ -1,6 +1,9 @@
 package workload
 
-import "strings"
+import (
+	"path"
+	"strings"
+)
 
 // The kubelet's cgroup names (pkg/kubelet/cm), by cgroup driver:
 //
@@ -34,6 +37,14 @@ func uidOf(s string) string {
 		return ""
 	}
 	return s
+}
+
+// HoldsAllPods reports whether a cgroup is the kubelet's of all its pods. Without cgroupsPerQOS
+// there is none, and with it the kubelet makes it before any pod.
+func HoldsAllPods(cgroup string) bool {
+	name := path.Base(cgroup)
+	rest, ok := afterKubepods(name)
+	return name == "kubepods" || ok && rest == ""
 }
 
 // isKubeletLevel reports whether a name is one of the kubelet's levels above its pods.

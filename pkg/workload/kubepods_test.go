@@ -39,3 +39,20 @@ func TestPodsByTheKubeletsNames(t *testing.T) {
 		}
 	}
 }
+
+func TestTheCgroupOfAllPods(t *testing.T) {
+	for cgroup, want := range map[string]bool{
+		"/kubepods":                                true,
+		"/kubepods.slice":                          true,
+		"/kubelet.slice/kubelet-kubepods.slice":    true,
+		"/kubepods/besteffort":                     false,
+		"/kubepods.slice/kubepods-burstable.slice": false,
+		"/system.slice/kubepods.service":           false,
+		"/machine.slice":                           false,
+		"/":                                        false,
+	} {
+		if got := HoldsAllPods(cgroup); got != want {
+			t.Errorf("%s: %v", cgroup, got)
+		}
+	}
+}
