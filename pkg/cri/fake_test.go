@@ -2,6 +2,7 @@ package cri_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
@@ -39,6 +41,8 @@ type fakeRuntime struct {
 	listing func()
 	// statusCalls counts ContainerStatus.
 	statusCalls int
+	// others answers what is not CRI; nil: unknown methods.
+	others func(method string) error
 }
 
 // serve listens on socket until stop is called.
@@ -48,7 +52,17 @@ func (f *fakeRuntime) serve(t *testing.T, socket string) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer()
+	s := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		method, _ := grpc.MethodFromServerStream(stream)
+		if f.others == nil {
+			return status.Error(codes.Unimplemented, method)
+		}
+		var request emptypb.Empty
+		if err := errors.Join(stream.RecvMsg(&request), f.others(method)); err != nil {
+			return err
+		}
+		return stream.SendMsg(new(emptypb.Empty))
+	}))
 	runtime.RegisterRuntimeServiceServer(s, f)
 	runtime.RegisterImageServiceServer(s, f)
 	go func() { _ = s.Serve(l) }()

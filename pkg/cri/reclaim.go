@@ -26,17 +26,14 @@ const (
 	ImageAge = 2 * time.Minute
 )
 
-// containerd frees the data of what was removed by collections of its own. The removal of an
-// image waits for one; after that of a container it comes when 2 % of the time were
-// collections (gc/scheduler, pause_threshold): after one of 20 ms a second later. XFS then
-// counts as available what was freed a few milliseconds later still.
+// XFS counts as available what was freed some milliseconds later.
 const (
 	freedEvery = 10 * time.Millisecond
 	// imageFreed is how long each image has before the next goes, too.
 	imageFreed = 10 * freedEvery
 	// containersFreed is how long dead containers have before an image goes, whose removal
-	// frees them at once; lastFreed is how long they have when no image goes: a pod waits
-	// for it that is to be evicted if this was not enough.
+	// has them collected; lastFreed is how long they have when no image goes and nobody
+	// collects on demand: a pod waits for it that is to be evicted if this was not enough.
 	containersFreed = 50 * freedEvery
 	lastFreed       = 600 * freedEvery
 )
@@ -145,13 +142,17 @@ func (c *Client) reclaim(ctx context.Context, r Reclaim, stop func() bool) (Recl
 		}
 		failed = err
 	}
+	last := lastFreed
+	if done.Containers > 0 && c.collect(ctx) == nil {
+		last = containersFreed
+	}
 	if r.Images && !(done.Containers > 0 && isFreed(containersFreed, stop)) {
 		n, err := c.reclaimImages(ctx, r, stop)
 		done.Images = n
 		failed = errors.Join(failed, err)
 	}
 	if done.Containers > 0 && done.Images == 0 {
-		isFreed(lastFreed, stop)
+		isFreed(last, stop)
 	}
 	return done, errors.Join(failed, ctx.Err())
 }

@@ -7,10 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
@@ -440,4 +443,32 @@ func reclaimable() *fakeRuntime {
 	f.image("sha256:b")
 	f.image("sha256:c")
 	return f
+}
+
+// containerd collects on demand, so that no image has to go for what a dead container held.
+func TestWhatContainersHeldIsCollectedBeforeAnImageGoes(t *testing.T) {
+	t.Parallel()
+	f := &fakeRuntime{}
+	f.pod("u", true, time.Hour)
+	f.container("app1", "u", "app", "", exited, time.Minute)
+	f.container("app0", "u", "app", "", exited, time.Hour)
+	f.image("sha256:unused")
+	var asked []string
+	var freed atomic.Bool
+	f.others = func(method string) error {
+		asked = append(asked, method)
+		if strings.HasSuffix(method, "Create") {
+			return status.Error(codes.AlreadyExists, "one that was killed left it")
+		}
+		freed.Store(true)
+		return nil
+	}
+	done, err := f.client(t).Reclaim(t.Context(), atOnce, freed.Load)
+	if err != nil || done != (cri.Reclaimed{Containers: 1}) {
+		t.Errorf("%+v, %v, want a container alone", done, err)
+	}
+	const leases = "/containerd.services.leases.v1.Leases/"
+	if diff := cmp.Diff([]string{leases + "Create", leases + "Delete"}, asked); diff != "" {
+		t.Errorf("asked (-want +got):\n%s", diff)
+	}
 }
