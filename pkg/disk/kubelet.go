@@ -1,16 +1,21 @@
 package disk
 
 import (
+	"errors"
+	"os"
 	"path"
 	"strings"
 )
 
-// Below a pod's directory, by the kubelet's names of the volume plugins: what counts as
-// local ephemeral storage (IsLocalEphemeralVolume, v1.34). A hostPath counts too and has no
-// figure in the kubelet either (kubernetes#127548).
-const emptyDirPlugin = "kubernetes.io~empty-dir"
-
-var localPlugins = []string{"kubernetes.io~configmap", "kubernetes.io~git-repo"}
+// volumePlugins are, by their directories below a pod's, those whose volumes count as local
+// ephemeral storage (IsLocalEphemeralVolume, v1.34). A hostPath counts too and has no figure
+// in the kubelet either (kubernetes#127548).
+var volumePlugins = []struct {
+	name string
+	kind kind
+}{
+	{"kubernetes.io~empty-dir", emptyDir}, {"kubernetes.io~configmap", localVolume}, {"kubernetes.io~git-repo", localVolume},
+}
 
 // kubelet is where the kubelet keeps what pods fill.
 type kubelet struct {
@@ -40,16 +45,15 @@ func (k kubelet) volumes(uid string) ([]*part, error) {
 		return nil, err
 	}
 	parts := []*part{{place: place{k.pods(), path.Join(uid, "etc-hosts")}, kind: hostsFile}}
-	add := func(plugin string, of kind) {
-		rel := path.Join(uid, "volumes", plugin)
-		names, _ := place{k.pods(), rel}.directories() // as a rule there is none of a kind
-		for _, name := range names {
-			parts = append(parts, &part{place: place{k.pods(), path.Join(rel, name)}, kind: of, name: name})
+	for _, of := range volumePlugins {
+		rel := path.Join(uid, "volumes", of.name)
+		names, err := place{k.pods(), rel}.directories()
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // as a rule there is none of a kind
+			return nil, err
 		}
-	}
-	add(emptyDirPlugin, emptyDir)
-	for _, plugin := range localPlugins {
-		add(plugin, localVolume)
+		for _, name := range names {
+			parts = append(parts, &part{place: place{k.pods(), path.Join(rel, name)}, kind: of.kind, name: name})
+		}
 	}
 	return parts, nil
 }

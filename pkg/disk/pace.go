@@ -12,7 +12,7 @@ const (
 	restEvery = 30 * time.Second
 	// growEvery is between two visits of what changed at the last one, in a unit that
 	// grows; stillEvery of its other parts. A volume that passes its limit at 50 MB/s is
-	// 25 MB above it when we see it.
+	// 25 MB above it when we see it. A pod that is gone is waited for.
 	growEvery, stillEvery = 500 * time.Millisecond, time.Second
 	// nearEvery is the shortest for units that don't grow.
 	nearEvery = 2 * time.Second
@@ -30,6 +30,8 @@ func (u *unit) every(p *part, nowNs uint64, horizon time.Duration) time.Duration
 		every, share = min(max(horizon/4, nearEvery), restEvery), nearVisits
 	}
 	switch {
+	case u.goneNs != 0:
+		every = stillEvery
 	case !u.growth.grows(nowNs):
 	case p.changed || u.isNearLimit(p):
 		every = growEvery

@@ -51,7 +51,7 @@ func (s *sum) inodes() *int64 {
 
 // entry is what is known of a unit now.
 func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall time.Time) workload.DiskEntry {
-	rootfs, perContainer := u.rootfs(containers, listed, nowNs, wall)
+	rootfs, running, perContainer := u.rootfs(containers, listed, nowNs, wall)
 	logs, volumes, other := sum{missing: !u.hasLogs}, sum{missing: !u.hasVolumes}, sum{}
 	e := workload.DiskEntry{UID: u.uid}
 	for _, p := range u.parts {
@@ -77,17 +77,19 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 			other.add(p.figure)
 		}
 	}
-	e.EphemeralStorage, e.Inodes = combined(&rootfs, &logs, &volumes, &other)
+	e.EphemeralStorage, e.Inodes = combined(&rootfs, &running, &logs, &volumes, &other)
 	for _, c := range perContainer {
 		e.Containers = append(e.Containers, c.ContainerDisk)
 	}
 	return e
 }
 
-// combined dates the sums by the oldest reading among those that are data.
-func combined(rootfs, logs, volumes, other *sum) (*workload.EphemeralStorage, *workload.Inodes) {
+// combined dates the sums by the oldest reading among those that are data. What is used is
+// held against limits, for which dead containers' layers don't count, as in the kubelet
+// (removeTerminatedContainers): they take their room all the same.
+func combined(rootfs, running, logs, volumes, other *sum) (*workload.EphemeralStorage, *workload.Inodes) {
 	var total sum
-	for _, s := range []*sum{rootfs, logs, volumes, other} {
+	for _, s := range []*sum{running, logs, volumes, other} {
 		if s.missing {
 			total.missing = true
 			continue
@@ -96,6 +98,9 @@ func combined(rootfs, logs, volumes, other *sum) (*workload.EphemeralStorage, *w
 		if s.readNs > 0 {
 			total.date(s.readNs)
 		}
+	}
+	if !rootfs.missing && rootfs.readNs > 0 {
+		total.date(rootfs.readNs)
 	}
 	if total.readNs == 0 {
 		return nil, nil // nothing was read
@@ -128,12 +133,16 @@ func named(list *[]container, name string) *container {
 // rootfs adds up the writable layers: those that we walk, else the runtime's own figures,
 // which are ten seconds old as a rule. The runtime's list knows the dead and the names; the
 // unit's cgroups know who was started, or has ended, since, and all where there is no list.
-func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time.Time) (s sum, named []container) {
+func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time.Time) (all, running sum, named []container) {
 	for _, c := range list {
 		f := u.layerFigure(c, nowNs, wall)
 		if f != nil || c.Running { // one that ended before we came grows no more
-			s.add(f)
+			all.add(f)
 		}
+		if !c.Running {
+			continue
+		}
+		running.add(f)
 		if f != nil {
 			n := container{workload.ContainerDisk{Name: c.Name, RootfsBytes: &f.Bytes}}
 			n.date(f.readNs)
@@ -145,13 +154,18 @@ func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time
 		switch {
 		case slices.ContainsFunc(list, func(c cri.Container) bool { return c.ID == id }):
 		case p != nil:
-			s.add(p.figure)
+			all.add(p.figure)
+			if !slices.Contains(u.ended, id) {
+				running.add(p.figure)
+			}
 		case !u.layered[id] || u.isPod:
-			s.missing = true
+			all.missing, running.missing = true, true
 		}
 	}
-	s.missing = s.missing || u.isPod && !listed && len(u.containers) == 0
-	return s, named
+	if u.isPod && !listed && len(u.containers) == 0 {
+		all.missing, running.missing = true, true
+	}
+	return all, running, named
 }
 
 func (u *unit) layerFigure(c cri.Container, nowNs uint64, wall time.Time) *figure {

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"errors"
 	"os"
 	"path"
 	"slices"
@@ -15,7 +16,9 @@ type unit struct {
 	// read is the unit as it was read at readNs; bornNs is when it was read first.
 	read           workload.Unit
 	readNs, bornNs uint64
-	parts          []*part
+	// goneNs is since when its cgroup is gone, 0: it is there.
+	goneNs uint64
+	parts  []*part
 	// limits are the emptyDirs' sizes that must not be passed, by name.
 	limits map[string]int64
 	// containers are the ids in the names of its cgroups; layered those whose layer, or that
@@ -136,7 +139,7 @@ func (u *unit) keepEnded(was *unit) {
 		if p.kind != layer || u.layer(p.name) != nil {
 			continue
 		}
-		if _, err := os.Lstat(p.String()); err == nil {
+		if _, err := os.Lstat(p.String()); !errors.Is(err, os.ErrNotExist) {
 			u.add(p)
 			u.ended = append(u.ended, p.name)
 		}

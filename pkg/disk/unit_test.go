@@ -38,7 +38,7 @@ type node struct {
 	Options
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	base := t.TempDir()
 	n := &node{base: base}
@@ -258,6 +258,34 @@ func TestRuntimeThatTellsLess(t *testing.T) {
 	}
 }
 
+// A dead container's layer lies there, and is not held against a limit.
+func TestLayersOfDeadContainers(t *testing.T) {
+	n := newNode(t)
+	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+	layer := func(bytes int64) *cri.Usage { return &cri.Usage{Bytes: bytes, Inodes: 1, Time: time.Now()} }
+	n.Runtime = &fakeRuntime{containers: []cri.Container{
+		{ID: id1, Name: "web", PodUID: podUID, Running: true},
+		{ID: id2, Name: "sidecar", PodUID: podUID, Running: true, Rootfs: layer(8192)},
+		{ID: "dead", Name: "init", PodUID: podUID, Rootfs: layer(1 << 20)},
+		{ID: "unknown", Name: "init2", PodUID: podUID},
+	}}
+	e := n.once(t).Entry(podUID)
+	s, running := e.EphemeralStorage, runDu(t, filepath.Join(n.base, "store/layer1/fs"), "-B1")+8192
+	if s.RootfsBytes == nil || *s.RootfsBytes != running+1<<20 {
+		t.Errorf("layers hold %v, want %d", show(s.RootfsBytes), running+1<<20)
+	}
+	others := *s.LogsBytes + *s.LocalVolumesBytes + runDu(t, filepath.Join(n.base, "logs/shop_web-0_"+podUID, "other.log"), "-B1") +
+		runDu(t, filepath.Join(n.base, "kubelet/pods", podUID, "etc-hosts"), "-B1")
+	if s.UsedBytes == nil || *s.UsedBytes != running+others {
+		t.Errorf("used are %v, want %d", show(s.UsedBytes), running+others)
+	}
+	for _, c := range e.Containers {
+		if c.Name == "init" {
+			t.Errorf("got %+v of a dead container", c)
+		}
+	}
+}
+
 // A container that was started since the runtime was asked is nobody's who holds nothing.
 func TestContainerThatTheRuntimesListLacks(t *testing.T) {
 	n := newNode(t)
@@ -366,7 +394,7 @@ func (n *node) once(t *testing.T) *workload.DiskTable {
 	return parsed
 }
 
-func put(t *testing.T, name, text string) {
+func put(t testing.TB, name, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		t.Fatal(err)

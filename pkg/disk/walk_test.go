@@ -380,7 +380,7 @@ func finish(w *walk) {
 	}
 }
 
-func write(t *testing.T, name string, size int) string {
+func write(t testing.TB, name string, size int) string {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		t.Fatal(err)

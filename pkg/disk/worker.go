@@ -80,6 +80,9 @@ const (
 	// A unit is read again every readEvery, and at each look while it is young or grows: its
 	// containers and their layers come one after the other.
 	readEvery, youngFor = 30 * time.Second, time.Minute
+	// goneFor is how long a pod is measured whose cgroup is gone: the agent waits so long for the
+	// files of one that it evicted, and is told when they are gone.
+	goneFor = 30 * time.Second
 )
 
 // worker is the disk process. Its goroutines share what mu guards; none holds it while it
@@ -346,7 +349,25 @@ func (w *worker) find() {
 			units[u.uid] = u
 		}
 	}
+	w.keepGone(former, units, now)
 	w.replace(former, units, now)
+}
+
+// keepGone keeps the pods that went not long ago.
+func (w *worker) keepGone(former, units map[string]*unit, now uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uid, u := range former {
+		if units[uid] != nil || !u.isPod {
+			continue
+		}
+		if u.goneNs == 0 {
+			u.goneNs = now
+		}
+		if now-u.goneNs < uint64(goneFor) {
+			units[uid] = u
+		}
+	}
 }
 
 // known is a unit as it was read not long ago, or is now; nil when it can't be read.

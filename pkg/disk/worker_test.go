@@ -146,12 +146,34 @@ func TestGrowingVolumeIsSeenSoon(t *testing.T) {
 	}
 }
 
-func TestUnitThatWentAwayHasNoFigures(t *testing.T) {
+// A pod whose cgroup is gone is told of until its files can be expected to be gone as well.
+func TestPodThatWentIsMeasuredForAWhile(t *testing.T) {
 	n := newNode(t)
+	pod, volumes := "/kubepods/pod"+podUID, filepath.Join(n.base, "kubelet/pods", podUID, "volumes")
 	n.start(t)
 	n.await(t, "figures", hasPod)
-	n.units.remove("/kubepods/pod" + podUID)
-	n.await(t, "no figures", func(t *workload.DiskTable) bool { return t.Entry(podUID) == nil && t.Entry("/machine/one") != nil })
+	n.units.remove(pod)
+	n.units.remove("/machine/one")
+	n.await(t, "no figures of what is no pod", func(t *workload.DiskTable) bool { return t.Entry("/machine/one") == nil })
+	if err := os.RemoveAll(volumes); err != nil {
+		t.Fatal(err)
+	}
+	n.await(t, "that nothing is left", func(t *workload.DiskTable) bool {
+		e := t.Entry(podUID)
+		return e != nil && e.EphemeralStorage != nil && e.EphemeralStorage.LocalVolumesBytes != nil && *e.EphemeralStorage.LocalVolumesBytes == 0
+	})
+
+	w := newWorker(n.Options)
+	w.units = map[string]*unit{podUID: {uid: podUID, isPod: true}, "/machine/one": {uid: "/machine/one"}}
+	for _, step := range []struct {
+		at   time.Duration
+		left int
+	}{{0, 1}, {goneFor - 1, 1}, {goneFor, 0}} {
+		units := map[string]*unit{}
+		if w.keepGone(w.units, units, second+uint64(step.at)); len(units) != step.left {
+			t.Errorf("%d units after %s, want %d", len(units), step.at, step.left)
+		}
+	}
 }
 
 func TestHumbleIsNoRealTimeProcess(t *testing.T) {
