@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -192,3 +194,18 @@ func TestHumbleIsNoRealTimeProcess(t *testing.T) {
 }
 
 func itoa(v int64) string { return strconv.FormatInt(v, 10) }
+
+// Where the request should be there is a fifo: the figures go on, and a request that takes its
+// place is answered.
+func TestAFifoForARequestHoldsUpNothing(t *testing.T) {
+	n := newNode(t)
+	n.Runtime = &fakeRuntime{reclaim: func(context.Context, cri.Reclaim, func() bool) (cri.Reclaimed, error) { return cri.Reclaimed{}, nil }}
+	if err := errors.Join(unix.Mkfifo(n.Request, 0o600), unix.Mkfifo(n.Table, 0o600), unix.Mkfifo(n.Table+".tmp", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	n.start(t)
+	first := n.await(t, "figures", hasPod)
+	n.await(t, "later ones", func(t *workload.DiskTable) bool { return t.WrittenNs > first.WrittenNs })
+	n.ask(t, workload.ReclaimRequest{ID: "r1", Signal: "nodefs.available", Containers: true, DeadlineNs: monotonicNs() + 30*second, AvailableWanted: 1})
+	n.await(t, "an answer", func(t *workload.DiskTable) bool { return t.Reclaim != nil && t.Reclaim.ID == "r1" })
+}
