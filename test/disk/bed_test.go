@@ -46,7 +46,7 @@ const (
 	fsMebibytes = 512 // of each filesystem; mkfs.xfs wants 300
 	// bedMemory bounds all pods: what writers have written is in it until it is on disk.
 	bedMemory = 512 << 20
-	patience  = time.Minute
+	patience  = 2 * time.Minute
 )
 
 // filesystems is where a bed's data lies.

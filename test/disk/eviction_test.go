@@ -2,9 +2,10 @@ package disk
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
@@ -54,7 +55,10 @@ func TestNobodyDiesWhileReclaimIsEnough(t *testing.T) {
 	for name, hoard := range map[string]func(*node){
 		"unused images": func(n *node) {
 			n.Image("docker.io/library/unused:1", 96)
-			time.Sleep(12 * time.Second) // the disk process has seen it twice: it is of age
+			looks := n.Pod("looks")
+			for _, name := range []string{"once", "twice"} { // the disk process has seen it: it is of age
+				n.asksRuntime(looks, name)
+			}
 		},
 		"a dead container's layer": func(n *node) {
 			ended := n.Pod("ended")
@@ -109,10 +113,12 @@ func TestRuntimeThatIsGoneIsAnAlarm(t *testing.T) {
 			n := newNode(t, filesystems{kind: "ext4"})
 			old, writer := n.Pod("old", "data"), n.Pod("writer", "data")
 			old.Writer("idle", intoEmptyDir("data"), 0, 32*mebibyte)
-			writer.Writer("w", intoEmptyDir("data"), 20_000_000, 192*mebibyte)
+			writer.Run("w", writerImage, "fill", "-path", intoEmptyDir("data"), "-rate", "20000000", "-total", fmt.Sprint(192*mebibyte), "-after", "/data/go")
 			n.measured(old, 32*mebibyte)
+			n.measured(writer, 0)
 			find := lose(n)
 			n.watch("nodefs.available", n.nodeLeft("nodefs.available")-32*mebibyte)
+			must(t, os.WriteFile(filepath.Join(writer.EmptyDir("data"), "go"), nil, 0o600))
 			n.killed(writer)
 			find()
 			said := strings.Join(n.degraded(), "\n")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -120,6 +121,21 @@ func (n *node) measured(p *pod, least int64) {
 		}
 		e := t.Entry(p.UID)
 		return e != nil && e.EphemeralStorage != nil && e.EphemeralStorage.UsedBytes != nil && *e.EphemeralStorage.UsedBytes >= least
+	})
+}
+
+// asksRuntime waits until the disk process has asked the runtime anew: it alone tells the name
+// of a container with what its layer holds.
+func (n *node) asksRuntime(p *pod, name string) {
+	n.t.Helper()
+	p.Run(name, writerImage, "wait")
+	n.await("figures of container "+name, func() bool {
+		t, err := workload.LoadDisk(n.file("disk.json"), 0)
+		if err != nil {
+			return false
+		}
+		e := t.Entry(p.UID)
+		return e != nil && slices.ContainsFunc(e.Containers, func(c workload.ContainerDisk) bool { return c.Name == name && c.RootfsBytes != nil })
 	})
 }
 

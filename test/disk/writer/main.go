@@ -2,8 +2,8 @@
 // a given rate and then waits.
 //
 //	writer wait
-//	writer fill -path FILE|- [-rate BYTES_PER_SECOND] [-total BYTES] [-exit]
-//	writer litter -path DIR [-rate FILES_PER_SECOND] [-total FILES] [-exit]
+//	writer fill -path FILE|- [-rate BYTES_PER_SECOND] [-total BYTES] [-after FILE] [-exit]
+//	writer litter -path DIR [-rate FILES_PER_SECOND] [-total FILES] [-after FILE] [-exit]
 package main
 
 import (
@@ -35,8 +35,10 @@ func run(args []string) int {
 	path := f.String("path", "", "file, directory, or - for standard output")
 	rate := f.Int64("rate", 0, "a second; 0 is as fast as it goes")
 	total := f.Int64("total", 1<<62, "how much")
+	after := f.String("after", "", "begin when this file is there")
 	exit := f.Bool("exit", false, "end afterwards")
 	_ = f.Parse(args[1:])
+	await(*after)
 	if err := write(args[0], *path, pace{start: time.Now(), rate: *rate}, *total); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -55,6 +57,16 @@ func write(what, path string, p pace, total int64) error {
 		return litter(path, p, total)
 	}
 	return fmt.Errorf("unknown command %s", what)
+}
+
+// await returns when a file is there; at once for none.
+func await(file string) {
+	for file != "" {
+		if _, err := os.Stat(file); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // pace keeps to a rate.
