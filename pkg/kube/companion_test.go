@@ -686,6 +686,30 @@ func TestTaintAndConditionComeAndGoWithThePressure(t *testing.T) {
 	}
 }
 
+func TestAKillBringsTheTaintOfItsSignal(t *testing.T) {
+	for signal, taint := range map[string]string{
+		"memory.available":            "ebpf-evict/memory-pressure",
+		"allocatableMemory.available": "ebpf-evict/memory-pressure",
+		"pid.available":               "ebpf-evict/pid-pressure",
+		"allocatablePID.available":    "ebpf-evict/pid-pressure",
+		"nodefs.available":            "ebpf-evict/disk-pressure",
+		"imagefs.inodesFree":          "ebpf-evict/disk-pressure",
+	} {
+		t.Run(signal, func(t *testing.T) {
+			b := newBed(t)
+			was := len(b.server.nodeNow().Spec.Taints)
+			b.start()
+			l := kill(1, uidA, "hog")
+			l.Signal, l.Threshold.Signal = signal, signal
+			b.append(l)
+			b.await("the taint", func() bool { return b.hasTaint(taint) })
+			if got := b.server.nodeNow().Spec.Taints; len(got) != was+1 {
+				t.Errorf("taints %+v, want one more", got)
+			}
+		})
+	}
+}
+
 func TestPressureOfAnAgentThatEndedGoesAfterTheTransitionPeriod(t *testing.T) {
 	b := newBed(t)
 	long := record.Time{Time: time.Now().Add(-2 * time.Hour)} // twice the period

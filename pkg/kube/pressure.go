@@ -39,7 +39,7 @@ func pressureOf(signal string) string {
 	switch {
 	case strings.HasSuffix(signal, "memory.available"), signal == "allocatableMemory.available":
 		return "MemoryPressure"
-	case signal == "pid.available":
+	case signal == "pid.available", signal == "allocatablePID.available":
 		return "PIDPressure"
 	case strings.HasSuffix(signal, "fs.available"), strings.HasSuffix(signal, "fs.inodesFree"):
 		return "DiskPressure"
