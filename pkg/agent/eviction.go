@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -200,8 +201,20 @@ func (a *Agent) explain(e *eviction) {
 	e.ranked = a.ranked(&e.decision)
 	if e.bound.Signal.Disk() {
 		a.measureContainers(e)
+	} else {
+		e.measureOnlyContainer()
 	}
 	e.message, e.annotations = decide.Message(&a.settings, &e.decision, &e.victim)
+}
+
+// measureOnlyContainer: what a unit with one container holds is that one's, but for some
+// 300 KiB of its sandbox. Of several it is not known which.
+func (e *eviction) measureOnlyContainer() {
+	if len(e.victim.Containers) != 1 {
+		return
+	}
+	e.victim.Containers = slices.Clone(e.victim.Containers) // the table's
+	e.victim.Containers[0].WorkingSetBytes = e.victim.Usage.WorkingSetBytes
 }
 
 // measureContainers adds what each container holds of a disk.
