@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
@@ -19,34 +21,44 @@ type agent struct {
 	Journal string
 }
 
+// The agent's files, where they are by default. The node's /run is its own.
+const (
+	runDir      = "/run/ebpf-evict"
+	agentConfig = runDir + "/config.yaml"
+	tableFile   = runDir + "/table/workloads.json"
+)
+
 // Thresholds of the agent, both of what pods have in all: crossed long before the kubelet's.
 const (
 	agentMemory = 1 << 30
 	agentTasks  = 600
 )
 
-// Agent starts the agent in enforce mode over all pods, with further configuration, and waits
+// shortly is a transition period that no scene has to wait for.
+const shortly = 5 * time.Second
+
+// Agent starts the agent in enforce mode over all pods, with a transition period, and waits
 // until it watches. The test's end stops it.
-func (n *node) Agent(t testing.TB, extra string) *agent {
+func (n *node) Agent(t testing.TB, transition time.Duration) *agent {
 	t.Helper()
 	program, err := built("ebpf-evict")
 	must(t, err)
-	dir := t.TempDir()
-	file := func(name string) string { return filepath.Join(dir, name) }
-	a := &agent{t: t, n: n, Journal: file("journal.jsonl"), daemon: &daemon{
-		name: "ebpf-evict", args: []string{program, "run", "--config", file("config.yaml"), "--log-level", "warn"},
+	must(t, os.RemoveAll(runDir)) // a former agent's
+	must(t, os.MkdirAll(filepath.Join(runDir, "agent"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(runDir, "table"), 0o755))
+	must(t, os.Chown(filepath.Join(runDir, "table"), companionUID, companionUID))
+	a := &agent{t: t, n: n, Journal: filepath.Join(runDir, "agent/journal.jsonl"), daemon: &daemon{
+		name: "ebpf-evict", args: []string{program, "run", "--config", agentConfig, "--log-level", "warn"},
 		log: filepath.Join(n.logs, "ebpf-evict.log"),
 	}}
-	must(t, os.WriteFile(file("config.yaml"), fmt.Appendf(nil, `mode: enforce
+	must(t, os.WriteFile(agentConfig, fmt.Appendf(nil, `mode: enforce
 roots: [%q]
 enforceNodeAllocatable: []
 evictionHard: {"allocatableMemory.available": "%d", "allocatablePID.available": "%d"}
-evictionPressureTransitionPeriod: 5s
-journal: %q
-state: %q
-workloads: %q
+evictionPressureTransitionPeriod: %s
+tableOwner: %d
 budget: {killsPerMinute: 256, killsPerHour: 256}
-%s`, podsCgroup, agentMemory, agentTasks, a.Journal, file("state.json"), file("workloads.json"), extra), 0o600))
+`, podsCgroup, agentMemory, agentTasks, transition, companionUID), 0o644))
 	must(t, a.start())
 	t.Cleanup(func() {
 		a.stop()
@@ -83,10 +95,28 @@ func (a *agent) Lines(kind record.Kind) (found []record.Line) {
 // Kill waits for the first kill.
 func (a *agent) Kill() record.Line {
 	a.t.Helper()
-	if err := a.n.await("kill", func() bool { return len(a.Lines(record.KindKill)) > 0 }); err != nil {
+	return a.awaitKill(func(record.Line) bool { return true })
+}
+
+// KillOf waits for the first kill of a pod.
+func (a *agent) KillOf(p *pod) record.Line {
+	a.t.Helper()
+	return a.awaitKill(func(l record.Line) bool { return l.Victim.UID == p.UID })
+}
+
+func (a *agent) awaitKill(is func(record.Line) bool) (kill record.Line) {
+	a.t.Helper()
+	if err := a.n.await("kill", func() bool {
+		lines := a.Lines(record.KindKill)
+		at := slices.IndexFunc(lines, is)
+		if at >= 0 {
+			kill = lines[at]
+		}
+		return at >= 0
+	}); err != nil {
 		a.t.Fatalf("%v; evictions %+v", err, a.Lines(record.KindEviction))
 	}
-	return a.Lines(record.KindKill)[0]
+	return kill
 }
 
 // Eviction waits until an eviction is closed.

@@ -92,10 +92,12 @@ func (a *api) create(path string, object any) error {
 	return json.Unmarshal(data, object)
 }
 
-// remove deletes an object; one that is not there is removed.
+// remove deletes an object, and has the garbage collector delete what it owns; one that is not
+// there is removed.
 func (a *api) remove(path string, grace time.Duration) error {
 	_, err := a.call(http.MethodDelete, path, map[string]any{
 		"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": int64(grace / time.Second),
+		"propagationPolicy": "Background", // a Job's pods would be orphans
 	})
 	if r := new(refused); errors.As(err, &r) && r.Code == http.StatusNotFound {
 		return nil

@@ -17,7 +17,7 @@ func BenchmarkSideBySide(b *testing.B) {
 	}{
 		{"kubelet-polling", func(b testing.TB, n *node) { n.KubeletAlone(b, "1Gi") }},
 		{"kubelet-notified", func(b testing.TB, n *node) { n.KubeletAlone(b, "1Gi", "--kernel-memcg-notification") }},
-		{"agent", func(b testing.TB, n *node) { n.Agent(b, "") }},
+		{"agent", func(b testing.TB, n *node) { n.Agent(b, shortly) }},
 	} {
 		for _, load := range []struct {
 			name  string

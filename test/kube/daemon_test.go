@@ -18,7 +18,8 @@ type daemon struct {
 	name string
 	args []string
 	log  string
-	cmd  *exec.Cmd
+	uid  uint32
+	cmd  *exec.Cmd     // nil while nobody wants it to run
 	gone chan struct{} // closed when it is reaped
 }
 
@@ -33,35 +34,41 @@ func (d *daemon) start() error {
 	d.cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true} // Ctrl-C is the warden's
+	if d.uid != 0 {
+		d.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: d.uid, Gid: d.uid}
+	}
 	if err := startForGood(d.cmd); err != nil {
 		return fmt.Errorf("start %s: %w", d.name, err)
 	}
-	gone := make(chan struct{})
+	cmd, gone := d.cmd, make(chan struct{})
 	d.gone = gone
 	go func() {
-		_ = d.cmd.Wait()
+		_ = cmd.Wait()
 		close(gone)
 	}()
 	return nil
 }
 
-// stop ends it by SIGTERM, or after a while by SIGKILL.
+// stop ends it by SIGTERM, or after a while by SIGKILL. It is not missed then.
 func (d *daemon) stop() {
-	if d.cmd == nil {
+	if !d.alive() {
 		return
 	}
 	_ = d.cmd.Process.Signal(unix.SIGCONT)
 	_ = d.cmd.Process.Signal(unix.SIGTERM)
 	select {
 	case <-d.gone:
+		d.cmd = nil
 	case <-time.After(10 * time.Second):
 		d.kill()
 	}
 }
 
+// kill ends it by SIGKILL. It is not missed then.
 func (d *daemon) kill() {
 	_ = d.cmd.Process.Kill()
 	<-d.gone
+	d.cmd = nil
 }
 
 func (d *daemon) alive() bool {

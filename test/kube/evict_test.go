@@ -64,7 +64,7 @@ func (n *node) kubeletDidNotEvict(t testing.TB) {
 	var events v1.EventList
 	must(t, n.get("/api/v1/events", &events))
 	for _, e := range events.Items {
-		if e.Reason == "Evicted" || e.Reason == "EvictionThresholdMet" {
+		if e.Source.Component == "kubelet" && (e.Reason == "Evicted" || e.Reason == "EvictionThresholdMet") {
 			t.Errorf("the kubelet's event %s of %s: %s", e.Reason, e.InvolvedObject.Name, e.Message)
 		}
 	}
@@ -88,7 +88,7 @@ func TestAHogIsKilledAndNobodyElse(t *testing.T) {
 		{"best-effort that is not restarted", hog("-rate", pace), []func(*v1.Pod){restarted(v1.RestartPolicyNever)}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			a := n.Agent(t, "")
+			a := n.Agent(t, shortly)
 			h := n.Pod(t, "hog", append(tc.load, "-after", "1s"), tc.change...)
 			pause, shims := h.Processes(h.Sandbox), h.shims()
 			kill := a.Kill()
@@ -157,7 +157,7 @@ func (p *pod) awaitAfterwards(kill record.Line) string {
 func TestAForkBombIsKilledAndNobodyElse(t *testing.T) {
 	n := theNodeIs(t)
 	bs := n.Bystanders(t)
-	a := n.Agent(t, "")
+	a := n.Agent(t, shortly)
 	bomb := n.Pod(t, "bomb", []string{"bomb", "-after", "1s", "-ignore-term"})
 	kill := a.Kill()
 	if v := kill.Victim; v.UID != bomb.UID || !strings.HasPrefix(kill.Signal, "allocatablePID") {
@@ -176,11 +176,8 @@ func TestAPodThatAppearsBeforeTheCrossingIsKnown(t *testing.T) {
 	bs := n.Bystanders(t)
 	full := n.Pod(t, "full", []string{"hog", "-total", fmt.Sprint(800 * mebibyte)}, requesting("900Mi", "1Gi"))
 	must(t, n.await("memory of the pod within its request", func() bool { return memoryUsage(t, full.Cgroup) >= 800*mebibyte }))
-	a := n.Agent(t, "")
-	object := podOf("new", hog(), restarted(v1.RestartPolicyNever))
-	must(t, n.create("/api/v1/namespaces/"+namespace+"/pods", object))
-	late := &pod{t: t, n: n, Name: "new", UID: string(object.UID)}
-	t.Cleanup(late.remove)
+	a := n.Agent(t, shortly)
+	late := n.Submit(t, podOf("new", hog(), restarted(v1.RestartPolicyNever)))
 	kill := a.Kill()
 	if v := kill.Victim; v.UID != late.UID || v.QOSClass != "BestEffort" || v.Cgroup != podsCgroup+"/besteffort/pod"+late.UID {
 		t.Errorf("victim %+v, want the new pod %s", v, late.UID)

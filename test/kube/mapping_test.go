@@ -34,10 +34,7 @@ func TestEveryKindOfPodIsAUnit(t *testing.T) {
 		{"guaranteed", guaranteed, workload.QOSGuaranteed, []string{"load"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			object := podOf("mapped", idle, tc.change)
-			must(t, n.create("/api/v1/namespaces/"+namespace+"/pods", object))
-			p := &pod{t: t, n: n, Name: object.Name, UID: string(object.UID)}
-			t.Cleanup(p.remove)
+			p := n.Submit(t, podOf("mapped", idle, tc.change))
 			n.isUnit(t, p, p.UID, tc.qos, tc.containers)
 		})
 	}

@@ -49,6 +49,7 @@ type node struct {
 	logs    string
 	pki     *pki
 	daemons []*daemon // in the order of their start
+	account *api      // the companion's, once it was asked for
 }
 
 // theNode is one for all scenes: it takes seconds to start.

@@ -1,7 +1,9 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,8 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
 
+const podsPath = "/api/v1/namespaces/" + namespace + "/pods"
+
 // pod is a running one.
 type pod struct {
 	t         testing.TB
@@ -27,25 +31,51 @@ type pod struct {
 	Sandbox string
 	// first is the first container's id.
 	first string
+	// called is the name that the load listens for, the pod's by default.
+	called string
 }
 
 // Pod starts a pod with one container of the load program, best-effort unless changed, and
 // waits until it runs. The test's end removes it.
 func (n *node) Pod(t testing.TB, name string, load []string, change ...func(*v1.Pod)) *pod {
 	t.Helper()
-	object := podOf(name, load, change...)
-	must(t, n.create("/api/v1/namespaces/"+namespace+"/pods", object))
-	p := &pod{t: t, n: n, Name: name, UID: string(object.UID)}
-	t.Cleanup(p.remove)
-	var last *v1.Pod
-	if err := n.await("pod "+name+" that runs", func() bool {
-		last = p.Status()
-		return len(last.Status.ContainerStatuses) > 0 && last.Status.ContainerStatuses[0].State.Running != nil
-	}); err != nil {
-		p.t.Fatalf("%v: %+v", err, last.Status)
-	}
-	p.find(last)
+	p := n.Submit(t, podOf(name, load, change...))
+	p.AwaitStart()
 	return p
+}
+
+// Submit creates a pod. The test's end removes it.
+func (n *node) Submit(t testing.TB, object *v1.Pod) *pod {
+	t.Helper()
+	must(t, n.create(podsPath, object))
+	p := &pod{t: t, n: n, Name: object.Name, UID: string(object.UID)}
+	t.Cleanup(p.remove)
+	return p
+}
+
+// AwaitStart waits until the pod runs, and finds it on the node.
+func (p *pod) AwaitStart() {
+	p.t.Helper()
+	p.find(p.await("pod that runs", func(s *v1.Pod) bool {
+		return len(s.Status.ContainerStatuses) > 0 && s.Status.ContainerStatuses[0].State.Running != nil
+	}))
+}
+
+// Call tells a load that waits for the call of its pod's name to begin.
+func (p *pod) Call() {
+	p.t.Helper()
+	if err := p.n.await("load that waits for a call", func() bool {
+		c, err := net.Dial("unix", "@"+cmp.Or(p.called, p.Name))
+		return err == nil && c.Close() == nil
+	}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// onCall has a pod's load begin at Call.
+func onCall(p *v1.Pod) {
+	c := &p.Spec.Containers[0]
+	c.Args = append(slices.Clone(c.Args), "-call", p.Name)
 }
 
 // podOf is an object that asks for nothing the node lacks: no network of its own, no account.
@@ -100,7 +130,7 @@ func (p *pod) Status() *v1.Pod {
 	return &found
 }
 
-func (p *pod) path() string { return "/api/v1/namespaces/" + namespace + "/pods/" + p.Name }
+func (p *pod) path() string { return podsPath + "/" + p.Name }
 
 // Restarts is how often its container was started again.
 func (p *pod) Restarts() int32 { return p.Status().Status.ContainerStatuses[0].RestartCount }
@@ -190,7 +220,7 @@ func (p *pod) await(what string, done func(*v1.Pod) bool) *v1.Pod {
 	p.t.Helper()
 	var last *v1.Pod
 	if err := p.n.await(what, func() bool { last = p.Status(); return done(last) }); err != nil {
-		p.t.Fatalf("%v: %+v", err, last.Status)
+		p.t.Fatalf("pod %s: %v: %+v", p.Name, err, last.Status)
 	}
 	return last
 }

@@ -2,13 +2,14 @@
 // and then waits until SIGTERM, which it may ignore.
 //
 //	load wait [-ignore-term]
-//	load hog [-ignore-term] [-after DURATION] [-rate BYTES_PER_SECOND] [-total BYTES]
-//	load bomb [-ignore-term] [-after DURATION] [-total PROCESSES]
+//	load hog [-ignore-term] [-call NAME] [-after DURATION] [-rate BYTES_PER_SECOND] [-total BYTES]
+//	load bomb [-ignore-term] [-call NAME] [-after DURATION] [-total PROCESSES]
 package main
 
 import (
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -27,13 +28,17 @@ func run(args []string) int {
 	}
 	f := flag.NewFlagSet(args[0], flag.ExitOnError)
 	ignore := f.Bool("ignore-term", false, "live on after SIGTERM")
+	call := f.String("call", "", "wait until somebody calls the abstract Unix socket of this name")
 	after := f.Duration("after", 0, "wait so long first")
 	rate := f.Int64("rate", 0, "bytes a second; 0 is as fast as it goes")
 	total := f.Int64("total", 1<<62, "how much")
 	_ = f.Parse(args[1:])
 	go func() {
-		time.Sleep(*after)
-		if err := load(args[0], *rate, *total); err != nil {
+		err := begin(*call, *after)
+		if err == nil {
+			err = load(args[0], *rate, *total)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -44,6 +49,24 @@ func run(args []string) int {
 		}
 	}
 	return 128 + int(syscall.SIGTERM)
+}
+
+// begin returns when it is time.
+func begin(call string, after time.Duration) error {
+	time.Sleep(after)
+	if call == "" {
+		return nil
+	}
+	l, err := net.Listen("unix", "@"+call)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	c, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 func load(kind string, rate, total int64) error {
