@@ -10,15 +10,24 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/kube"
 	"github.com/ebpf-evict/ebpf-evict/pkg/metrics"
 )
 
 // served are the names of all metrics.
-func served() map[string]bool {
+func served(t *testing.T) map[string]bool {
+	t.Helper()
+	dir := t.TempDir()
+	companion, err := kube.New(kube.Options{Rest: &rest.Config{}, Table: dir + "/table.json", Cursor: dir + "/cursor.json"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	descs := make(chan *prometheus.Desc)
 	go func() {
 		metrics.New(metrics.Options{}).Describe(descs)
+		companion.Metrics().Describe(descs)
 		close(descs)
 	}()
 	names := map[string]bool{}
@@ -44,7 +53,7 @@ func named(t *testing.T, path string) map[string]bool {
 }
 
 func TestEveryMetricThatIsNamedIsServed(t *testing.T) {
-	all := served()
+	all := served(t)
 	for _, path := range []string{"grafana/ebpf-evict.json", "prometheus/rules.yaml", "prometheus/rules_test.yaml", "../docs/metrics.md", "../README.md"} {
 		names := named(t, path)
 		for name := range names {
@@ -66,7 +75,7 @@ func TestEveryMetricIsDocumentedAndShown(t *testing.T) {
 		"ebpf_evict_build_info", "ebpf_evict_reclaim_under_way", "ebpf_evict_reclaim_last_ok", "ebpf_evict_reclaim_last_duration_seconds",
 		"ebpf_evict_reclaim_last_freed_bytes", "ebpf_evict_reclaim_last_removed",
 	}
-	for name := range served() {
+	for name := range served(t) {
 		if !documented[name] {
 			t.Errorf("docs/metrics.md lacks %s", name)
 		}

@@ -19,11 +19,13 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/kube"
+	"github.com/ebpf-evict/ebpf-evict/pkg/metrics"
 )
 
 // kubeFlags are those of the command kube.
 type kubeFlags struct {
 	config, kubeconfig, node, cursor, health string
+	prepare                                  bool
 	report                                   map[string]string
 }
 
@@ -46,6 +48,9 @@ func newKubeCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if f.prepare {
+				return prepareKube(f.config, log)
+			}
 			return runKube(cmd.Context(), &f, log)
 		},
 	}
@@ -54,9 +59,25 @@ func newKubeCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "how to reach the API server; none: as a pod of the cluster")
 	flags.StringVar(&f.node, "node", os.Getenv("NODE_NAME"), "the node's name in the cluster; default $NODE_NAME, else the host's name")
 	flags.StringVar(&f.cursor, "cursor", "", "file that keeps how far the journal is reported; default cursor.json beside the workload table")
-	flags.StringVar(&f.health, "health", "", "address for the probes /healthz and /readyz, such as :9808; none: no listener")
+	flags.StringVar(&f.health, "health", "", "address for the probes /healthz and /readyz and for /metrics, such as :9808; none: no listener")
+	flags.BoolVar(&f.prepare, "prepare", false, "as root: make the table's directory the property of the key tableOwner, and end")
 	flags.StringToStringVar(&f.report, "report", nil, "status (default: the failed pod stays, as the kubelet leaves it) or delete, by the kind of a pod's controller")
 	return cmd
+}
+
+// prepareKube is for an init container: the companion is not root, and the directory is made
+// by who is.
+func prepareKube(file string, log zerolog.Logger) error {
+	c, err := loadConfig(file)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(c.Workloads)
+	if err := kube.GiveTable(dir, c.TableOwner); err != nil {
+		return fmt.Errorf("--prepare: %w", err)
+	}
+	log.Info().Str("dir", dir).Uint32("uid", c.TableOwner).Msg("the table's directory is the companion's")
+	return nil
 }
 
 func runKube(ctx context.Context, f *kubeFlags, log zerolog.Logger) error {
@@ -80,7 +101,7 @@ func runKube(ctx context.Context, f *kubeFlags, log zerolog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if err := serveHealth(ctx, f.health, companion, log); err != nil {
+	if err := serveKube(ctx, f.health, companion, log); err != nil {
 		return err
 	}
 	log.Info().Str("node", node).Str("api_server", how.Host).Str("journal", c.Journal).Msg("following")
@@ -123,19 +144,20 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
-// serveHealth listens for probes until ctx is done.
-func serveHealth(ctx context.Context, address string, c *kube.Companion, log zerolog.Logger) error {
+// serveKube listens for probes and scrapes until ctx is done.
+func serveKube(ctx context.Context, address string, c *kube.Companion, log zerolog.Logger) error {
 	if address == "" {
 		return nil
+	}
+	answers, err := kubeHandler(c)
+	if err != nil {
+		return err
 	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("--health: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", answer(c.Healthy))
-	mux.HandleFunc("GET /readyz", answer(c.Ready))
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: answers, ReadHeaderTimeout: 5 * time.Second}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	go func() {
 		if err := server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -143,6 +165,18 @@ func serveHealth(ctx context.Context, address string, c *kube.Companion, log zer
 		}
 	}()
 	return nil
+}
+
+func kubeHandler(c *kube.Companion) (http.Handler, error) {
+	scrapes, err := metrics.Handler(c.Metrics())
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", scrapes)
+	mux.HandleFunc("GET /healthz", answer(c.Healthy))
+	mux.HandleFunc("GET /readyz", answer(c.Ready))
+	return mux, nil
 }
 
 func answer(ask func() error) http.HandlerFunc {

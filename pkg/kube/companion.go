@@ -43,6 +43,7 @@ type Companion struct {
 	pressure *pressure
 	keeper   *keeper
 	ledger   ledger
+	meters   *meters
 	cursor   cursor // as it was saved last
 	// settle and taintMost are the constants of these names.
 	settle, taintMost time.Duration
@@ -61,7 +62,8 @@ func New(o Options) (*Companion, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := newStore(client, o.Log)
+	m := newMeters()
+	store, err := newStore(client, m, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func New(o Options) (*Companion, error) {
 	}
 	p := newPressure(o.TransitionPeriod, cursor.Pressure)
 	return &Companion{
-		o: o, log: o.Log, client: client, store: store, pressure: p, keeper: newKeeper(client, p, o.Log),
+		o: o, log: o.Log, client: client, store: store, pressure: p, keeper: newKeeper(client, p, m, o.Log), meters: m,
 		cursor: cursor, settle: settle, taintMost: taintMost, reports: map[string][]*ticket{}, results: map[string]int{},
 	}, nil
 }
@@ -113,6 +115,7 @@ func (c *Companion) follow(ctx context.Context, tail *record.Tail) {
 	failing := c.log.Sample(&zerolog.BurstSampler{Burst: 1, Period: retryMost})
 	for ctx.Err() == nil {
 		if err := c.drain(ctx, tail); err != nil {
+			c.meters.failed(doingJournal)
 			failing.Error().Err(err).Msg("journal can't be read, it is tried again")
 		} else {
 			c.read.Store(time.Now().UnixNano())
@@ -184,6 +187,7 @@ func (c *Companion) report(ctx context.Context, l *record.Line, before record.Po
 	c.running.Go(func() {
 		defer stop()
 		if result := r.run(ctx, changed); result != "" {
+			c.meters.reports.WithLabelValues(r.kind(), result).Inc()
 			c.finish(uid, result)
 			r.log.Info().Str("result", result).Int("attempts", r.attempts).Msg("eviction reported")
 		}

@@ -161,6 +161,7 @@ func (p *pressure) saved() map[string]hold {
 type keeper struct {
 	client   *client
 	pressure *pressure
+	meters   *meters
 	log      zerolog.Logger
 	wake     chan struct{}
 
@@ -178,8 +179,8 @@ const (
 	expiryEvery = time.Second
 )
 
-func newKeeper(c *client, p *pressure, log zerolog.Logger) *keeper {
-	return &keeper{client: c, pressure: p, log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
+func newKeeper(c *client, p *pressure, m *meters, log zerolog.Logger) *keeper {
+	return &keeper{client: c, pressure: p, meters: m, log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 func (k *keeper) run(ctx context.Context) {
@@ -193,6 +194,7 @@ func (k *keeper) run(ctx context.Context) {
 		}
 		if err := k.apply(ctx, want); err != nil {
 			wait := retry.next(err)
+			k.meters.failed(doingNode)
 			k.log.Warn().Err(err).Dur("retry_ms", wait).Msg("taints and conditions of the node not changed")
 			sleep(ctx, wait)
 			continue

@@ -97,6 +97,7 @@ func (r *report) run(ctx context.Context, changed <-chan struct{}) (result strin
 		}
 		if err != nil {
 			wait = retry.next(err)
+			r.c.meters.failed(doingReport)
 			r.log.Warn().Err(err).Dur("retry_ms", wait).Msg("eviction not reported yet")
 			sleep(ctx, wait) // whatever changes meanwhile: the server asked for it
 			continue
@@ -224,6 +225,9 @@ func (r *report) write(ctx context.Context, p *pod) error {
 	if err != nil { // of another pod of this name (409, 422), or of none (404): the watch will tell
 		return fmt.Errorf("write pod status: %w", err)
 	}
+	if r.patched == "" {
+		r.c.meters.delay.Observe(max(0, time.Since(r.line.Time.Time).Seconds()))
+	}
 	r.patched = after.ResourceVersion
 	return nil
 }
@@ -325,6 +329,14 @@ func (r *report) newEvent() *corev1.Event {
 
 // component is who we are in events.
 const component = "ebpf-evict"
+
+// kind is how the eviction of the pod is reported, as it is counted.
+func (r *report) kind() string {
+	if r.known != nil && r.deletes(r.known) {
+		return ReportDelete
+	}
+	return ReportStatus
+}
 
 func (r *report) deletes(p *pod) bool {
 	return p.owner != "" && cmp.Or(r.c.o.Report[p.owner], ReportStatus) == ReportDelete

@@ -24,7 +24,7 @@ type store struct {
 
 const byUID = "uid"
 
-func newStore(c *client, log zerolog.Logger) (*store, error) {
+func newStore(c *client, m *meters, log zerolog.Logger) (*store, error) {
 	s := &store{changed: make(chan struct{}, 1), watchers: map[string]chan struct{}{}}
 	s.informer = cache.NewSharedIndexInformer(c.pods(), &corev1.Pod{}, 0, cache.Indexers{
 		byUID: func(o any) ([]string, error) { return []string{o.(*pod).entry.UID}, nil },
@@ -32,6 +32,7 @@ func newStore(c *client, log zerolog.Logger) (*store, error) {
 	sampled := log.Sample(&zerolog.BurstSampler{Burst: 3, Period: retryMost})
 	err := s.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
 		s.failing.Store(true)
+		m.failed(doingPods)
 		sampled.Warn().Err(err).Msg("pods can't be watched, what is known of them stays; it is tried again")
 	})
 	_, added := s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{

@@ -25,6 +25,15 @@ type table struct {
 	written    bool
 }
 
+// GiveTable makes the table's directory, if it is not there, and gives it to a user. It needs
+// root, or CAP_CHOWN.
+func GiveTable(dir string, uid uint32) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Lchown(dir, int(uid), int(uid)) // the directory above is root's
+}
+
 // newTable goes on above the generation of the table that is there. Where none is, the
 // clock stands for it: a reader refuses a generation that goes back.
 func newTable(path, node string) (*table, error) {
@@ -68,6 +77,7 @@ func (c *Companion) keepTable(ctx context.Context, t *table) {
 	for ctx.Err() == nil {
 		wait := tableEvery
 		if err := t.update(c.store.all()); err != nil {
+			c.meters.failed(doingTable)
 			c.log.Error().Err(err).Msg("workload table not written, the former one stays")
 			sleep(ctx, retry.next(nil))
 			continue
