@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -166,7 +167,8 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 	if err != nil {
 		return disk.Options{}, err
 	}
-	node, _ := os.Hostname() // a name for people
+	hostname, _ := os.Hostname()
+	node := cmp.Or(os.Getenv("NODE_NAME"), hostname) // a name for people
 	paths := agent.DiskPaths(c, workload.DiskLayout{})
 	scanner := func() *workload.Scanner {
 		return workload.NewScanner(workload.Options{FS: fs, Roots: roots, TablePath: c.Workloads, TableUID: c.TableOwner, Procfs: "/proc"})

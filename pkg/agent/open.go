@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,7 +133,8 @@ func open(ctx context.Context, o Options) (*Agent, *plan, error) {
 	if a.fillPerSecond <= 0 {
 		a.fillPerSecond = loader.DefaultFillBytesPerSecond * int64(runtime.NumCPU())
 	}
-	a.node, _ = os.Hostname()
+	hostname, _ := os.Hostname()
+	a.node = cmp.Or(os.Getenv("NODE_NAME"), hostname) // in a container the second is the pod's
 	a.input.Observations = make([]signal.Observation, 0, decide.MaxBounds)
 	a.input.Dying = make([]decide.Dying, 0, maxOpen+maxUnreaped)
 	a.crossings = make(crossings, 0, 2*decide.MaxBounds) // two CPUs may report one at once
