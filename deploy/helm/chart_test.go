@@ -14,10 +14,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
@@ -117,17 +120,50 @@ func TestThePodIsTheLastToGo(t *testing.T) {
 	if !spec.HostPID || spec.HostNetwork || spec.PriorityClassName != "system-node-critical" || *spec.AutomountServiceAccountToken {
 		t.Errorf("%+v", spec)
 	}
-	if len(spec.Containers) != 3 {
-		t.Errorf("%d containers, want agent, disk and export", len(spec.Containers))
+	if len(spec.Containers) != 4 {
+		t.Errorf("%d containers, want agent, disk, kube and export", len(spec.Containers))
 	}
-	for _, c := range spec.Containers { // the kubelet's GetPodQOS
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) { // the kubelet's GetPodQOS
 		if d := cmp.Diff(c.Resources.Requests, c.Resources.Limits); d != "" || c.Resources.Limits.Cpu().IsZero() || c.Resources.Limits.Memory().IsZero() {
 			t.Errorf("%s is not Guaranteed: %s", c.Name, d)
 		}
-		if c.LivenessProbe == nil || !*c.SecurityContext.ReadOnlyRootFilesystem {
+		if !*c.SecurityContext.ReadOnlyRootFilesystem || c.LivenessProbe == nil && c.Name != "table" {
 			t.Errorf("%s has no probe, or a root that it may write", c.Name)
 		}
 	}
+}
+
+// Whatever else is said of tolerations, it comes back where there is pressure.
+func TestItsOwnTaintsAreTolerated(t *testing.T) {
+	for _, set := range [][]string{nil, {"tolerations=[]"}} {
+		tolerated := podSpec(t, set...).Tolerations
+		for _, key := range taintKeys(t) {
+			if !slices.ContainsFunc(tolerated, func(o corev1.Toleration) bool {
+				return o.Key == key && o.Operator == corev1.TolerationOpExists && o.Effect == ""
+			}) {
+				t.Errorf("%v: %s is not among %v", set, key, tolerated)
+			}
+		}
+	}
+}
+
+// taintKeys are the companion's.
+func taintKeys(t *testing.T) []string { return named(t, `"(ebpf-evict/[a-z]+-pressure)"`) }
+
+// named are the texts in pkg/kube/pressure.go that the pattern's group matches.
+func named(t *testing.T, pattern string) (found []string) {
+	t.Helper()
+	text, err := os.ReadFile("../../pkg/kube/pressure.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(pattern).FindAllSubmatch(text, -1) {
+		found = append(found, string(m[1]))
+	}
+	if len(found) != 3 {
+		t.Fatalf("pkg/kube has %v, want three", found)
+	}
+	return found
 }
 
 // listed are the capabilities of pkg/preflight, which check lists.
@@ -150,30 +186,136 @@ func TestEachContainerHasWhatItNeeds(t *testing.T) {
 	if d := cmp.Diff(append(listed(t), "SYS_PTRACE"), agent.Capabilities.Add); d != "" || agent.Privileged != nil {
 		t.Errorf("agent (-check, and to join the host's cgroup namespace +chart)\n%s", d)
 	}
-	export := container(t, spec, "export")
-	if c := export.SecurityContext; len(c.Capabilities.Add) > 0 || !*c.RunAsNonRoot || *c.AllowPrivilegeEscalation {
-		t.Errorf("export: %+v", c)
-	}
-	for _, m := range export.VolumeMounts {
-		if !m.ReadOnly {
-			t.Errorf("export may write to %s", m.MountPath)
+	for _, name := range []string{"kube", "export"} {
+		c := container(t, spec, name).SecurityContext
+		if len(c.Capabilities.Add) > 0 || !slices.Equal(c.Capabilities.Drop, []corev1.Capability{"ALL"}) || !*c.RunAsNonRoot ||
+			*c.RunAsUser == 0 || *c.AllowPrivilegeEscalation || c.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+			t.Errorf("%s: %+v", name, c)
 		}
 	}
-	var written []string
-	for _, m := range container(t, spec, "disk").VolumeMounts {
-		if !m.ReadOnly {
-			written = append(written, m.MountPath)
+	for name, want := range map[string][]string{"disk": {"/run/ebpf-evict/disk"}, "kube": {"/run/ebpf-evict/table"}, "export": nil} {
+		var written []string
+		for _, m := range container(t, spec, name).VolumeMounts {
+			if !m.ReadOnly {
+				written = append(written, m.MountPath)
+			}
+		}
+		if d := cmp.Diff(want, written); d != "" {
+			t.Errorf("what %s may write (-want +got)\n%s", name, d)
 		}
 	}
-	if d := cmp.Diff([]string{"/run/ebpf-evict/disk"}, written); d != "" {
-		t.Errorf("what the disk process may write (-want +got)\n%s", d)
+}
+
+// The account's token is in the companion, and nowhere else.
+func TestTheTokenIsTheCompanions(t *testing.T) {
+	spec := podSpec(t)
+	var tokens []string
+	for _, v := range spec.Volumes {
+		if v.Projected != nil {
+			tokens = append(tokens, v.Name)
+		}
+	}
+	if len(tokens) != 1 {
+		t.Fatalf("volumes with a token: %v", tokens)
+	}
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		has := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == tokens[0] })
+		if has != (c.Name == "kube") {
+			t.Errorf("%s has the token: %t", c.Name, has)
+		}
+	}
+}
+
+// The agent believes a table of the companion's uid alone.
+func TestTheTableIsTheCompanions(t *testing.T) {
+	docs, err := render(t, `config={"mode":"shadow","kubeletConfig":null,"headroom":null,"evictionPressureTransitionPeriod":"30s"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m corev1.ConfigMap
+	decode(t, docs["ConfigMap"], &m)
+	user := *container(t, podSpec(t), "kube").SecurityContext.RunAsUser
+	for _, file := range []string{"config.yaml", "kube.yaml"} {
+		c, err := config.Parse([]byte(m.Data[file]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int64(c.TableOwner) != user || c.EvictionPressureTransitionPeriod != 30*time.Second {
+			t.Errorf("%s: owner %d, period %s; the companion runs as %d", file, c.TableOwner, c.EvictionPressureTransitionPeriod, user)
+		}
+	}
+}
+
+func TestTheAccountMayDoWhatTheCompanionDoes(t *testing.T) {
+	for _, tc := range []struct {
+		set  string
+		want []string
+	}{
+		{`kube.report={"Job":"status"}`, nil},
+		{`kube.report={"ReplicaSet":"delete"}`, []string{"delete pods"}},
+	} {
+		docs, err := render(t, tc.set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var role rbacv1.ClusterRole
+		decode(t, docs["ClusterRole"], &role)
+		var got []string
+		for _, r := range role.Rules {
+			for _, verb := range r.Verbs {
+				got = append(got, verb+" "+strings.Join(r.Resources, ","))
+			}
+			if !slices.Equal(r.APIGroups, []string{""}) || len(r.Resources) != 1 {
+				t.Errorf("%+v", r)
+			}
+		}
+		want := append(tc.want, "list pods", "watch pods", "patch pods/status", "get nodes", "patch nodes", "patch nodes/status", "create events")
+		slices.Sort(got)
+		slices.Sort(want)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got)\n%s", tc.set, d)
+		}
+		if deletes := strings.Contains(string(docs["ValidatingAdmissionPolicy"]), "'DELETE pods',"); deletes != (tc.want != nil) {
+			t.Errorf("%s: the policy lets pods be deleted: %t", tc.set, deletes)
+		}
+	}
+}
+
+// What the policy does to requests is test/kube's to say.
+func TestThePolicyIsAboutTheCompanion(t *testing.T) {
+	docs, err := render(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var policy admissionv1.ValidatingAdmissionPolicy
+	decode(t, docs["ValidatingAdmissionPolicy"], &policy)
+	var binding admissionv1.ValidatingAdmissionPolicyBinding
+	decode(t, docs["ValidatingAdmissionPolicyBinding"], &binding)
+	var account corev1.ServiceAccount
+	decode(t, docs["ServiceAccount"], &account)
+	if want := "'system:serviceaccount:" + account.Namespace + ":" + account.Name + "'"; !strings.HasSuffix(policy.Spec.MatchConditions[0].Expression, want) {
+		t.Errorf("%+v, want about %s", policy.Spec.MatchConditions, want)
+	}
+	if binding.Spec.PolicyName != policy.Name || !slices.Equal(binding.Spec.ValidationActions, []admissionv1.ValidationAction{admissionv1.Deny}) {
+		t.Errorf("%+v", binding.Spec)
+	}
+	text := strings.ReplaceAll(string(docs["ValidatingAdmissionPolicy"]), " ", "")
+	for _, names := range [][]string{taintKeys(t), named(t, `"(EbpfEvict[A-Za-z]+Pressure)", "ebpf-evict/`)} {
+		if want := "['" + strings.Join(names, "','") + "']"; !strings.Contains(text, want) {
+			t.Errorf("the policy lacks %s", want)
+		}
 	}
 }
 
 func TestNoMountOfAPodIsHeld(t *testing.T) {
-	for _, c := range podSpec(t).Containers {
+	spec := podSpec(t)
+	ofHost := map[string]bool{}
+	for _, v := range spec.Volumes {
+		ofHost[v.Name] = v.HostPath != nil
+	}
+	for _, c := range spec.Containers {
 		for _, m := range c.VolumeMounts {
-			isOfHost := !strings.HasPrefix(m.MountPath, "/run/ebpf-evict") && m.MountPath != "/etc/ebpf-evict" && m.MountPath != "/sys/fs/bpf"
+			isOfHost := ofHost[m.Name] && !strings.HasPrefix(m.MountPath, "/run/ebpf-evict") && m.MountPath != "/sys/fs/bpf"
 			if isOfHost && (m.MountPropagation == nil || *m.MountPropagation != corev1.MountPropagationHostToContainer) {
 				t.Errorf("%s keeps what is mounted below %s at its start", c.Name, m.MountPath)
 			}
@@ -202,13 +344,28 @@ func TestTheAgentTakesTheConfiguration(t *testing.T) {
 }
 
 func TestParts(t *testing.T) {
-	if spec := podSpec(t, "disk.enabled=false", "export.enabled=false"); len(spec.Containers) != 1 {
+	if spec := podSpec(t, "disk.enabled=false", "export.enabled=false", "kube.enabled=false"); len(spec.Containers) != 1 || len(spec.InitContainers) != 0 {
 		t.Errorf("%d containers, want the agent alone", len(spec.Containers))
+	}
+	alone, err := render(t, "kube.enabled=false", "config.tableOwner=1000") // somebody else writes the table
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"} {
+		if alone[kind] != nil {
+			t.Errorf("a %s without the companion", kind)
+		}
 	}
 	if c := container(t, podSpec(t, "agent.privileged=true"), "agent").SecurityContext; !*c.Privileged || c.Capabilities != nil {
 		t.Errorf("privileged: %+v", c)
 	}
 	podSpec(t, `imagePullSecrets=[{"name":"x"}]`, `podLabels={"a":"b"}`, `podAnnotations={"a":"b"}`, `agent.extraArgs=["--mode=shadow"]`)
+	if d := cmp.Diff([]string{"metrics", "kube"}, monitored(t)); d != "" {
+		t.Errorf("ports that are scraped (-want +got)\n%s", d)
+	}
+	if d := cmp.Diff([]string{"kube"}, monitored(t, "export.enabled=false")); d != "" {
+		t.Errorf("ports that are scraped without the exporter (-want +got)\n%s", d)
+	}
 	docs, err := render(t, "podMonitor.enabled=true", "podMonitor.nativeHistograms=true", "prometheusRule.enabled=true", `prometheusRule.labels={"a":"b"}`)
 	if err != nil {
 		t.Fatal(err)
@@ -220,6 +377,30 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// monitored are the ports that the Prometheus operator is told of, each a container's.
+func monitored(t *testing.T, set ...string) (ports []string) {
+	t.Helper()
+	docs, err := render(t, append(set, "podMonitor.enabled=true")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var monitor struct {
+		Spec struct{ PodMetricsEndpoints []struct{ Port string } }
+	}
+	if err := sigsyaml.Unmarshal(docs["PodMonitor"], &monitor); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range monitor.Spec.PodMetricsEndpoints {
+		if !slices.ContainsFunc(podSpec(t, set...).Containers, func(c corev1.Container) bool {
+			return slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == e.Port })
+		}) {
+			t.Errorf("no container has the port %s", e.Port)
+		}
+		ports = append(ports, e.Port)
+	}
+	return ports
+}
+
 func TestBadValuesAreRefused(t *testing.T) {
 	for name, set := range map[string]string{
 		"a typing error":              "agent.privilegd=true",
@@ -229,7 +410,9 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"no limit for the memory":     "agent.resources.memory=null",
 		"a directory that is none":    `host.kubeletDir="var/lib/kubelet"`,
 		"a port that is none":         "export.port=0",
-		"an unknown key beside these": "kube.enabled=true",
+		"an unknown key beside these": "kubernetes.enabled=true",
+		"an owner of the table":       "config.tableOwner=0",
+		"a report that is none":       `kube.report={"ReplicaSet":"evict"}`,
 	} {
 		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), "values don't meet the specifications") {
 			t.Errorf("%s: %v", name, err)

@@ -41,3 +41,41 @@ unmounted here too, so that no volume of a pod is held. */ -}}
   mountPropagation: HostToContainer
 {{- end }}
 {{- end -}}
+
+{{- /* The companion's uid and gid, which own the workload table. */ -}}
+{{- define "ebpf-evict.kubeUser" -}}65533{{- end -}}
+
+{{- /* Taint keys of the companion (pkg/kube). */ -}}
+{{- define "ebpf-evict.taints" -}}
+[ebpf-evict/memory-pressure, ebpf-evict/disk-pressure, ebpf-evict/pid-pressure]
+{{- end -}}
+
+{{- define "ebpf-evict.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- if .Values.kube.enabled -}}
+{{- $_ := set $config "tableOwner" (include "ebpf-evict.kubeUser" . | int) -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{- /* What the companion needs of it: the kubelet's file, which the agent's may name, is not everybody's
+to read. */ -}}
+{{- define "ebpf-evict.kubeConfig" -}}
+tableOwner: {{ include "ebpf-evict.kubeUser" . }}
+{{- with .Values.config.evictionPressureTransitionPeriod }}
+evictionPressureTransitionPeriod: {{ . | quote }}
+{{- end -}}
+{{- end -}}
+
+{{- define "ebpf-evict.nodeName" -}}
+env:
+  - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+{{- end -}}
+
+{{- define "ebpf-evict.tolerations" -}}
+{{- $all := .Values.tolerations -}}
+{{- range include "ebpf-evict.taints" . | fromYamlArray -}}
+{{- $all = append $all (dict "key" . "operator" "Exists") -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
