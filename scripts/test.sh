@@ -4,7 +4,8 @@
 # test.sh root: the packages of ROOT_PKGS that exist, as root, one at a time, since
 #               their tests watch and load the whole machine.
 # test.sh disk: test/disk, as root, and before it the program of its images.
-# test.sh kube: test/kube likewise, and before it the cluster. KUBE_FLAGS go to `go test`.
+# test.sh kube: test/kube likewise, and before it the cluster, the image, and helm for the chart.
+#               KUBE_FLAGS go to `go test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,6 +36,9 @@ disk)
 kube)
 	scripts/kube-bins.sh
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o bin/kube/load ./test/kube/load
+	go run ./deploy/image -o bin/kube/image.tar -name localhost/ebpf-evict:bed "$(go env GOARCH)=bin/ebpf-evict"
+	EBPF_EVICT_HELM=$PWD/$(scripts/helm.sh)
+	export EBPF_EVICT_HELM
 	scripts/as-root.sh true
 	# shellcheck disable=SC2086 # several flags
 	go test -count=1 -timeout 30m -exec "$PWD/scripts/as-root.sh" ./test/kube ${KUBE_FLAGS:-}
