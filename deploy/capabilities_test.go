@@ -45,4 +45,17 @@ func TestTheAgentHasTheCapabilitiesThatCheckLists(t *testing.T) {
 	if d := cmp.Diff(want, unit); d != "" {
 		t.Errorf("systemd unit (-check +unit)\n%s", d)
 	}
+	var documented []string
+	text, err := os.ReadFile("../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `CAP_([A-Z_]+)` \\|").FindAllSubmatch(text, -1) {
+		documented = append(documented, string(m[1]))
+	}
+	slices.Sort(documented)
+	inContainers := slices.Sorted(slices.Values(append(want, "SYS_PTRACE")))
+	if d := cmp.Diff(inContainers, documented); d != "" {
+		t.Errorf("docs/install.md (-check and SYS_PTRACE +docs)\n%s", d)
+	}
 }
