@@ -11,6 +11,8 @@ import (
 // visitor visits parts: it belongs to one goroutine, which may be held up by a filesystem.
 type visitor struct {
 	room linkRoom
+	// buf is what directories are read into, by one step of one walk at a time.
+	buf []byte
 	// owners are the parts that projects were first seen of: a project that two parts share
 	// is no figure of either.
 	owners map[project]*part
@@ -29,7 +31,7 @@ var errEndless = fmt.Errorf("no end within %s", walkDeadline)
 const verifyEvery = 10 * restEvery
 
 func newVisitor(now func() uint64) *visitor {
-	return &visitor{room: linkRoom{maxLinks}, owners: map[project]*part{}, now: now, verifyNs: uint64(verifyEvery)}
+	return &visitor{room: linkRoom{maxLinks}, buf: make([]byte, maxChunk), owners: map[project]*part{}, now: now, verifyNs: uint64(verifyEvery)}
 }
 
 // outcome of a visit that is at its end: a new figure, or why there is none.
@@ -79,7 +81,7 @@ func (v *visitor) begin(p *part) *outcome {
 		unix.Close(fd)
 		return p.concluded(t, medium, nil)
 	}
-	if p.walk, err = newWalk(fd, p.kind == podLogs, &v.room); err != nil {
+	if p.walk, err = newWalk(fd, p.kind == podLogs, &v.room, v.buf); err != nil {
 		return p.concluded(Tally{}, medium, err)
 	}
 	p.walkMedium = medium

@@ -54,9 +54,10 @@ type walk struct {
 // errMoved: a directory was moved away while the walk was deep below it.
 var errMoved = errors.New("moved during the walk")
 
-// newWalk starts at an open directory, which it closes at its end.
-func newWalk(fd int, flat bool, room *linkRoom) (*walk, error) {
-	w := &walk{flat: flat, room: room, buf: make([]byte, maxChunk)}
+// newWalk starts at an open directory, which it closes at its end. buf, of maxChunk bytes, is
+// used during each step.
+func newWalk(fd int, flat bool, room *linkRoom, buf []byte) (*walk, error) {
+	w := &walk{flat: flat, room: room, buf: buf}
 	if err := statOf(fd, &w.root); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("stat the top directory: %w", err)
@@ -266,7 +267,7 @@ func Measure(dir string) (Tally, error) {
 	if err != nil {
 		return Tally{}, fmt.Errorf("open %s: %w", dir, err)
 	}
-	w, err := newWalk(fd, false, &linkRoom{maxLinks})
+	w, err := newWalk(fd, false, &linkRoom{maxLinks}, make([]byte, maxChunk))
 	if err != nil {
 		return Tally{}, fmt.Errorf("walk %s: %w", dir, err)
 	}

@@ -368,7 +368,7 @@ func open(t *testing.T, dir string, room *linkRoom) *walk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := newWalk(fd, false, room)
+	w, err := newWalk(fd, false, room, make([]byte, maxChunk))
 	if err != nil {
 		t.Fatal(err)
 	}
