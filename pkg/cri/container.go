@@ -29,8 +29,8 @@ type Container struct {
 	Image string
 	// LogPath is the log on the host, "" when there is none.
 	LogPath string
-	// Rootfs is the writable layer; nil when the runtime does not tell, as containerd does
-	// not for dead ones.
+	// Rootfs is the writable layer; nil when the runtime does not tell, as containerd 1.6 does
+	// for up to 10 s after the start. It does tell of dead ones.
 	Rootfs *Usage
 
 	state runtime.ContainerState

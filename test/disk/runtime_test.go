@@ -27,6 +27,7 @@ func TestStatsAreWhatWasWritten(t *testing.T) {
 			b := newBed(t, f)
 			p := b.Pod("writers")
 			const written, files = 64 * mebibyte, 3000
+			dead := p.RunToEnd("init", 16*mebibyte)
 			w := p.Writer("w", intoLayer, 0, written)
 			l := p.Litterer("l", "/litter", 0, files)
 			c := b.client()
@@ -35,8 +36,9 @@ func TestStatsAreWhatWasWritten(t *testing.T) {
 				var err error
 				last, err = c.Containers(t.Context())
 				must(t, err)
-				bytes, inodes := usage(last, w.ID), usage(last, l.ID)
-				return bytes != nil && inodes != nil && near(bytes.Bytes, written) && near(inodes.Inodes, files)
+				bytes, inodes, init := usage(last, w.ID), usage(last, l.ID), usage(last, dead.ID)
+				return bytes != nil && inodes != nil && init != nil &&
+					near(bytes.Bytes, written) && near(inodes.Inodes, files) && near(init.Bytes, 16*mebibyte)
 			})
 			i := slices.IndexFunc(last, func(c cri.Container) bool { return c.ID == w.ID })
 			got := last[i]
