@@ -34,7 +34,7 @@ func TestFullDiskEvictsTheWriterThatWasMeasured(t *testing.T) {
 	must(t, err)
 	w.extra = w.onDisk(dir) + fmt.Sprintf("diskDirectories: %s\n", directories)
 	thresholds := map[string]string{"nodefs.available": fmt.Sprint(threshold)}
-	stop := w.measure(w.config(thresholds))
+	_, stop := w.measure(w.config(thresholds))
 	w.await("the first figures", func() bool { return w.measured("old") >= 8<<20 && w.measured("writer") >= 0 })
 
 	w.start(thresholds)
@@ -50,15 +50,37 @@ func TestFullDiskEvictsTheWriterThatWasMeasured(t *testing.T) {
 	stop()
 }
 
+func TestSIGHUPTakesDirectoriesOver(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	w.load("unit", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
+	small, large := t.TempDir(), t.TempDir()
+	must(t, os.WriteFile(filepath.Join(small, "data"), make([]byte, 1<<20), 0o600))
+	must(t, os.WriteFile(filepath.Join(large, "data"), make([]byte, 3<<20), 0o600))
+	configure := func(dir string) string {
+		w.extra = w.onDisk(w.dir) + fmt.Sprintf("diskDirectories: {%q: [%q]}\n", path.Join(w.root, "unit"), dir)
+		return w.config(map[string]string{"nodefs.available": "1"})
+	}
+	config := configure(small)
+	disk, stop := w.measure(config)
+	w.await("figures of the small one", func() bool { return w.measured("unit") >= 1<<20 && w.measured("unit") < 3<<20 })
+	must(t, os.WriteFile(config, []byte("diskDirectroies: {}\n"), 0o600))
+	must(t, disk.Signal(syscall.SIGHUP))
+	configure(large)
+	must(t, disk.Signal(syscall.SIGHUP))
+	w.await("figures of the large one", func() bool { return w.measured("unit") >= 3<<20 })
+	stop()
+}
+
 // measure starts the disk process; stop has it end, which it must do well.
-func (w *world) measure(config string) (stop func()) {
+func (w *world) measure(config string) (disk *os.Process, stop func()) {
 	w.t.Helper()
 	cmd := exec.Command(binary(w.t), "disk", "--config", config, "--log-level", "warn")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	must(w.t, cmd.Start())
 	w.t.Cleanup(func() { _ = cmd.Process.Kill() })
-	return func() {
+	return cmd.Process, func() {
 		w.t.Helper()
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {
