@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"time"
@@ -49,13 +50,14 @@ func Raise(priority uint32) (Class, error) {
 	return ClassNice, err
 }
 
-// hurry gives all threads of this process the same class, nice -20, and calm what each had. A
-// start in the middle of a fork bomb is one of hundreds of tasks that want the CPU: on a kernel
-// without cgroup.kill, whose victim goes on trying to fork, one took 165 s.
-func hurry() (calm func()) {
+// hurry gives all threads of this process the same class, nice -20, and calm what each had; its
+// error is that one does not get it. A start in the middle of a fork bomb is one of hundreds of
+// tasks that want the CPU: on a kernel without cgroup.kill, whose victim goes on trying to fork,
+// one took 165 s.
+func hurry() (calm func() error) {
 	own, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
-		return func() {}
+		return func() error { return nil }
 	}
 	usual := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: own.Nice} // 0 of a real-time thread
 	had := map[int]unix.SchedAttr{}
@@ -65,16 +67,20 @@ func hurry() (calm func()) {
 			had[tid] = *attr
 		}
 	})
-	return func() {
+	return func() (refused error) {
 		eachThread(func(tid int, attr *unix.SchedAttr) {
 			before, known := had[tid]
 			if !known {
 				before = usual // it is new, and has its maker's
 			}
-			if known || attr.Policy == unix.SCHED_NORMAL {
-				_ = unix.SchedSetAttr(tid, &before, 0)
+			if attr.Policy != unix.SCHED_NORMAL {
+				return // it has raised itself meanwhile
+			}
+			if err := unix.SchedSetAttr(tid, &before, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				refused = fmt.Errorf("a thread keeps nice -20: %w", err)
 			}
 		})
+		return refused
 	}
 }
 

@@ -36,9 +36,34 @@ func TestAStartHurriesAndIsCalmAfterwards(t *testing.T) {
 	if during := niceOfThreads(t); len(during) != 1 || !during[-20] {
 		t.Errorf("nice values %v while it opens, want -20", during)
 	}
-	calm()
+	must(t, calm())
 	if after := niceOfThreads(t); len(before) == 1 && (len(after) != 1 || after[-20]) {
 		t.Errorf("nice values %v afterwards, %v before", after, before)
+	}
+}
+
+// Where the kernel has no timer, the thread that stands in for it starts in the middle of that.
+func TestWhoRaisesItselfDuringAStartStaysRaised(t *testing.T) {
+	begin, raised, end, ended := make(chan struct{}), make(chan int), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // never unlocked
+		raised <- unix.Gettid()
+		<-begin
+		if class, err := Raise(tickerPriority); class != ClassFIFO {
+			t.Errorf("class %s: %v", class, err)
+		}
+		raised <- unix.Gettid()
+		<-end
+	}()
+	defer func() { close(end); <-ended }()
+	<-raised // it is there before
+	calm := hurry()
+	close(begin)
+	tid := <-raised
+	must(t, calm())
+	if got, err := unix.SchedGetAttr(tid, 0); err != nil || got.Policy != unix.SCHED_FIFO || got.Priority != tickerPriority {
+		t.Errorf("afterwards %+v, %v, want what it gave itself", got, err)
 	}
 }
 
@@ -59,7 +84,7 @@ func TestNoThreadIsRealTimeWhileGarbageIsCollected(t *testing.T) {
 	defer func() { close(end); <-ended }()
 	var during, after *unix.SchedAttr
 	var errs [2]error
-	evenly(func() { during, errs[0] = unix.SchedGetAttr(tid, 0) })
+	must(t, evenly(func() { during, errs[0] = unix.SchedGetAttr(tid, 0) }))
 	after, errs[1] = unix.SchedGetAttr(tid, 0)
 	must(t, errors.Join(errs[:]...))
 	if during.Policy != unix.SCHED_NORMAL || during.Nice != -20 {

@@ -26,17 +26,19 @@ func (c *collector) heap() uint64 {
 	return c.sample[0].Value.Uint64()
 }
 
-// tidy collects when there is enough garbage for it.
-func (c *collector) tidy(near bool) {
+// tidy collects when there is enough garbage for it. An error is that a thread has not got its
+// class back.
+func (c *collector) tidy(near bool) error {
 	slack := uint64(slackFar)
 	if near {
 		slack = slackNear
 	}
 	if c.heap() < c.live+slack {
-		return
+		return nil
 	}
-	evenly(runtime.GC)
+	err := evenly(runtime.GC)
 	c.live = c.heap()
+	return err
 }
 
 // evenly does work with all threads of this process alike. While the collector reads the stack
@@ -44,8 +46,8 @@ func (c *collector) tidy(near bool) {
 // for it to end (casgstatus of Go's runtime, runtime/proc.go). A real-time thread that does so
 // keeps the one that reads from its CPU, and the kernel's throttle helps nobody who is real-time
 // himself and has the address space's lock: on one CPU the agent stood still for good.
-func evenly(work func()) {
+func evenly(work func()) error {
 	calm := hurry()
-	defer calm()
 	work()
+	return calm()
 }

@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel()
 	calm := hurry()
 	a, p, err := open(ctx, o)
-	calm()
+	_ = calm() // a higher nice value is refused to nobody
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,9 @@ func (s *scout) run(ctx context.Context) {
 		if err := s.round(false); err != nil {
 			s.log.Warn().Err(err).Msg("scout round failed")
 		}
-		collector.tidy(s.wires.near.Load() || s.wires.killing.Load() > 0)
+		if err := collector.tidy(s.wires.near.Load() || s.wires.killing.Load() > 0); err != nil {
+			s.log.Warn().Err(err).Msg("degraded: no SCHED_FIFO any more, kills may take milliseconds under load")
+		}
 		ended = time.Now()
 	}
 }
