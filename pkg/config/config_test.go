@@ -212,6 +212,7 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"broken glob":                      {`protect: ["[a"]`, "protect", `["[a"]`, "globs"},
 		"directories of a relative glob":   {`diskDirectories: {"machine/*": ["/srv"]}`, "diskDirectories", `{"machine/*":["/srv"]}`, "globs of cgroups"},
 		"a relative directory":             {`diskDirectories: {"/machine/*": ["srv"]}`, "diskDirectories", `{"/machine/*":["srv"]}`, "absolute directories"},
+		"a directory with a slash behind":  {`diskDirectories: {"/machine/*": ["/srv/"]}`, "diskDirectories", `{"/machine/*":["/srv/"]}`, "without a slash at the end"},
 		"a relative socket":                {"containerRuntimeEndpoint: containerd.sock", "containerRuntimeEndpoint", `"containerd.sock"`, "unix:///run"},
 		"a runtime by TCP":                 {"containerRuntimeEndpoint: tcp://localhost:1", "containerRuntimeEndpoint", `"tcp://localhost:1"`, "unix:///run"},
 		"a directory alone":                {`diskDirectories: {"/machine/*": "/srv"}`, "diskDirectories", `{"/machine/*":"/srv"}`, "lists"},

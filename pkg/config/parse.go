@@ -96,7 +96,7 @@ func (c *Config) keys() map[string]decoder {
 		"imagefs":                          c.imagefs,
 		"containerfs":                      directory(&c.Containerfs),
 		"disk":                             filePath(&c.Disk),
-		"diskDirectories":                  value(&c.DiskDirectories, `a map of globs of cgroups to lists of absolute directories, such as {"/machine.slice/*": ["/srv/machines"]}`, directoriesOK),
+		"diskDirectories":                  value(&c.DiskDirectories, `a map of globs of cgroups to lists of absolute directories without a slash at the end, such as {"/my.slice/web.service": ["/srv/web"]}`, directoriesOK),
 		"containerRuntimeEndpoint":         endpoint(&c.ContainerRuntimeEndpoint),
 		"imageMinimumGCAge":                duration(&c.ImageMinimumGCAge, defaultImageAge),
 		"podLogsDir":                       c.podLogsDir,
