@@ -51,11 +51,16 @@ func agentHealth(c *config.Config, out io.Writer) error {
 }
 
 func diskHealth(c *config.Config, out io.Writer) error {
-	t, err := workload.NewDiskReader(c.Disk, uint32(os.Geteuid()), agent.FiguresFileAge).Read(monotonicNs())
+	t, err := readFigures(c)
 	if err != nil {
 		return err
 	}
 	age := workload.Reading{ReadNs: t.WrittenNs}.Age(monotonicNs())
 	_, err = fmt.Fprintf(out, "the disk process is well: its figures were written %s ago\n", record.FormatNs(age.Nanoseconds()))
 	return err
+}
+
+// readFigures reads the disk figures as the agent would.
+func readFigures(c *config.Config) (*workload.DiskTable, error) {
+	return workload.NewDiskReader(c.Disk, uint32(os.Geteuid()), agent.FiguresFileAge).Read(monotonicNs())
 }

@@ -49,6 +49,9 @@ func newRankCmd(out, errOut io.Writer) *cobra.Command {
 				return err
 			}
 			if snapshots == "" {
+				if s.Disk() {
+					warnOfFigures(errOut, c)
+				}
 				return rankLive(cmd.Context(), out, c, settings, s, format == "json")
 			}
 			if format == "table" {
@@ -66,6 +69,13 @@ func newRankCmd(out, errOut io.Writer) *cobra.Command {
 	cmd.Flags().StringVarP(&format, "output", "o", "", "table or json; of snapshots always json (default table)")
 	cmd.Flags().BoolVar(&keepGoing, "keep-going", false, "answer the rest after a bad snapshot; the exit code is still 1")
 	return cmd
+}
+
+// warnOfFigures says why the agent would evict nobody by the disk figures that there are.
+func warnOfFigures(errOut io.Writer, c *config.Config) {
+	if _, err := readFigures(c); err != nil {
+		fmt.Fprintf(errOut, "nobody is evicted for a disk: %v\n", err)
+	}
 }
 
 // liveRanking is a ranking with the snapshot that led to it.
