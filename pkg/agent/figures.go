@@ -17,8 +17,9 @@ const (
 	figuresLook     = 200 * time.Millisecond
 	figuresAwaited  = 20 * time.Millisecond
 	figuresUnwanted = 2 * time.Second
-	// figuresAge is how old a figure may be: the kubelet's own are up to two minutes old.
-	figuresAge = 2 * time.Minute
+	// figuresAge is how old a figure may be. One of a tree of millions of files is made anew
+	// every some minutes; without it, who has them would never be a victim.
+	figuresAge = 15 * time.Minute
 	// figuresEvery is when the ages of figures are looked at again.
 	figuresEvery = time.Second
 	// figuresMissing is how long there may be none before that is an alarm: both processes may
@@ -33,6 +34,7 @@ const FiguresFileAge = 30 * time.Second
 const (
 	reasonNoFigures decide.Reason = "no disk figures: ebpf-evict disk does not run, or is unwell"
 	reasonHung      decide.Reason = "ebpf-evict disk does not answer"
+	reasonMeasuring decide.Reason = "ebpf-evict disk has not measured all units since its start"
 )
 
 // figuresWatch reads the disk figures and says how they are doing. It is of one goroutine.
@@ -165,6 +167,8 @@ func (a *Agent) holdDisks(nowNs uint64) decide.Hold {
 		return decide.Hold{}
 	case a.scout.fresh(nowNs) == nil:
 		return decide.Hold{Verdict: decide.Refuse, Reason: reasonNoFigures}
+	case a.scout.fresh(nowNs).Measuring:
+		return decide.Hold{Verdict: decide.Refuse, Reason: reasonMeasuring}
 	case a.reclaim.hung:
 		return decide.Hold{Verdict: decide.Refuse, Reason: reasonHung}
 	case a.limitsPending():

@@ -31,9 +31,9 @@ type diskBed struct {
 	answer func(*workload.ReclaimRequest) map[string]any
 	// asked are the requests that were seen.
 	asked []workload.ReclaimRequest
-	// silent: the disk process writes nothing.
-	silent bool
-	last   map[string]any
+	// silent: the disk process writes nothing; measuring: it has not measured all units.
+	silent, measuring bool
+	last              map[string]any
 }
 
 // lowDisk is a threshold that is met while the bed's disk holds its image.
@@ -79,7 +79,7 @@ func (b *diskBed) write(writtenNs uint64) {
 	for _, u := range b.units {
 		units = append(units, u)
 	}
-	table := map[string]any{"schema": workload.DiskSchema, "node": "n", "writtenNs": writtenNs, "workloads": units}
+	table := map[string]any{"schema": workload.DiskSchema, "node": "n", "writtenNs": writtenNs, "measuring": b.measuring, "workloads": units}
 	if b.last != nil {
 		table["reclaim"] = b.last
 	}
@@ -372,8 +372,36 @@ func TestAHungDiskProcessKillsNobody(t *testing.T) {
 	if s := a.view().Disk; s == nil || s.Error != string(reasonHung) {
 		t.Errorf("state %+v", s)
 	}
-	b.silent = false
-	b.rounds(a, "the unit to die when it writes again", func() bool { return !unit.Alive() })
+	// It writes again, and what it writes first is of before. It is asked again, and measures.
+	writer := b.sleeper("writer", 1<<20)
+	b.write(now())
+	a.scout.lookForFigures(b.watch)
+	must(t, a.scout.round(true))
+	must(t, a.turn(now()))
+	b.silent, b.answer = false, func(*workload.ReclaimRequest) map[string]any {
+		b.holds("writer", 36<<20)
+		return map[string]any{}
+	}
+	b.rounds(a, "the one to die that has filled the disk meanwhile", func() bool { return !writer.Alive() || !unit.Alive() })
+	if !unit.Alive() {
+		t.Errorf("the other died\n%s", b.journal())
+	}
+}
+
+// A disk process that begins anew knows some units before others, and nobody dies for being known.
+func TestNobodyDiesBeforeAllAreMeasured(t *testing.T) {
+	b := newDiskBed(t)
+	known := b.sleeper("known", 1<<20)
+	b.fill()
+	b.holds("known", 1<<20)
+	b.measuring = true
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the refusal", func() bool { return len(b.refusals("nodefs.available")) == 1 })
+	if r := b.refusals("nodefs.available"); !known.Alive() || r[0] != string(reasonMeasuring) {
+		t.Errorf("it lives: %v, refused %q", known.Alive(), r)
+	}
+	b.measuring = false
+	b.rounds(a, "somebody to die", func() bool { return !known.Alive() })
 }
 
 func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {

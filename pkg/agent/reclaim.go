@@ -128,12 +128,12 @@ func (a *Agent) followReclaim(nowNs uint64) {
 }
 
 // awaitAnswer: no answer in time is one too, that nothing was freed, of a disk process that
-// goes on writing. One that is gone is asked again when it is back.
+// goes on writing. One that is gone, or hangs, is asked again when it is back.
 func (a *Agent) awaitAnswer(nowNs uint64) {
 	r, t := &a.reclaim, a.scout.fresh(nowNs)
 	failed := r.unwritten.Load()
 	switch {
-	case t == nil:
+	case t == nil, r.hung && t.WrittenNs > r.askedNs: // back from a stall its figures are of before that
 		r.phase, r.hung = reclaimIdle, false
 		a.scout.awaited.Store(false)
 	case t.Reclaim != nil && t.Reclaim.ID == r.wanted.ID:

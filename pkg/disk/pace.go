@@ -68,7 +68,8 @@ const wanted = 1e6
 const maxWalks = 8
 
 // due lists the parts to visit now, the most urgent first, before all others those of growing
-// units that were not visited since freshNs; no new walk begins while too
+// units that were not visited since freshNs; of equals that on which less was spent, lest many
+// wait for a large one; no new walk begins while too
 // many are under way.
 func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs uint64) []*part {
 	type candidate struct {
@@ -92,7 +93,7 @@ func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs ui
 		}
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(b.urgency, a.urgency), cmp.Compare(a.base, b.base), cmp.Compare(a.rel, b.rel))
+		return cmp.Or(cmp.Compare(b.urgency, a.urgency), cmp.Compare(a.spentNs, b.spentNs), cmp.Compare(a.base, b.base), cmp.Compare(a.rel, b.rel))
 	})
 	parts := make([]*part, 0, len(all))
 	for _, c := range all {

@@ -82,8 +82,6 @@ func (r *reclaimer) look(ctx context.Context) {
 func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) workload.Reclaim {
 	done := workload.Reclaim{ID: q.ID, Signal: q.Signal}
 	left := q.Left(monotonicNs())
-	ctx, cancel := context.WithTimeout(ctx, left)
-	defer cancel()
 	available := func() (int64, error) {
 		st, err := r.stat(q.Signal)
 		available, _ := room(q.Signal, &st)
@@ -93,7 +91,7 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 	knowsBefore := err == nil
 	if left > 0 {
 		var freed cri.Reclaimed
-		freed, err = r.reclaim(ctx, cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge}, func() bool {
+		freed, err = r.reclaim(ctx, max(left-settleWithin-overdue, left/2), cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge}, func() bool {
 			now, err := available()
 			return err == nil && now >= q.AvailableWanted
 		})
@@ -122,7 +120,9 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 }
 
 // reclaim calls the runtime and does not wait for one that ignores its deadline.
-func (r *reclaimer) reclaim(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
+func (r *reclaimer) reclaim(ctx context.Context, within time.Duration, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
 	switch {
 	case r.runtime == nil:
 		return cri.Reclaimed{}, errors.New("no container runtime")

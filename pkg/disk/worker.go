@@ -100,6 +100,8 @@ type worker struct {
 	// freshNs is when figures of growing units were wanted anew. foundNs is when the last look
 	// for units began, unitsNs when it was over, countedNs when that at counters began.
 	freshNs, foundNs, unitsNs, countedNs atomic.Uint64
+	// startNs is when this began, firstNs when units were first looked for.
+	startNs, firstNs uint64
 	// countNow and visitNow end a sleep.
 	countNow, visitNow chan struct{}
 
@@ -124,6 +126,7 @@ func newWorker(o Options) *worker {
 		pids:        w.pids,
 	}
 	w.horizon.Store(math.MaxInt64)
+	w.startNs = monotonicNs()
 	return w
 }
 
@@ -182,11 +185,34 @@ func (w *worker) write() error {
 	w.mu.Lock()
 	now := monotonicNs()
 	t := workload.DiskTable{
-		Node: w.o.Node, WrittenNs: now, Layout: w.layout.Load(), Reclaim: w.reclaim,
+		Node: w.o.Node, WrittenNs: now, Measuring: w.isMeasuring(now), Layout: w.layout.Load(), Reclaim: w.reclaim,
 		Workloads: entries(w.units, func(uid string) ([]cri.Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
 	}
 	w.mu.Unlock()
 	return workload.WriteDisk(w.o.Table, &t)
+}
+
+// firstWithin is how long the agent may be kept waiting for the first figures of all units: a
+// million files take one to two minutes beside others.
+const firstWithin = 5 * time.Minute
+
+// isMeasuring reports whether a part that was there at the start has not been visited yet. The
+// caller holds the lock.
+func (w *worker) isMeasuring(now uint64) bool {
+	if now-w.startNs > uint64(firstWithin) {
+		return false
+	}
+	if w.firstNs == 0 {
+		return true
+	}
+	for _, u := range w.units {
+		for _, p := range u.parts {
+			if p.triedNs == 0 && p.foundNs == w.firstNs {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // lay finds out how the filesystems lie, once they answer.
@@ -427,6 +453,10 @@ func (w *worker) replace(former, units map[string]*unit, now uint64) {
 		}
 	}
 	w.units = units
+	if w.firstNs == 0 {
+		w.firstNs = now
+		w.news.Store(true)
+	}
 }
 
 // samples watches filesystems and writers until ctx is done.

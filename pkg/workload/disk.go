@@ -33,6 +33,9 @@ type DiskTable struct {
 	Node   string `json:"node"`
 	// WrittenNs is when the table was written. A later one replaces an earlier one.
 	WrittenNs uint64 `json:"writtenNs"`
+	// Measuring: units that were there at the writer's start have no figures yet, and whoever
+	// has some would be evicted in their place.
+	Measuring bool `json:"measuring,omitempty"`
 	// Layout is the writer's; absent until it has found it out.
 	Layout    *DiskLayout `json:"layout"`
 	Workloads []DiskEntry `json:"workloads"`
