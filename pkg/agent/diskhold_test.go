@@ -140,8 +140,8 @@ func TestAVictimWithoutADeathCountsForAWhile(t *testing.T) {
 		t.Errorf("before the end is known it holds %d", got)
 	}
 	a.settle(e)
-	if got := a.heldDisk(e); got != math.MaxInt64 {
-		t.Errorf("before it was measured it holds %d", got)
+	if got := a.heldDisk(e); got != math.MaxInt64 || e.endedNs == 0 {
+		t.Fatalf("ended at %d, and before it was measured it holds %d", e.endedNs, got)
 	}
 	e.endedNs -= uint64(cleanUp) + 1
 	if got := a.heldDisk(e); got != 0 {
