@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
@@ -61,12 +62,15 @@ type Agent struct {
 	passedNs  uint64
 	// onlyCrossings: this turn is for a crossing or for nothing; no clock asked for it.
 	onlyCrossings bool
-	backstop      backstop
-	slow          bool // the hot thread has no real-time priority
-	apart         bool // in a PID namespace of its own: the PIDs of BPF's records are others' here
-	late          bool // it was away for a while, and the scout with it
-	clocked       bool // it wakes by itself; else a test makes its turns, whenever it likes
-	leaving       bool // no new eviction; those under way are closed as they are
+	// turns counts those that were begun, for the guard.
+	turns atomic.Uint64
+
+	backstop backstop
+	slow     bool // the hot thread has no real-time priority
+	apart    bool // in a PID namespace of its own: the PIDs of BPF's records are others' here
+	late     bool // it was away for a while, and the scout with it
+	clocked  bool // it wakes by itself; else a test makes its turns, whenever it likes
+	leaving  bool // no new eviction; those under way are closed as they are
 
 	blind    [decide.MaxBounds]blindness
 	rootRead rootRead
@@ -112,6 +116,8 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	a.crew = crew
 	ctx, cancel := context.WithCancelCause(ctx)
 	var others sync.WaitGroup
+	hot := unix.Gettid()
+	others.Go(func() { a.guard(ctx, hot) })
 	others.Go(func() { a.scout.run(ctx) })
 	others.Go(func() { a.scout.changes.listen(ctx, a.scout.kick) })
 	others.Go(func() { a.listLeads(ctx) })
@@ -134,6 +140,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 		due := now() + uint64(patience)
 		only := a.poller.wait(patience)
 		woke := now()
+		a.turns.Add(1)
 		a.onlyCrossings = only && woke-a.passedNs < uint64(patience)
 		a.clocked, a.late = true, woke > due+uint64(mostLate)
 		if err := a.turn(woke); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,24 +51,33 @@ func Raise(priority uint32) (Class, error) {
 	return ClassNice, err
 }
 
+// classes is held by whoever changes the class of other threads, until they have theirs back.
+var classes sync.Mutex
+
+// ordinary is the best class that is not real-time.
+func ordinary(attr *unix.SchedAttr) *unix.SchedAttr {
+	return &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: -20, Flags: attr.Flags}
+}
+
 // hurry gives all threads of this process the same class, nice -20, and calm what each had; its
 // error is that one does not get it. A start in the middle of a fork bomb is one of hundreds of
 // tasks that want the CPU: on a kernel without cgroup.kill, whose victim goes on trying to fork,
 // one took 165 s.
 func hurry() (calm func() error) {
+	classes.Lock() // up to calm
 	own, err := unix.SchedGetAttr(0, 0)
 	if err != nil {
-		return func() error { return nil }
+		return func() error { classes.Unlock(); return err }
 	}
 	usual := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: own.Nice} // 0 of a real-time thread
 	had := map[int]unix.SchedAttr{}
 	eachThread(func(tid int, attr *unix.SchedAttr) {
-		same := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: -20, Flags: attr.Flags}
-		if _, done := had[tid]; !done && unix.SchedSetAttr(tid, &same, 0) == nil {
+		if _, done := had[tid]; !done && unix.SchedSetAttr(tid, ordinary(attr), 0) == nil {
 			had[tid] = *attr
 		}
 	})
 	return func() (refused error) {
+		defer classes.Unlock()
 		eachThread(func(tid int, attr *unix.SchedAttr) {
 			before, known := had[tid]
 			if !known {
