@@ -27,8 +27,8 @@ const (
 )
 
 // seenBy are the tiers that a line of a signal may have when the agent was forced to one: a
-// reading that was due may come before the event, and BPF's timer before the allocation hook is
-// attached: before 5.15 that is a thread's.
+// reading that was due may come before the event, and BPF's timer, before 5.15 a thread, before
+// the hook.
 func seenBy(forced, signal string) []string {
 	switch {
 	case forced == record.TierEvent:
@@ -38,7 +38,7 @@ func seenBy(forced, signal string) []string {
 	case signal == memorySignal:
 		return []string{record.TierAlloc, record.TierPoll}
 	}
-	return []string{record.TierTask}
+	return []string{record.TierTask, record.TierPoll}
 }
 
 // tally counts by which tiers the evictions were seen.
