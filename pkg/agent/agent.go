@@ -116,8 +116,10 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	a.crew = crew
 	ctx, cancel := context.WithCancelCause(ctx)
 	var others sync.WaitGroup
-	hot := unix.Gettid()
-	others.Go(func() { a.guard(ctx, hot) })
+	if hasOneCPU() {
+		hot := unix.Gettid()
+		others.Go(func() { a.guard(ctx, hot) })
+	}
 	others.Go(func() { a.scout.run(ctx) })
 	others.Go(func() { a.scout.changes.listen(ctx, a.scout.kick) })
 	others.Go(func() { a.listLeads(ctx) })

@@ -36,7 +36,12 @@ func (c *collector) tidy(near bool) error {
 	if c.heap() < c.live+slack {
 		return nil
 	}
-	err := evenly(runtime.GC)
+	var err error
+	if hasOneCPU() {
+		err = evenly(runtime.GC)
+	} else {
+		runtime.GC()
+	}
 	c.live = c.heap()
 	return err
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,9 @@ const (
 	// than a microsecond.
 	asideFor = 2 * time.Millisecond
 )
+
+// hasOneCPU: with a second one, the kernel moves a real-time thread that is preempted there.
+func hasOneCPU() bool { return runtime.NumCPU() == 1 }
 
 // guard ends a standstill of the hot thread. Coming back from a system call it spins while
 // another thread of Go's runtime takes its P away and has marked its goroutine for that
