@@ -35,6 +35,9 @@ const (
 const (
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 30 * time.Second
+	// spacingFirst is between the first status and the second: a kubelet that had news of its own
+	// under way writes Running back at once, and starts the containers again within a second.
+	spacingFirst = 20 * time.Millisecond
 	// settle is how long a status must have held: the kubelet compares every ten seconds.
 	settle = 15 * time.Second
 	// giveUp is after so long a quarrel with somebody who writes another status.
@@ -79,7 +82,7 @@ type report struct {
 func newReport(c *Companion, l record.Line, now time.Time) *report {
 	return &report{
 		c: c, line: l, began: now, stamp: metav1.NewTime(l.Time.Time),
-		spacing: backoff{first: 200 * time.Millisecond, most: retryMost},
+		spacing: backoff{first: spacingFirst, most: retryMost},
 		log:     c.log.With().Str("id", l.ID.String()).Str("uid", l.Victim.UID).Logger(),
 	}
 }

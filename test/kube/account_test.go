@@ -71,7 +71,7 @@ func (n *node) token(t testing.TB, to *v1.Pod) *api {
 }
 
 // companionUID is nobody's on the node.
-const companionUID = 65532
+const companionUID = 65533
 
 // companionFiles are the program and the kubeconfig, where an account without privileges gets
 // at them.

@@ -43,7 +43,6 @@ func (n *node) Agent(t testing.TB, transition time.Duration) *agent {
 	t.Helper()
 	program, err := built("ebpf-evict")
 	must(t, err)
-	must(t, os.RemoveAll(runDir)) // a former agent's
 	must(t, os.MkdirAll(filepath.Join(runDir, "agent"), 0o755))
 	must(t, os.MkdirAll(filepath.Join(runDir, "table"), 0o755))
 	must(t, os.Chown(filepath.Join(runDir, "table"), companionUID, companionUID))
@@ -65,6 +64,7 @@ budget: {killsPerMinute: 256, killsPerHour: 256}
 		if t.Failed() {
 			t.Logf("the agent's last lines:\n%s", a.lastLines(20))
 		}
+		must(t, os.RemoveAll(runDir))
 	})
 	if err := n.await("agent that watches", func() bool {
 		if !a.alive() {
