@@ -57,6 +57,10 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			first:  pair(unit{}, &part{foundNs: now}),
 			second: pair(unit{}, at(20*time.Second, 1)), horizon: never, want: 1,
 		},
+		"a large tree lets others have their first visit": {
+			first:  pair(unit{}, &part{place: place{base: "/b"}, foundNs: now - second}),
+			second: pair(unit{}, &part{place: place{base: "/a"}, foundNs: now - second, spentNs: second}), horizon: never, want: 2,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := tc.first, tc.second

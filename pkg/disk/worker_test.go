@@ -59,6 +59,40 @@ func hasPod(table *workload.DiskTable) bool {
 	return e != nil && len(e.Volumes) == 2 && e.EphemeralStorage != nil && e.EphemeralStorage.LocalVolumesBytes != nil
 }
 
+// Until all that was there at the start has been visited, who has a figure is not who holds most.
+func TestTableSaysThatItIsMeasuring(t *testing.T) {
+	w := newWorker(newNode(t).Options)
+	isMeasuring := func() bool {
+		t.Helper()
+		if err := w.write(); err != nil {
+			t.Fatal(err)
+		}
+		table, err := workload.LoadDisk(w.o.Table, uint32(os.Geteuid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return table.Measuring
+	}
+	if !isMeasuring() {
+		t.Error("not before it knows any unit")
+	}
+	w.find()
+	var parts []*part
+	for _, u := range w.units {
+		parts = append(parts, u.parts...)
+	}
+	for _, p := range parts {
+		if !isMeasuring() {
+			t.Errorf("not before %s was visited", p)
+		}
+		for !w.step(p) {
+		}
+	}
+	if len(parts) < 2 || isMeasuring() {
+		t.Errorf("still measuring when all %d parts were visited", len(parts))
+	}
+}
+
 func TestFiguresComeWhileTheRuntimeHangs(t *testing.T) {
 	n := newNode(t)
 	n.Runtime = hung{make(chan struct{})}
