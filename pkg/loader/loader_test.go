@@ -348,6 +348,9 @@ func TestTimerKeepsLookingAtTheLimit(t *testing.T) {
 	looksAt := func(limit int64) (n uint64) {
 		l.SetWire(index, Wire{Scope: sample.ScopeCgroupMemory, Limit: limit, Capacity: capacity, CgroupID: id, CSSID: css})
 		l.ArmWire(index)
+		if err := l.Tick(); err != nil { // it may be asleep for a second more
+			t.Fatal(err)
+		}
 		before := l.node.at(0).Ticks
 		time.Sleep(300 * time.Millisecond)
 		n = l.node.at(0).Ticks - before
