@@ -352,7 +352,7 @@ func TestTimerKeepsLookingAtTheLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := l.node.at(0).Ticks
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 		n = l.node.at(0).Ticks - before
 		l.DisarmWire(index)
 		for _, s := range drain(t, l) {
@@ -362,7 +362,10 @@ func TestTimerKeepsLookingAtTheLimit(t *testing.T) {
 		}
 		return n
 	}
-	before, at := looksAt(capacity-4096), looksAt(capacity)
+	var before, at uint64
+	for range 12 { // in turn: other work on the machine holds up both
+		before, at = before+looksAt(capacity-4096), at+looksAt(capacity)
+	}
 	if at < before/2 {
 		t.Errorf("%d looks a page before the limit, %d at it", before, at)
 	}
