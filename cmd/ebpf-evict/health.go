@@ -11,6 +11,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/metrics"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -55,12 +56,12 @@ func diskHealth(c *config.Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	age := workload.Reading{ReadNs: t.WrittenNs}.Age(monotonicNs())
+	age := workload.Reading{ReadNs: t.WrittenNs}.Age(sample.Now())
 	_, err = fmt.Fprintf(out, "the disk process is well: its figures were written %s ago\n", record.FormatNs(age.Nanoseconds()))
 	return err
 }
 
 // readFigures reads the disk figures as the agent would.
 func readFigures(c *config.Config) (*workload.DiskTable, error) {
-	return workload.NewDiskReader(c.Disk, uint32(os.Geteuid()), agent.FiguresFileAge).Read(monotonicNs())
+	return workload.NewDiskReader(c.Disk, uint32(os.Geteuid()), agent.FiguresFileAge).Read(sample.Now())
 }

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
@@ -112,15 +110,9 @@ func addDisks(ctx context.Context, s *snapshot.Snapshot, c *config.Config) {
 	}
 	for _, name := range signal.Names() {
 		if name.Disk() {
-			add(s, func(name signal.Signal) (signal.Observation, error) { return disks.Observe(name, monotonicNs()) }, name)
+			add(s, func(name signal.Signal) (signal.Observation, error) { return disks.Observe(name, sample.Now()) }, name)
 		}
 	}
-}
-
-func monotonicNs() uint64 {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // can't fail for this clock
-	return uint64(ts.Nano())
 }
 
 // measured is a unit with what its files say that it holds.
@@ -128,7 +120,7 @@ func measured(fs *cgroupfs.FS, u *workload.Unit, figures *workload.DiskTable) wo
 	w := u.Workload
 	if figures != nil {
 		if e := figures.Entry(w.UID); e != nil {
-			e.Measure(&w, monotonicNs(), math.MaxInt64)
+			e.Measure(&w, sample.Now(), math.MaxInt64)
 		}
 	}
 	c, err := fs.Open(w.Cgroup)

@@ -15,6 +15,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/snapshot"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
@@ -145,7 +146,7 @@ func ageText(figures *workload.DiskTable, uid string) string {
 	if e == nil {
 		return "-"
 	}
-	if age, ok := e.OldestAge(monotonicNs()); ok {
+	if age, ok := e.OldestAge(sample.Now()); ok {
 		return fmt.Sprintf("%.0f s ago", age.Seconds())
 	}
 	return "-"

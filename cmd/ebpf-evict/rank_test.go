@@ -8,12 +8,13 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 func TestRankWarnsOfFiguresThatServeNobody(t *testing.T) {
 	const old = 2 * uint64(agent.FiguresFileAge)
-	now := monotonicNs()
+	now := sample.Now()
 	for name, tc := range map[string]struct {
 		writtenNs uint64
 		want      string // "": nothing is said

@@ -139,9 +139,9 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	}
 	for ctx.Err() == nil {
 		patience := a.patience()
-		due := now() + uint64(patience)
+		due := sample.Now() + uint64(patience)
 		only := a.poller.wait(patience)
-		woke := now()
+		woke := sample.Now()
 		a.turns.Add(1)
 		a.onlyCrossings = only && woke-a.passedNs < uint64(patience)
 		a.clocked, a.late = true, woke > due+uint64(mostLate)

@@ -11,6 +11,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -24,7 +25,7 @@ func TestShadowSaysItOnceForEachTimeTheThresholdIsMet(t *testing.T) {
 	big := b.sleeper("big", 64<<20)
 	a := b.open(met, nil)
 	for range 20 {
-		must(t, a.turn(now()))
+		must(t, a.turn(sample.Now()))
 	}
 	b.written(a)
 	if got := b.outcomes("big"); len(got) != 1 || got[0] != record.OutcomeShadow || !big.Alive() {
@@ -52,7 +53,7 @@ func TestWireFiresAgainOnlyWhenItsSignalIsBack(t *testing.T) {
 		return fired >= seq
 	})
 	for range 20 {
-		must(t, a.turn(now()))
+		must(t, a.turn(sample.Now()))
 	}
 	if seq, fired := a.kernel.WireSeq(wire); fired < seq {
 		t.Errorf("armed with %d while the threshold is met; fired %d", seq, fired)
@@ -75,10 +76,10 @@ func TestWireStaysAsItIsWithoutData(t *testing.T) {
 		seq, fired := a.kernel.WireSeq(wire)
 		return fired >= seq
 	})
-	a.guards[0].Accept(signal.Observation{Signal: signal.AllocatableMemoryAvailable, Ns: now() + uint64(time.Hour)})
+	a.guards[0].Accept(signal.Observation{Signal: signal.AllocatableMemoryAvailable, Ns: sample.Now() + uint64(time.Hour)})
 	armed := a.armedSeq(wire)
 	for range 20 {
-		must(t, a.turn(now()))
+		must(t, a.turn(sample.Now()))
 	}
 	if got := a.armedSeq(wire); got != armed {
 		t.Errorf("armed with %d, then with %d: the clock of the readings went back, so there were none", armed, got)
@@ -138,7 +139,7 @@ func TestRefusalIsRecordedOnce(t *testing.T) {
 			big := b.sleeper("big", 64<<20)
 			a := b.open(met, nil)
 			for range 20 {
-				must(t, a.turn(now()))
+				must(t, a.turn(sample.Now()))
 			}
 			b.written(a)
 			lines := b.lines(record.KindEviction)
@@ -158,7 +159,7 @@ func TestUnitMadeAgainUnderTheSameNameIsNotKilled(t *testing.T) {
 	must(t, old.Stop())
 	must(t, b.fs.Remove(path.Join(b.root, "unit")))
 	young := b.sleeper("unit", 8<<20)
-	must(t, a.turn(now())) // with the scene of before
+	must(t, a.turn(sample.Now())) // with the scene of before
 	b.written(a)
 	// Gone, where the kernel has not given the old one's row to the new one yet.
 	if got := b.outcomes("unit"); slices.Contains(got, record.OutcomeKilled) {
@@ -179,7 +180,7 @@ func TestStrikeThatHitsNobodyGivesEverythingBack(t *testing.T) {
 	a.scene.take(a.scout.current())
 	must(t, unit.Stop())
 	must(t, b.fs.Remove(path.Join(b.root, "unit")))
-	if a.evict(&decide.Decision{Verdict: decide.Evict, Bound: 0, Victim: 0}, nil, now()) {
+	if a.evict(&decide.Decision{Verdict: decide.Evict, Bound: 0, Victim: 0}, nil, sample.Now()) {
 		t.Error("not asked to look for another victim")
 	}
 	b.written(a)
@@ -229,7 +230,7 @@ func TestLineTellsOfTheCrossingActedOn(t *testing.T) {
 	other, late := acted, acted
 	other.Wire, other.Ns = a.wires.number[1-bound], acted.Ns-1000
 	late.Seq, late.Ns = acted.Seq-1, acted.Ns-2000
-	a.pass(crossings{late, other, acted}, now())
+	a.pass(crossings{late, other, acted}, sample.Now())
 	b.written(a)
 	kills := b.lines(record.KindKill)
 	if len(kills) != 1 || kills[0].Timeline.Crossed != acted.Ns || kills[0].Tier != record.TierAlloc {
@@ -246,7 +247,7 @@ func TestStrangerIsFoundAndIsTheVictim(t *testing.T) {
 	if a.scene.take(a.scout.current()); a.scene.unit(identity(b, "young")) >= 0 {
 		t.Fatal("the scout knows the young unit: this test sees nothing")
 	}
-	a.pass(crossings{b.crossing(a, "young", young.PID())}, now())
+	a.pass(crossings{b.crossing(a, "young", young.PID())}, sample.Now())
 	if !young.Wait(time.Minute) || !idle.Alive() {
 		t.Errorf("alive: the young unit %v, the idle one %v", young.Alive(), idle.Alive())
 	}
@@ -273,7 +274,7 @@ func TestUnitWithoutRowsYetIsTheVictim(t *testing.T) {
 			if byHook {
 				woke = crossings{b.crossing(a, "young", young.PID())}
 			}
-			a.pass(woke, now())
+			a.pass(woke, sample.Now())
 			if !young.Wait(time.Minute) || !idle.Alive() {
 				t.Errorf("alive: the young unit %v, the idle one %v", young.Alive(), idle.Alive())
 			}
@@ -298,7 +299,7 @@ func TestNewContainerOfAKnownPodIsHit(t *testing.T) {
 	b.sleeper(podA+"/first", 8<<20)
 	a := b.open(met, nil)
 	second := b.sleeper(podA+"/second", 64<<20)
-	a.pass(crossings{b.crossing(a, podA+"/second", second.PID())}, now())
+	a.pass(crossings{b.crossing(a, podA+"/second", second.PID())}, sample.Now())
 	if !second.Wait(time.Minute) {
 		t.Fatalf("the container that crossed the wire lives:\n%s", b.journal())
 	}
@@ -345,7 +346,7 @@ func TestRevivedUnitIsAVictimAgain(t *testing.T) {
 		t.Fatal("no zombie is credited: this test sees nothing")
 	}
 	again := b.sleeperIn("unit", 64<<20)
-	a.pass(crossings{b.crossing(a, "unit", again.PID())}, now()) // the scout has not looked since
+	a.pass(crossings{b.crossing(a, "unit", again.PID())}, sample.Now()) // the scout has not looked since
 	b.turns(a, "the second kill", func() bool { return !again.Alive() || !innocent.Alive() })
 	if again.Alive() {
 		t.Errorf("the innocent was killed in its place:\n%s", b.journal())
@@ -392,7 +393,7 @@ func TestJumpOfARootIsBelievedOnlyWhenItsFilesAgree(t *testing.T) {
 	b := newBed(t)
 	b.sleeper("unit", 32<<20)
 	a := b.open(map[string]string{"allocatableMemory.available": "1Mi", "allocatablePID.available": "1"}, nil)
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	for i := range a.settings.Bounds {
 		o := *a.observed(&a.settings.Bounds[i])
 		above := o

@@ -9,6 +9,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // A collection, or a fault for fresh memory while memory is what the node lacks, must not
@@ -34,12 +35,12 @@ func TestNothingIsAllocatedBetweenWakeUpAndSIGKILL(t *testing.T) {
 		if i%2 == 0 { // as the agent does: epoll, ring buffer, pass
 			for a.poller.wait(farTick); struck == nil; {
 				before = allocationsOfPasses()
-				must(t, a.turn(now()))
+				must(t, a.turn(sample.Now()))
 			}
 		} else { // by the hook, from a cgroup that has to be found among the known ones
 			s := crossings{b.crossing(a, unit, victim.PID())}
 			before = allocationsOfPasses()
-			a.pass(s, now())
+			a.pass(s, sample.Now())
 		}
 		if struck == nil {
 			t.Fatalf("round %d: nobody was struck", i)

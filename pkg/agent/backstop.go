@@ -10,6 +10,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -72,7 +73,7 @@ func (a *Agent) withdraw() bool {
 // to the next one, and renews the kernel's licence, unless somebody has to act already or
 // there is a doubt.
 func (a *Agent) nominate(d *decide.Decision) {
-	b, nowNs := &a.backstop, now()
+	b, nowNs := &a.backstop, sample.Now()
 	if !a.mayLicense(d) {
 		a.withdraw()
 		return
@@ -291,7 +292,7 @@ func (a *Agent) takeNote() {
 		a.log.Error().Int("wire", k.Wire).Msg("the backstop killed a nominee that is not known")
 		return
 	}
-	n, nowNs := &a.backstop.nominees[bound], now()
+	n, nowNs := &a.backstop.nominees[bound], sample.Now()
 	*e = eviction{
 		used: true, id: n.id, killer: record.ByBackstop, by: k.By,
 		decision: n.decision, bound: a.settings.Bounds[bound], wire: k.Wire, seq: k.Seq,

@@ -9,6 +9,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // leak makes a unit that holds 64 MiB and waits to take 400 more.
@@ -44,7 +45,7 @@ func TestKillByTheBackstopBecomesAnEvictionOfOurs(t *testing.T) {
 	bystander := b.sleeper("bystander", 16<<20)
 	hog := b.leak("hog")
 	a := b.stalled()
-	left, _ := a.memory.Left(&a.settings, now())
+	left, _ := a.memory.Left(&a.settings, sample.Now())
 	must(t, hog.Go())
 	if !hog.Wait(time.Minute) {
 		t.Fatal("nobody kills the hog")
@@ -57,7 +58,7 @@ func TestKillByTheBackstopBecomesAnEvictionOfOurs(t *testing.T) {
 			t.Errorf("%s: %+v", kind, l)
 		}
 	}
-	if got, _ := a.memory.Left(&a.settings, now()); got != left-1 {
+	if got, _ := a.memory.Left(&a.settings, sample.Now()); got != left-1 {
 		t.Errorf("%d kills left of the budget, want %d", got, left-1)
 	}
 	if !bystander.Alive() {
@@ -105,7 +106,7 @@ func TestKernelHasNoLicence(t *testing.T) {
 		}},
 		"a unit can't be opened": {nil, func(b *bed, a *Agent) {
 			a.scout.current().incomplete = true
-			must(b.t, a.turn(now()))
+			must(b.t, a.turn(sample.Now()))
 		}},
 		"shadow mode comes by a reload": {nil, func(b *bed, a *Agent) {
 			next := *b.conf
@@ -114,7 +115,7 @@ func TestKernelHasNoLicence(t *testing.T) {
 			must(b.t, err)
 			p.stop = func() {}
 			a.pending.Store(p)
-			must(b.t, a.turn(now()))
+			must(b.t, a.turn(sample.Now()))
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -172,7 +172,7 @@ func (b *bed) await(what string, ok func() bool) {
 func (b *bed) turns(a *Agent, what string, ok func() bool) {
 	b.t.Helper()
 	b.await(what, func() bool {
-		must(b.t, a.turn(now()))
+		must(b.t, a.turn(sample.Now()))
 		return ok()
 	})
 }
@@ -181,7 +181,7 @@ func (b *bed) turns(a *Agent, what string, ok func() bool) {
 func (b *bed) look(a *Agent) {
 	b.t.Helper()
 	must(b.t, a.scout.round(true))
-	must(b.t, a.turn(now()))
+	must(b.t, a.turn(sample.Now()))
 }
 
 // lines are the journal's lines of a kind, of all with "".
@@ -246,7 +246,7 @@ func (b *bed) crossing(a *Agent, from string, pid int) sample.Sample {
 	for _, row := range a.kernel.Index(loader.Memory, nil) {
 		if row.CgroupID == c.MemoryID() {
 			return sample.Sample{
-				Kind: sample.KindCrossing, By: sample.ObserverAlloc, Ns: now(),
+				Kind: sample.KindCrossing, By: sample.ObserverAlloc, Ns: sample.Now(),
 				Wire: a.wires.number[0], Seq: a.armedSeq(a.wires.number[0]),
 				CgroupID: row.CgroupID, CSSID: row.CSSID, TGID: uint32(pid),
 			}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // blindAfter is how long a bound's signal must have no data before that is worth a line: a
@@ -39,7 +40,7 @@ func (a *Agent) confess() {
 		}
 		break
 	}
-	nowNs := now()
+	nowNs := sample.Now()
 	for i := range a.settings.Bounds {
 		b, s := &a.blind[i], &a.settings.Bounds[i]
 		switch {
@@ -76,7 +77,7 @@ func (a *Agent) watchWait(d *decide.Decision) {
 		return
 	}
 	w, s := &a.waiting[d.Bound], a.settings.Bounds[d.Bound].Signal
-	switch nowNs := now(); {
+	switch nowNs := sample.Now(); {
 	case w.sinceNs == 0:
 		w.sinceNs = nowNs
 	case !w.said && nowNs-w.sinceNs > uint64(waitAfter):

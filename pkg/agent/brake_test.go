@@ -16,6 +16,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 const (
@@ -85,14 +86,14 @@ func TestEndOfTheAgentTakesTheBrakeOff(t *testing.T) {
 	a := b.open(bombed, nil)
 	must(t, a.scout.round(true))
 	// One that does not die in the time that the agent has left.
-	must(t, a.turn(now())) // takes the roster over
+	must(t, a.turn(sample.Now())) // takes the roster over
 	one := a.scene.units[0]
 	handle, err := one.open(b.fs)
 	must(t, err)
 	e := &a.open[0]
 	e.used, e.unit, e.handle, e.victim, e.condemned = true, one, handle, one.Workload, -1
 	e.bound, e.wire = a.settings.Bounds[0], noWire
-	e.timeline.Signalled = now()
+	e.timeline.Signalled = sample.Now()
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	a.brake(e)
 	if v := b.pidsMax("victim"); b.brakes() && v != 0 {

@@ -8,6 +8,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -40,7 +41,7 @@ func TestHogIsEvictedByTheChargeHookAlone(t *testing.T) {
 	must(t, hog.Go())
 	for len(b.lines(record.KindKill)) == 0 {
 		a.poller.wait(farTick)
-		must(t, a.turn(now()))
+		must(t, a.turn(sample.Now()))
 	}
 	b.turns(a, "the eviction's end", func() bool { return len(b.outcomes("hog")) == 1 })
 	l := b.lines(record.KindEviction)[0]
@@ -67,7 +68,7 @@ func TestTheHookComesForWhatNobodyIsChargedFor(t *testing.T) {
 	for i := 0; i < len(held) && !a.kernel.Armed(); i += 4096 {
 		held[i] = 1
 		if i%(4<<20) == 0 {
-			must(t, a.turn(now()))
+			must(t, a.turn(sample.Now()))
 			must(t, a.scout.round(false))
 		}
 	}

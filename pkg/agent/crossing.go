@@ -136,7 +136,7 @@ func (a *Agent) read(dir string, place func(*unit)) bool {
 	}
 	u := newUnit(read)
 	place(u)
-	return a.scene.welcome(u, now()) && a.scout.tell(u)
+	return a.scene.welcome(u, sample.Now()) && a.scout.tell(u)
 }
 
 // placeBy finds the unit's rows: those of the crossing's controller on the way up from

@@ -3,6 +3,7 @@ package agent
 import (
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -53,7 +54,7 @@ func (a *Agent) heldDisk(e *eviction) int64 {
 		h.by = t
 		a.weigh(e, t.Entry(e.victim.UID))
 	}
-	isOver := e.endedNs != 0 && now()-e.endedNs > uint64(cleanUp)
+	isOver := e.endedNs != 0 && sample.Now()-e.endedNs > uint64(cleanUp)
 	isBack := e.timeline.Recovered != 0
 	switch o := a.observed(&e.bound); {
 	case isOver && isBack, (isOver || isBack) && !h.known:
@@ -73,7 +74,7 @@ func (a *Agent) weigh(e *eviction, measured *workload.DiskEntry) {
 	if measured == nil {
 		return // its cgroup is gone, its files may be there
 	}
-	strict, nowNs, w := a.settings, now(), e.victim
+	strict, nowNs, w := a.settings, sample.Now(), e.victim
 	strict.Compat = false
 	w.Usage.Disk = measured.Usage(nowNs, time.Duration(nowNs-e.endedNs))
 	if held := strict.Use(&e.bound, &w); held != workload.NoData {

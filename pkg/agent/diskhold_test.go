@@ -12,6 +12,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -134,7 +135,7 @@ func TestAVictimWithoutADeathCountsForAWhile(t *testing.T) {
 	e := &eviction{
 		used: true, condemned: -1, disk: diskHold{held: math.MaxInt64}, bound: decide.Bound{Threshold: signal.Threshold{Signal: signal.NodeFsAvailable}},
 	}
-	e.timeline.Asked = now()
+	e.timeline.Asked = sample.Now()
 	e.finished.Store(&actuator.Outcome{Err: actuator.ErrGone})
 	if got := a.heldDisk(e); got != math.MaxInt64 {
 		t.Errorf("before the end is known it holds %d", got)

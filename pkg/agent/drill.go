@@ -78,7 +78,7 @@ func (a *Agent) strikeCanary(woke *sample.Sample, wokeNs uint64) {
 	}
 	for range 2 { // as a pass does: the second time it looks again
 		c.decision = a.considerCanary(c)
-		c.timeline.Decided = now()
+		c.timeline.Decided = sample.Now()
 		if c.decision.Verdict != decide.Evict {
 			c.timeline.Decided = 0
 			c.spared()
@@ -91,7 +91,7 @@ func (a *Agent) strikeCanary(woke *sample.Sample, wokeNs uint64) {
 	}
 	a.at(stageCanaryDecided)
 	struck, err := c.handle.Strike(a.culpritOf(woke, c.scene.units[0].targets))
-	c.timeline.Signalled, c.struck = now(), struck
+	c.timeline.Signalled, c.struck = sample.Now(), struck
 	if err != nil {
 		c.timeline.Signalled = 0
 		c.fail(err)
@@ -129,7 +129,7 @@ func (a *Agent) considerCanary(c *canary) decide.Decision {
 		c.input.Observations = append(c.input.Observations, o)
 	}
 	c.scene.look(a.kernel, 0)
-	c.input.NowNs, c.input.Workloads = now(), c.scene.workloads
+	c.input.NowNs, c.input.Workloads = sample.Now(), c.scene.workloads
 	return decide.Decide(&c.settings, &c.memory, &c.input)
 }
 

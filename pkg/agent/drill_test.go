@@ -18,6 +18,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -90,7 +91,7 @@ func TestNothingIsAllocatedBetweenACanarysWakeUpAndSIGKILL(t *testing.T) {
 			struck = allocationsOfPasses()
 		}
 	})
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	for s := range canaryLoads {
 		struck = nil
 		l, q := b.canary(s, 1)
@@ -99,7 +100,7 @@ func TestNothingIsAllocatedBetweenACanarysWakeUpAndSIGKILL(t *testing.T) {
 		for end := time.Now().Add(time.Minute); struck == nil && time.Now().Before(end); {
 			a.poller.wait(farTick)
 			before = allocationsOfPasses()
-			must(t, a.turn(now()))
+			must(t, a.turn(sample.Now()))
 		}
 		if struck == nil {
 			t.Fatalf("%s: the canary was not struck: %s %s", s, c.outcome, c.reason)
@@ -109,7 +110,7 @@ func TestNothingIsAllocatedBetweenACanarysWakeUpAndSIGKILL(t *testing.T) {
 				t.Errorf("%s: %d allocations at\n%s", s, n-before[stack], stack)
 			}
 		}
-		c.handle.Finish(nil, now, time.Minute)
+		c.handle.Finish(nil, sample.Now, time.Minute)
 		if l.Alive() {
 			t.Errorf("%s: the canary lives", s)
 		}
@@ -128,7 +129,7 @@ func TestARealCrossingDuringADrillWins(t *testing.T) {
 	victim := b.run("victim", load.Spec{Kind: load.Hog, Bytes: 64 << 20, Held: true})
 	a := b.open(met, nil)
 	must(t, a.scout.round(true))
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
 	c := b.arm(a, q)
 	must(t, canary.Go())
@@ -153,18 +154,18 @@ func TestWhoeverSeesACanaryCrossIsSpared(t *testing.T) {
 	b := newBed(t)
 	bystander := b.sleeper("bystander", 8<<20)
 	a := b.open(far, nil)
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
 	c := b.arm(a, q)
 	must(t, canary.Go())
 	b.await("the canary's fill", func() bool { n, _ := canary.Progress(); return n >= 2*drill.MemoryDistanceBytes })
 	seen := b.crossing(a, "bystander", bystander.PID())
 	seen.Wire, seen.Seq = c.wire, c.seq
-	a.strikeCanary(&seen, now())
+	a.strikeCanary(&seen, sample.Now())
 	if !isDone(c) || c.timeline.Signalled == 0 {
 		t.Fatalf("the canary was not struck: %s %s", c.outcome, c.reason)
 	}
-	c.handle.Finish(nil, now, time.Minute)
+	c.handle.Finish(nil, sample.Now, time.Minute)
 	if canary.Alive() || !bystander.Alive() {
 		t.Errorf("the canary lives: %v, the bystander: %v", canary.Alive(), bystander.Alive())
 	}
@@ -173,26 +174,26 @@ func TestWhoeverSeesACanaryCrossIsSpared(t *testing.T) {
 func TestAReloadDoesNotDisturbADrill(t *testing.T) {
 	b := newBed(t)
 	a := b.open(far, nil)
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
 	c := b.arm(a, q)
 	p, err := a.plan(t.Context(), b.conf)
 	must(t, err)
 	a.observeDisks(t.Context(), p)
 	must(t, a.take(p))
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	must(t, canary.Go())
 	b.turns(a, "the drill's end", func() bool { return isDone(c) })
 	if c.timeline.Signalled == 0 {
 		t.Fatalf("the canary was not struck: %s %s", c.outcome, c.reason)
 	}
-	c.handle.Finish(nil, now, time.Minute)
+	c.handle.Finish(nil, sample.Now, time.Minute)
 }
 
 func TestACanaryIsStruckOnceAndByWhomClaimsIt(t *testing.T) {
 	b := newBed(t)
 	a := b.open(far, nil)
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	canary, q := b.canary(signal.AllocatableMemoryAvailable, 1)
 	c := b.arm(a, q)
 	if !a.kernel.Claim(c.wire, c.seq) {
@@ -211,7 +212,7 @@ func (b *bed) hold(a *Agent, name string) drill.Reply {
 	reply := make(chan drill.Reply, 1)
 	go func() { reply <- a.rehearsals.hold(b.t.Context(), name) }()
 	for {
-		must(b.t, a.turn(now()))
+		must(b.t, a.turn(sample.Now()))
 		select {
 		case r := <-reply:
 			return r
@@ -259,7 +260,7 @@ func TestADrillTellsOfTheCanarysEnd(t *testing.T) {
 			if len(b.lines(record.KindKill)) != 0 || len(b.lines(record.KindEviction)) != 0 {
 				t.Errorf("a drill is no eviction:\n%s", b.journal())
 			}
-			if minute, _ := a.memory.Left(&a.settings, now()); minute != b.conf.Budget.KillsPerMinute {
+			if minute, _ := a.memory.Left(&a.settings, sample.Now()); minute != b.conf.Budget.KillsPerMinute {
 				t.Error("a drill costs a kill of the budget")
 			}
 		})

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -18,7 +19,7 @@ func TestVictimThatDiesBetweenTwoLooksIsClosedAsKilled(t *testing.T) {
 	e.timeline.Crossed, e.timeline.Signalled = 1, 2
 	a.settle(e) // the look at the start of the pass: nothing yet
 	e.finished.Store(&actuator.Outcome{DeadNs: 3})
-	if e.over(now(), false) {
+	if e.over(sample.Now(), false) {
 		_, reason := e.ending()
 		t.Fatalf("closed before it was looked at, as %q", reason)
 	}

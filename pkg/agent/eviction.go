@@ -95,7 +95,7 @@ func (a *Agent) begin(d *decide.Decision, woke crossings, wokeNs uint64) *evicti
 		victim: a.scene.workloads[d.Victim], unit: a.scene.units[d.Victim], targets: a.scene.units[d.Victim].targets,
 		intent: -1, condemned: -1, lowest: d.Observed.Available, wall: time.Now(), disk: diskHold{held: math.MaxInt64},
 	}
-	e.timeline.Woke, e.timeline.Decided = wokeNs, now()
+	e.timeline.Woke, e.timeline.Decided = wokeNs, sample.Now()
 	e.wire = a.wires.number[d.Bound]
 	// What the clock found was crossed before it looked, nobody knows when; what is met for a
 	// while, by a grace period or a victim that was waited for, when that was seen first.
@@ -180,7 +180,7 @@ func (a *Agent) opened(e *eviction, struck int) {
 	})
 	a.crew.Do(func() {
 		defer a.wires.killing.Add(-1)
-		out := h.Finish(a.crew, now, finishDeadline)
+		out := h.Finish(a.crew, sample.Now, finishDeadline)
 		a.release(e)
 		e.finished.Store(&out)
 		a.wake()
@@ -219,7 +219,7 @@ func (e *eviction) measureOnlyContainer() {
 
 // measureContainers adds what each container holds of a disk.
 func (a *Agent) measureContainers(e *eviction) {
-	nowNs := now()
+	nowNs := sample.Now()
 	if t := a.scout.fresh(nowNs); t != nil {
 		if entry := t.Entry(e.victim.UID); entry != nil {
 			w := e.victim
@@ -411,7 +411,7 @@ func (a *Agent) followOne(e *eviction) {
 			e.timeline.Recovered = o.Ns
 		}
 	}
-	if !e.recorded && e.over(now(), a.leaving) {
+	if !e.recorded && e.over(sample.Now(), a.leaving) {
 		a.closeEviction(e)
 	}
 }
@@ -422,7 +422,7 @@ func (a *Agent) settle(e *eviction) {
 	if out == nil || e.ended != nil {
 		return
 	}
-	e.ended, e.endedNs = out, cmp.Or(out.DeadNs, now())
+	e.ended, e.endedNs = out, cmp.Or(out.DeadNs, sample.Now())
 	e.timeline.Dead, e.timeline.Signalled = out.DeadNs, e.signalledNs()
 	e.timeline.SignalledAll = max(e.timeline.Signalled, out.SignalledAllNs)
 	e.heldAfter = a.held(e).MemoryBytes

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -76,7 +77,7 @@ func (s *scout) readFigures(ctx context.Context, path string) {
 
 // lookForFigures reads once; true: there are others than before.
 func (s *scout) lookForFigures(w *figuresWatch) bool {
-	table, err := w.reader.Read(now())
+	table, err := w.reader.Read(sample.Now())
 	s.sayFigures(w, table, err)
 	if table == s.figures.Load() {
 		return false
@@ -139,7 +140,7 @@ func (s *scout) addFigures() {
 		var usage *workload.DiskUsage
 		if table != nil {
 			if e := table.Entry(u.UID); e != nil {
-				usage = e.Usage(now(), figuresAge)
+				usage = e.Usage(sample.Now(), figuresAge)
 			}
 		}
 		if was := u.disk.Load(); was == nil || usage == nil || *was != *usage {

@@ -16,6 +16,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -63,7 +64,7 @@ func (b *diskBed) fill() {
 
 // holds says that a unit holds so much of the disk.
 func (b *diskBed) holds(unit string, bytes int64) {
-	readNs := now()
+	readNs := sample.Now()
 	b.units[unit] = map[string]any{
 		"uid":              path.Join(b.root, unit),
 		"ephemeralStorage": map[string]any{"readNs": readNs, "rootfsBytes": 0, "logsBytes": 0, "localVolumesBytes": bytes},
@@ -118,10 +119,10 @@ func (b *diskBed) work() {
 		b.asked = append(b.asked, *request)
 		if b.answer != nil {
 			b.last = b.answer(request)
-			b.last["id"], b.last["signal"], b.last["doneNs"] = request.ID, request.Signal, now()
+			b.last["id"], b.last["signal"], b.last["doneNs"] = request.ID, request.Signal, sample.Now()
 		}
 	}
-	b.write(now())
+	b.write(sample.Now())
 }
 
 // round is a moment of everybody: the disk process, the scout, a pass.
@@ -130,7 +131,7 @@ func (b *diskBed) round(a *Agent) {
 	b.work()
 	a.scout.lookForFigures(b.watch)
 	must(b.t, a.scout.round(false))
-	must(b.t, a.turn(now()))
+	must(b.t, a.turn(sample.Now()))
 }
 
 func (b *diskBed) rounds(a *Agent, what string, ok func() bool) {
@@ -407,7 +408,7 @@ func TestNobodyDiesBeforeAllAreMeasured(t *testing.T) {
 func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {
 	for name, leave := range map[string]func(*diskBed){
 		"it does not run":                func(*diskBed) {},
-		"it has not written for a while": func(b *diskBed) { b.write(now() - uint64(FiguresFileAge) - uint64(time.Second)) },
+		"it has not written for a while": func(b *diskBed) { b.write(sample.Now() - uint64(FiguresFileAge) - uint64(time.Second)) },
 		"somebody left a fifo":           func(b *diskBed) { must(b.t, unix.Mkfifo(b.conf.Disk, 0o600)) },
 	} {
 		for _, compat := range []string{"", config.CompatKubelet} {
@@ -540,7 +541,7 @@ func TestLimitsThatAreNotEnforced(t *testing.T) {
 			tc.change(b)
 			unit := b.sleeper("unit", 1<<20)
 			b.holds("unit", 20<<20)
-			b.write(now())
+			b.write(sample.Now())
 			a := b.open(map[string]string{"nodefs.available": "1Mi"}, nil)
 			must(t, a.scout.round(true))
 			if !b.silent {
@@ -636,7 +637,7 @@ func TestLayoutThatIsKnownLater(t *testing.T) {
 		t.Error("moved, though the figures name nothing")
 	}
 	images := t.TempDir()
-	b.put(b.conf.Disk, map[string]any{"schema": workload.DiskSchema, "writtenNs": now(), "layout": map[string]any{"dedicatedImageFs": true, "imageDir": images}})
+	b.put(b.conf.Disk, map[string]any{"schema": workload.DiskSchema, "writtenNs": sample.Now(), "layout": map[string]any{"dedicatedImageFs": true, "imageDir": images}})
 	if a.scout.lookForFigures(b.watch); !a.layoutMoved(p) {
 		t.Fatal("not moved, though the runtime names the directory of the images")
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 func TestFill(t *testing.T) {
@@ -59,7 +60,7 @@ func TestStateFileSaysHowFastARootFills(t *testing.T) {
 	})
 	b.look(a)
 	a.viewed = time.Time{}
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	var state record.State
 	b.await("the state file", func() bool {
 		var err error

@@ -77,11 +77,11 @@ func (b *bed) evictBy(a *Agent, unit string, s load.Spec) string {
 	s.Held = true
 	l := b.run(unit, s)
 	must(b.t, a.scout.round(true))
-	must(b.t, a.turn(now()))
+	must(b.t, a.turn(sample.Now()))
 	must(b.t, l.Go())
 	b.await("the eviction of "+unit, func() bool {
 		a.poller.wait(a.patience())
-		must(b.t, a.turn(now()))
+		must(b.t, a.turn(sample.Now()))
 		return len(b.outcomes(unit)) == 1
 	})
 	if got := b.outcomes(unit)[0]; got != record.OutcomeKilled {
@@ -200,7 +200,7 @@ func TestAnOverflowOfTheRingBufferLosesBothHooks(t *testing.T) {
 	if tier, _ := k.Tier(sample.ScopeNodeTasks); !isReading(tier) {
 		t.Errorf("tasks by %s, through the same ring buffer", tier)
 	}
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	for h := range halves {
 		k.rests[h].until = time.Time{}
 	}

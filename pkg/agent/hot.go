@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -112,15 +111,6 @@ func raise(log zerolog.Logger, priority uint32) bool {
 			Msg("degraded: neither SCHED_FIFO nor a higher nice value, kills may take tens of milliseconds under load; needs CAP_SYS_NICE")
 	}
 	return class == ClassFIFO
-}
-
-// now is CLOCK_MONOTONIC, the clock of bpf_ktime_get_ns.
-func now() uint64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return math.MaxUint64 // can't happen; everything looks old then, and nothing is done
-	}
-	return uint64(ts.Nano())
 }
 
 // poller is the one epoll of the hot thread.

@@ -53,7 +53,7 @@ func TestNobodyDiesForZombiesOfAFormerKill(t *testing.T) {
 	}
 	next := b.open(map[string]string{"allocatablePID.available": "300"}, nil) // met by 100 tasks
 	for range 50 {
-		must(t, next.turn(now()))
+		must(t, next.turn(sample.Now()))
 	}
 	if !idle.Alive() || len(b.outcomes("idle")) != 0 || b.hasKill("idle") {
 		t.Error("the idle unit died for the bomb's zombies")
@@ -77,7 +77,7 @@ func TestWhoCrossedIsNobodyInAPIDNamespaceOfItsOwn(t *testing.T) {
 	a := b.open(far, nil)
 	b.look(a)
 	targets := a.scene.units[0].targets
-	crossed := sample.Sample{CSSID: targets[0].memoryCSS, CgroupID: targets[0].id.MemoryID, TGID: 4711, By: sample.ObserverAlloc, Ns: now()}
+	crossed := sample.Sample{CSSID: targets[0].memoryCSS, CgroupID: targets[0].id.MemoryID, TGID: 4711, By: sample.ObserverAlloc, Ns: sample.Now()}
 	if c := a.culpritOf(&crossed, targets); c.PID != 4711 || a.apart {
 		t.Fatalf("the culprit is %d, apart: %v; this test sees nothing", c.PID, a.apart)
 	}

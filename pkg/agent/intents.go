@@ -9,6 +9,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // takeOver goes on where a former agent stopped: its kills count against the budget, or an
@@ -64,7 +65,7 @@ func (a *Agent) closeStale(tree *cgroupfs.FS, of ledger, found map[record.ID]wri
 // remember counts a kill of the past, since the boot: what loops then is not this agent. A
 // clock that was set back since makes it one of now.
 func (a *Agent) remember(killed time.Time) {
-	if age, nowNs := uint64(max(0, time.Since(killed))), now(); age <= nowNs {
+	if age, nowNs := uint64(max(0, time.Since(killed))), sample.Now(); age <= nowNs {
 		a.memory.Killed(nowNs - age)
 	}
 }
@@ -128,7 +129,7 @@ func killerOf(in loader.Intent) string {
 
 // wallOf is when an intent was stored; the kernel has no calendar, but the same boot.
 func wallOf(in loader.Intent) time.Time {
-	if nowNs := now(); in.ByBackstop && in.SignalledNs <= nowNs {
+	if nowNs := sample.Now(); in.ByBackstop && in.SignalledNs <= nowNs {
 		return time.Now().Add(-time.Duration(nowNs - in.SignalledNs))
 	}
 	return time.Unix(0, int64(in.WallNs))

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -210,7 +211,7 @@ func (s *scout) list(again bool) error {
 // read reads one unit.
 func (s *scout) read(dir string) {
 	k := &s.known
-	was, began := k.unit(dir), now()
+	was, began := k.unit(dir), sample.Now()
 	u, err := s.scanner.Unit(dir)
 	if vanished(err) {
 		s.forget(dir)

@@ -14,6 +14,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // hungJournal is a journal on a disk that does not answer from some moment on.
@@ -38,7 +39,7 @@ func TestHungDiskHoldsUpNeitherTheKillNorTheEnd(t *testing.T) {
 	must(t, err)
 	disk := a.recorder.journal
 	a.recorder.journal = &hungJournal{disk, answers}
-	must(t, a.turn(now()))
+	must(t, a.turn(sample.Now()))
 	if !big.Wait(time.Minute) {
 		t.Fatal("the kill waits for the disk")
 	}

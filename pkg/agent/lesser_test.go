@@ -11,6 +11,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // Without a pinned map the intents are in a file, and the next agent closes them as well.
@@ -97,7 +98,7 @@ func TestTheClockLooksAgainBeforeItNamesAVictim(t *testing.T) {
 			known := b.run("known", load.Spec{Kind: load.Hog, Bytes: 96 << 20, Held: true})
 			a := b.open(map[string]string{"allocatableMemory.available": "400Mi"}, nil)
 			hog := grow(b, known)
-			must(t, a.turn(now()))
+			must(t, a.turn(sample.Now()))
 			if !hog.Wait(time.Minute) || !idle.Alive() || hog != known && !known.Alive() {
 				t.Errorf("alive: the hog %v, the idle one %v, the known one %v", hog.Alive(), idle.Alive(), known.Alive())
 			}

@@ -34,7 +34,7 @@ func (s *scout) findOffences() {
 		return
 	}
 	var found []offence
-	limited, nowNs := false, now()
+	limited, nowNs := false, sample.Now()
 	for _, u := range s.known.units {
 		if !decide.HasLimit(&u.Workload) {
 			continue
@@ -165,7 +165,7 @@ func (a *Agent) enforce(o *offence, wokeNs uint64) bool {
 func (a *Agent) mayOnlySay() bool { return a.shadow || a.isSpent() }
 
 func (a *Agent) isSpent() bool {
-	minute, hour := a.memory.Left(&a.settings, now())
+	minute, hour := a.memory.Left(&a.settings, sample.Now())
 	return minute == 0 || hour == 0
 }
 
@@ -216,7 +216,7 @@ func (a *Agent) beginLimit(e *eviction, o *offence, i int, wokeNs uint64) {
 	e.lowest = o.LimitBytes - o.UsedBytes
 	e.disk.held = max(0, a.settings.Use(&e.bound, &e.victim)) // nodefs may be short as well
 	e.decision.Observed = signal.Observation{Signal: signal.Signal(o.Check), Available: e.lowest, Capacity: o.LimitBytes, Ns: o.readNs}
-	e.timeline.Crossed, e.timeline.Woke, e.timeline.Decided = o.readNs, wokeNs, now()
+	e.timeline.Crossed, e.timeline.Woke, e.timeline.Decided = o.readNs, wokeNs, sample.Now()
 	a.nextEntropy()
 	a.intend(e)
 }

@@ -26,7 +26,7 @@ func (a *Agent) observe(unit int) {
 	if unit >= 0 {
 		a.scene.looked(a.kernel, unit)
 	}
-	nowNs := now()
+	nowNs := sample.Now()
 	for i := range a.settings.Bounds {
 		b := &a.settings.Bounds[i]
 		if has(obs, b) {

@@ -121,7 +121,7 @@ func (a *Agent) consider() decide.Decision {
 // none, counts with what it holds now, not what it held at the last walk.
 func (a *Agent) decide(unit int) decide.Decision {
 	a.observe(unit)
-	a.input.NowNs = now()
+	a.input.NowNs = sample.Now()
 	a.input.Workloads = a.scene.workloads
 	a.input.Dying = a.scene.unreaped(a.dying(a.input.Dying[:0]))
 	a.input.Reclaimed, a.input.Reclaiming = a.reclaimed(a.input.NowNs)
@@ -172,7 +172,7 @@ func (a *Agent) kill(e *eviction, woke crossings) bool {
 	sent := a.kernel.SignalsSent()
 	e.condemned = a.condemn(e)
 	struck, err := a.strike(e, woke)
-	e.timeline.Signalled = now()
+	e.timeline.Signalled = sample.Now()
 	a.scout.tell(e.unit)
 	if errors.Is(err, actuator.ErrGone) && e.handle != nil && a.kernel.SignalsSent() > sent && a.isCondemnedAlone(e) {
 		struck, err = 0, nil // the condemned word was faster, and hit all of them
@@ -243,7 +243,7 @@ func (a *Agent) culpritOf(c *sample.Sample, targets []rows) actuator.Culprit {
 	if a.apart || c.CSSID == 0 || c.Atomic || !a.crossedIn(c, targets) {
 		return actuator.Culprit{}
 	}
-	return actuator.Culprit{PID: int(c.TGID), Age: time.Duration(now() - c.Ns)}
+	return actuator.Culprit{PID: int(c.TGID), Age: time.Duration(sample.Now() - c.Ns)}
 }
 
 func (a *Agent) crossedIn(c *sample.Sample, targets []rows) (inside bool) {

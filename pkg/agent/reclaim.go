@@ -6,6 +6,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -173,7 +174,7 @@ const maxWanted = 1 << 60
 // askReclaim asks for what a decision wants freed. Nothing waits for the file, and no bound of
 // memory or tasks for the answer.
 func (a *Agent) askReclaim(d *decide.Decision) {
-	r, nowNs := &a.reclaim, now()
+	r, nowNs := &a.reclaim, sample.Now()
 	r.phase, r.bound, r.decision, r.askedNs = reclaimAsked, d.Bound, *d, nowNs
 	r.wanted = workload.ReclaimRequest{
 		ID:     record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()).String(),
@@ -220,7 +221,7 @@ func (a *Agent) concludeReclaim(d *decide.Decision) {
 
 // precededBy is the reclaim that was done before an eviction for a disk, nil: none was.
 func (a *Agent) precededBy(b *decide.Bound, d *decide.Decision) *record.Reclaim {
-	if !b.Signal.Disk() || a.reclaim.last == nil || a.shadow || !d.Reclaim.Any() || !a.reclaim.done(now(), reclaimAgain).Any() {
+	if !b.Signal.Disk() || a.reclaim.last == nil || a.shadow || !d.Reclaim.Any() || !a.reclaim.done(sample.Now(), reclaimAgain).Any() {
 		return nil
 	}
 	return a.reclaim.last

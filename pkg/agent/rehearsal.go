@@ -14,6 +14,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -187,7 +188,7 @@ func (r *rehearsals) awaitStrike(ctx context.Context, c *canary) {
 
 func (r *rehearsals) awaitDeath(ctx context.Context, c *canary) {
 	finished := make(chan actuator.Outcome, 1)
-	go func() { finished <- c.handle.Finish(r.crew, now, dieWithin) }()
+	go func() { finished <- c.handle.Finish(r.crew, sample.Now, dieWithin) }()
 	select {
 	case <-ctx.Done():
 		c.end(record.OutcomeFailed, "signalled, and not dead when the agent ended")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // reload plans a copy of the bed's configuration that change has changed, and has it taken
@@ -19,7 +20,7 @@ func (b *bed) reload(a *Agent, change func(*config.Config)) {
 	must(b.t, err)
 	a.observeDisks(b.t.Context(), p)
 	a.pending.Store(p)
-	must(b.t, a.turn(now()))
+	must(b.t, a.turn(sample.Now()))
 }
 
 // A victim that was asked to end under the former configuration is seen to its end.

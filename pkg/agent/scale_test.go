@@ -15,6 +15,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -39,7 +40,7 @@ func TestStrangerIsTheVictimWhileTheScoutIsBusy(t *testing.T) {
 	a.scout.mu.Lock()
 	passed := make(chan struct{})
 	go func() {
-		a.pass(crossings{crossing}, now())
+		a.pass(crossings{crossing}, sample.Now())
 		close(passed)
 	}()
 	select {
@@ -231,7 +232,7 @@ func TestVictimFromFarBehindIsHit(t *testing.T) {
 	for i := range a.settings.Bounds {
 		a.settings.Bounds[i].Value.Value = 400 << 20
 	}
-	a.pass(crossings{b.crossing(a, "late", late.PID())}, now())
+	a.pass(crossings{b.crossing(a, "late", late.PID())}, sample.Now())
 	if !late.Wait(time.Minute) {
 		t.Errorf("the late one lives:\n%s", b.journal())
 	}
@@ -269,7 +270,7 @@ func TestSceneFollowsTheRosters(t *testing.T) {
 			r := &roster{units: append([]*unit(nil), units...), room: newRoom(cgroups)}
 			s.take(r)
 			if rapid.Bool().Draw(t, "guest") {
-				s.welcome(drawUnit(uint32(rapid.IntRange(1, cgroups).Draw(t, "guest of"))), now())
+				s.welcome(drawUnit(uint32(rapid.IntRange(1, cgroups).Draw(t, "guest of"))), sample.Now())
 				s.guests[len(s.guests)-1].sinceNs = 0 // its time is over with the next roster
 			}
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -159,7 +160,7 @@ func (s *scene) keepGuests() {
 	if len(s.guests) == 0 {
 		return
 	}
-	nowNs := now()
+	nowNs := sample.Now()
 	s.guests = slices.DeleteFunc(s.guests, func(g guest) bool {
 		if nowNs-g.sinceNs > guestTime {
 			return true

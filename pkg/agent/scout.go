@@ -390,7 +390,7 @@ func (s *scout) arm() error {
 // wire that nobody is charged for, that of tasks in the root: the timer has seen it.
 // Otherwise it is off, a while after the last kill that it helped with.
 func (s *scout) helpCharge() error {
-	if grew := s.kernel.Node().UnchargedNs; grew != 0 && now()-grew < uint64(disarmAfter) {
+	if grew := s.kernel.Node().UnchargedNs; grew != 0 && sample.Now()-grew < uint64(disarmAfter) {
 		s.helpedAt = time.Now()
 		return s.kernel.Arm()
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // maxSoft is how many soft evictions may be under way: their grace periods must not take
@@ -21,13 +22,13 @@ func (a *Agent) ask(e *eviction) error {
 	if err != nil {
 		return err
 	}
-	e.handle, e.timeline.Asked = h, now()
+	e.handle, e.timeline.Asked = h, sample.Now()
 	a.viewed = time.Time{}
 	a.memory.Killed(e.timeline.Asked)
 	a.spendReclaim(e)
 	grace := max(minGrace, time.Duration(a.settings.GracePeriodSeconds(&e.bound, e.victim.TerminationGracePeriodSeconds))*time.Second)
 	go func() {
-		out := h.End(a.crew, now, grace, finishDeadline, func() { e.killedNs.Store(now()) })
+		out := h.End(a.crew, sample.Now, grace, finishDeadline, func() { e.killedNs.Store(sample.Now()) })
 		e.finished.Store(&out)
 		a.wake()
 	}()

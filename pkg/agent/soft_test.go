@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // soft makes the bed's root softly short of memory from 64 MiB on, at once.
@@ -76,7 +77,7 @@ func TestSoftThresholdWaitsForItsGracePeriod(t *testing.T) {
 	big := b.sleeper("big", 64<<20)
 	a := b.open(map[string]string{}, nil)
 	for range 20 {
-		must(t, a.turn(now()))
+		must(t, a.turn(sample.Now()))
 	}
 	if !big.Alive() || a.open[0].used {
 		t.Error("evicted within the grace period of the threshold")

@@ -9,6 +9,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -77,7 +78,7 @@ func (u *unit) look() {
 func newUnit(u workload.Unit) *unit {
 	at := time.Now()
 	n := &unit{Unit: u, rows: rows{id: u.ID}, grip: &grip{bornAt: at, readAt: at}}
-	n.figuresFrom.Store(now())
+	n.figuresFrom.Store(sample.Now())
 	for _, id := range u.TargetIDs {
 		n.targets = append(n.targets, rows{id: id})
 	}

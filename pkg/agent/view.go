@@ -19,7 +19,7 @@ func (a *Agent) view() *record.State {
 		Workloads: len(a.scene.workloads), RingLost: a.kernel.Node().LostSamples,
 		Conditions: a.conditions, Drill: a.drills.state.Load(),
 	}
-	s.Budget.MinuteLeft, s.Budget.HourLeft = a.memory.Left(&a.settings, now())
+	s.Budget.MinuteLeft, s.Budget.HourLeft = a.memory.Left(&a.settings, sample.Now())
 	s.Disk = a.viewDisk()
 	for i := range a.input.Observations {
 		s.Signals = append(s.Signals, a.viewSignal(&a.input.Observations[i]))
@@ -32,7 +32,7 @@ func (a *Agent) viewDisk() *record.DiskState {
 	if !a.scout.wantsFigures() {
 		return nil
 	}
-	v, nowNs := &record.DiskState{Reclaiming: a.reclaim.isUnderWay(), Reclaim: a.reclaim.last}, now()
+	v, nowNs := &record.DiskState{Reclaiming: a.reclaim.isUnderWay(), Reclaim: a.reclaim.last}, sample.Now()
 	t := a.scout.fresh(nowNs)
 	if t == nil {
 		v.Error = string(reasonNoFigures)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -46,7 +47,7 @@ func (s *scout) walk(must bool) error {
 	if !must && time.Since(w.at) < w.pause(s.wires.near.Load()) {
 		return nil
 	}
-	begun, beganNs := time.Now(), now()
+	begun, beganNs := time.Now(), sample.Now()
 	if _, err := s.kernel.Walk(); err != nil {
 		return err
 	}

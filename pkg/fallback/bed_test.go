@@ -237,9 +237,9 @@ func obey() int {
 		} else if err != nil {
 			return 1
 		}
-		done := now()
+		done := sample.Now()
 		for range t.Forks {
-			done = now()
+			done = sample.Now()
 			if !spawn() {
 				return 1
 			}

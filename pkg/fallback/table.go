@@ -139,7 +139,7 @@ func (t *Table) Walk(s *cgroupfs.Scratch) int {
 	for _, u := range *t.rows.Load() {
 		if u != nil {
 			n++
-			u.read(s, now(), inactiveOld)
+			u.read(s, sample.Now(), inactiveOld)
 		}
 	}
 	return n
@@ -149,7 +149,7 @@ func (t *Table) Walk(s *cgroupfs.Scratch) int {
 // is gone.
 func (t *Table) Refresh(number uint32, s *cgroupfs.Scratch) bool {
 	u := t.at(number)
-	return u != nil && u.read(s, now(), 0)
+	return u != nil && u.read(s, sample.Now(), 0)
 }
 
 // Memory is the memory row of that number; false when it is not of the cgroup that the

@@ -194,7 +194,7 @@ var errNoFigures = errors.New("/proc/meminfo or /proc/loadavg is not as known")
 
 // Look reads the node's counters now: two small files. For the thread of Next.
 func (w *Watcher) Look() (sample.Node, error) {
-	ns := now()
+	ns := sample.Now()
 	if !w.readNode(ns) || !w.readTasks(ns) {
 		return sample.Node{}, errNoFigures
 	}
@@ -267,7 +267,7 @@ func (w *Watcher) Next(s *sample.Sample) (bool, error) {
 // look reads every wire that is due, and says when it wants to look again.
 func (w *Watcher) look() {
 	w.bury()
-	ns := now()
+	ns := sample.Now()
 	w.collect(ns)
 	nearestTasks := int64(math.MaxInt64)
 	alarm := uint64(never)
@@ -292,7 +292,7 @@ func (w *Watcher) look() {
 		alarm = min(alarm, w.attend(nearestTasks, ns))
 	}
 	// Where a look takes a millisecond, who fills has to get the CPU too.
-	end := now()
+	end := sample.Now()
 	w.setAlarm(max(alarm, end+breath*(end-ns)))
 }
 
@@ -382,7 +382,7 @@ func (w *Watcher) compare(index int, seq, ns uint64) {
 	if r.distance < 0 {
 		r.fired.Store(seq)
 		w.found = append(w.found, sample.Sample{
-			Kind: sample.KindCrossing, By: by, Ns: now(), Wire: index, Seq: seq,
+			Kind: sample.KindCrossing, By: by, Ns: sample.Now(), Wire: index, Seq: seq,
 			Available: available, LimitValue: limit,
 		})
 		return
@@ -481,13 +481,4 @@ func (w *Watcher) bury() {
 			return
 		}
 	}
-}
-
-// now is CLOCK_MONOTONIC, the clock of a crossing.
-func now() uint64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0 // can't happen; nothing is due then but what an event tells
-	}
-	return uint64(ts.Nano())
 }

@@ -19,10 +19,10 @@ func TestAHogCrossesOnce(t *testing.T) {
 		b.memory.Limit = b.available(b.memory) - 16<<20
 		wire, seq := b.place(b.memory)
 		b.settle()
-		before := now()
+		before := sample.Now()
 		must(t, hog.Go())
 		s := b.await()
-		if s.Kind != sample.KindCrossing || s.Wire != wire || s.Seq != seq || s.Ns < before || s.Ns > now() {
+		if s.Kind != sample.KindCrossing || s.Wire != wire || s.Seq != seq || s.Ns < before || s.Ns > sample.Now() {
 			t.Errorf("got %+v, want a crossing of wire %d, sequence %d", s, wire, seq)
 		}
 		if s.Available >= s.LimitValue || s.LimitValue != b.memory.Limit {
@@ -299,7 +299,7 @@ func TestLostForksAreNoLoss(t *testing.T) {
 	if s := b.await(); s.By != sample.ObserverPoll {
 		t.Errorf("got %+v while the connector rests", s)
 	}
-	b.connector.restNs = now() - 1 // it is over
+	b.connector.restNs = sample.Now() - 1 // it is over
 	f.fork(-1)
 	b.ArmWire(wire)
 	b.settle()

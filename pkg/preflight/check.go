@@ -13,6 +13,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
@@ -37,7 +38,7 @@ func Check(o Options) Report {
 		Capabilities: capabilities(o.Root), Lockdown: lockdown(o.Root), Cgroup: cgroups(fs, fsErr),
 		Hooks: []Hook{}, Fallback: tryFallback(fs, fsErr, zerolog.Nop()),
 		Scheduling: scheduling(), MemoryLocking: memoryLocking(), Drill: drillable(fs, fsErr),
-		DiskFigures: diskFigures(o.Config, os.Geteuid(), monotonicNs()), Missing: []Missing{},
+		DiskFigures: diskFigures(o.Config, os.Geteuid(), sample.Now()), Missing: []Missing{},
 	}
 	load := loader.Options{BTF: c.BTF, Log: o.Log}
 	r.probe(load)

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -38,10 +36,4 @@ func diskFigures(c *config.Config, owner int, nowNs uint64) DiskFigures {
 	}
 	d.OldestSeconds = oldest.Seconds()
 	return d
-}
-
-func monotonicNs() uint64 {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // can't fail for this clock
-	return uint64(ts.Nano())
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // ErrMoved means that a path shows another filesystem than when the layout was detected:
@@ -49,7 +51,7 @@ type Disks struct {
 
 	// What tests replace.
 	stat func(path string) (fsStat, error)
-	now  func() (uint64, error)
+	now  func() uint64
 }
 
 // The roles of a filesystem.
@@ -65,7 +67,7 @@ const answerWithin = 2 * time.Second
 
 // NewDisks prepares; nothing is read before Start.
 func NewDisks(o DiskOptions) *Disks {
-	d := &Disks{pace: o.Pace.withDefaults(), wake: o.Wake, stat: statfs, now: monotonicNs}
+	d := &Disks{pace: o.Pace.withDefaults(), wake: o.Wake, stat: statfs, now: sample.Now}
 	for _, t := range o.Thresholds {
 		if t.Signal.Disk() {
 			d.thresholds = append(d.thresholds, t)
@@ -227,11 +229,7 @@ func (p *poller) read() *fsReading {
 	if last := p.last.Load(); last != nil && last.detection == r.detection {
 		r.home = last.home
 	}
-	ns, err := p.disks.now()
-	if err != nil {
-		r.err = err
-		return r
-	}
+	ns := p.disks.now()
 	stat, err := p.disks.stat(p.path)
 	if err != nil {
 		r.err = fmt.Errorf("%s: %w: %w", p.path, err, ErrNoData)

@@ -66,7 +66,7 @@ func onMachine(t *testing.T, o DiskOptions, mount map[string]fsStat, f func(*tes
 	synctest.Test(t, func(t *testing.T) {
 		m := &machine{mount: maps.Clone(mount), hangs: map[string]chan struct{}{}, reads: map[string][]time.Duration{}, start: time.Now()}
 		d := NewDisks(o)
-		d.stat, d.now = m.stat, func() (uint64, error) { return m.nowNs(), nil }
+		d.stat, d.now = m.stat, m.nowNs
 		ctx, stop := context.WithCancel(t.Context())
 		defer synctest.Wait()
 		defer stop()
@@ -215,7 +215,7 @@ func TestAPathThatHangsFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		d := NewDisks(DiskOptions{Paths: twoPaths})
-		d.now = func() (uint64, error) { return uint64(time.Second), nil }
+		d.now = func() uint64 { return uint64(time.Second) }
 		d.stat = func(path string) (fsStat, error) {
 			if path == "/image" {
 				<-release

@@ -35,11 +35,7 @@ func (p Proc) IgnoreHugepages() Proc {
 // read is left zero, which MemoryAvailableOf and PIDAvailableOf refuse, and named in the
 // error, which wraps ErrNoData; the other part holds all the same.
 func (p Proc) Node() (sample.Node, error) {
-	now, err := monotonicNs()
-	if err != nil {
-		return sample.Node{}, err
-	}
-	n := sample.Node{Ns: now}
+	n := sample.Node{Ns: sample.Now()}
 	return n, errors.Join(p.memory(&n), p.tasks(&n))
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
@@ -140,11 +141,7 @@ func step(t *testing.T, d *Disks, s Signal) Observation {
 	for _, p := range d.pollers {
 		p.poll()
 	}
-	now, err := monotonicNs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := d.Observe(s, now)
+	o, err := d.Observe(s, sample.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +324,7 @@ func TestRealBtrfs(t *testing.T) {
 		if l, err := d.Layout(); err != nil || l != (Layout{}) {
 			t.Errorf("layout %+v, %v, want one filesystem", l, err)
 		}
-		now, _ := monotonicNs()
+		now := sample.Now()
 		if o, err := d.Observe(NodeFsInodesFree, now); !errors.Is(err, ErrNoData) {
 			t.Errorf("inodes %+v, %v, want no data", o, err)
 		}
@@ -374,7 +371,7 @@ func TestRealUnmount(t *testing.T) {
 		wants := func(when string, want error) {
 			t.Helper()
 			step(t, d, NodeFsAvailable) // has data, or fails
-			now, _ := monotonicNs()
+			now := sample.Now()
 			for _, s := range []Signal{ImageFsAvailable, ImageFsInodesFree, ContainerFsAvailable} {
 				if o, err := d.Observe(s, now); !errors.Is(err, want) || (err != nil && !errors.Is(err, ErrNoData)) {
 					t.Errorf("%s: %s is %+v, %v, want %v", when, s, o, err, want)
@@ -454,7 +451,7 @@ func TestRealHang(t *testing.T) {
 
 		server.kill()
 		eventually(t, "an error from the dead filesystem", func() bool {
-			now, _ := monotonicNs()
+			now := sample.Now()
 			_, err := d.Observe(ImageFsAvailable, now)
 			return errors.Is(err, unix.ENOTCONN) && errors.Is(err, ErrNoData)
 		})
