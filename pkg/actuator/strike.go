@@ -54,15 +54,18 @@ func (h *Handle) strike(c Culprit) (int, error) {
 	}
 	// A sleeping process of many threads, which are woken one by one, takes 0.1 ms to
 	// signal, so the one that is known to run comes first.
-	if c.Age <= certainAge && signalPID(c.PID, nil) || h.signalLead() || signalPID(c.PID, h.holds) {
+	if c.isCertain() && unix.Kill(c.PID, unix.SIGKILL) == nil || h.signalLead() || h.signalHeld(c.PID) {
 		return 1, nil
 	}
 	return h.sweep(unix.SIGKILL, maxLeads, nil) // Finish has the rest: 200 pidfds take 2 ms
 }
 
-// signalPID opens the process before it looks, with in, where it is: if the pidfd can still
-// be signalled afterwards, the look was at that process and at no later one of its number.
-func signalPID(pid int, in func(pid int) bool) bool {
+// isCertain: the process can be hit by its number, and a pidfd would make it no surer.
+func (c Culprit) isCertain() bool { return c.PID > 0 && c.Age <= certainAge }
+
+// signalHeld opens the process before it looks where it is: if the pidfd can still be
+// signalled afterwards, the look was at that process and at no later one of its number.
+func (h *Handle) signalHeld(pid int) bool {
 	if pid <= 0 {
 		return false
 	}
@@ -71,7 +74,7 @@ func signalPID(pid int, in func(pid int) bool) bool {
 		return false
 	}
 	defer unix.Close(fd)
-	return (in == nil || in(pid)) && lead{pid, fd}.kill()
+	return h.holds(pid) && lead{pid, fd}.kill()
 }
 
 // holds reports whether a process is in one of the targets, by text.

@@ -75,6 +75,7 @@ type Agent struct {
 	blind    [decide.MaxBounds]blindness
 	rootRead rootRead
 	beside   loader.At // a unit to be read with the root or the node
+	looked   int       // the unit that was read for the last decision, -1: none
 	waiting  [decide.MaxBounds]wait
 	viewed   time.Time
 	state    string

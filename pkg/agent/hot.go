@@ -145,8 +145,16 @@ func (p *poller) watch(fd int) error {
 // nothing else is the reason.
 func (p *poller) wait(most time.Duration) (onlyCrossings bool) {
 	n, err := unix.EpollWait(p.epoll, p.events[:], int(most/time.Millisecond))
-	woken, _ := unix.Read(p.event, p.word[:])
-	return err == nil && n > 0 && woken <= 0
+	if err != nil {
+		return false
+	}
+	for i := range p.events[:n] {
+		if p.events[i].Fd == int32(p.event) {
+			_, _ = unix.Read(p.event, p.word[:])
+			return false
+		}
+	}
+	return n > 0
 }
 
 // wake ends a wait, from any goroutine.

@@ -23,28 +23,28 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 		a.refresh()
 	}
 	a.meetStrangers(woke)
-	d := a.consider()
+	d := a.consider(woke)
 	if a.isDoubtful(&d) {
 		a.refresh()
-		d = a.consider()
+		d = a.consider(woke)
 	}
 	if d.Verdict == decide.Evict && !a.seenByHook(&d, woke) && !a.isSaid(&d) {
 		a.walkNow(&d)
-		d = a.consider()
+		d = a.consider(woke)
 	}
 	for range lookAgain {
 		if d.Verdict != decide.Evict {
 			break
 		}
-		victim := d.Victim
-		if d = a.decide(victim); d.Verdict != decide.Evict || d.Victim != victim {
+		if d.Victim != a.looked {
+			d = a.decide(d.Victim)
 			continue
 		}
 		if a.evict(&d, woke, wokeNs) {
 			break
 		}
 		a.refresh() // the victim was none: nobody else pays for what we don't know
-		d = a.consider()
+		d = a.consider(woke)
 	}
 	a.memory.Next(&a.settings, &a.input, &d)
 	a.report(&d)
@@ -106,20 +106,21 @@ func (a *Agent) isDoubtful(d *decide.Decision) bool {
 		(d.Reason == decide.ReasonNoCandidate || d.Reason == decide.ReasonNoUsage)
 }
 
-// lookAgain is how many victims a pass may consider. A look shows that one holds less than
+// lookAgain is how many looks a pass may take. A look shows that one holds less than
 // it did, so the second or third is the one, or that nobody is in it, and of cgroups with
 // nothing but page cache there may be some. Each takes 30 µs.
 const lookAgain = 16
 
 // consider reads every unit's usage and decides.
-func (a *Agent) consider() decide.Decision {
+func (a *Agent) consider(woke crossings) decide.Decision {
 	a.scene.fill(a.kernel)
-	return a.decide(-1)
+	return a.decide(a.suspect(woke))
 }
 
 // decide reads the signals and decides by the usages as they are in the scene. One unit, -1:
 // none, counts with what it holds now, not what it held at the last walk.
 func (a *Agent) decide(unit int) decide.Decision {
+	a.looked = unit
 	a.observe(unit)
 	a.input.NowNs = sample.Now()
 	a.input.Workloads = a.scene.workloads
