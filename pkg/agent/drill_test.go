@@ -433,28 +433,42 @@ func TestStartRemovesWhatADeadDrillLeft(t *testing.T) {
 	}
 }
 
-func TestADrillThatFailsAtStartEndsNoAgentThatHasEvicted(t *testing.T) {
-	for name, evicted := range map[string]bool{"it has evicted nobody": false, "it has evicted a hog": true} {
+// In the middle of a fork bomb a canary may get no CPU, and whoever ends then protects nobody.
+func TestADrillThatFailsAtStartEndsNoAgentThatIsNeeded(t *testing.T) {
+	hog := load.Spec{Kind: load.Hog, Bytes: 400 << 20}
+	for name, tc := range map[string]struct {
+		before func(*bed, *Agent)
+		ends   bool
+	}{
+		"nothing has happened":                       {func(*bed, *Agent) {}, true},
+		"it has evicted a hog":                       {func(b *bed, a *Agent) { b.evictBy(a, "hog", hog) }, false},
+		"a hog has crossed that it has not seen yet": {func(b *bed, _ *Agent) { b.sleeper("hog", hog.Bytes) }, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
 			a := b.open(map[string]string{"allocatableMemory.available": "200Mi"}, nil)
-			if evicted {
-				b.evictBy(a, "hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20})
-			}
+			tc.before(b, a)
 			ctx, end := context.WithCancelCause(t.Context())
-			results := make(chan drill.Result)
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				a.hear(ctx, Options{Config: b.conf, Drills: results}, end)
-			}()
+			defer end(nil)
+			results, heard := make(chan drill.Result), make(chan struct{})
+			go a.hear(ctx, Options{Config: b.conf, Drills: results}, end)
 			results <- drill.Result{AtStart: true, Stage: "canary", Reason: "not ready"}
-			if evicted {
-				results <- drill.Result{OK: true} // it goes on to listen
-				end(nil)
-			}
-			<-done
-			if got := errors.Is(context.Cause(ctx), ErrDrill); got == evicted {
+			go func() {
+				defer close(heard)
+				select {
+				case results <- drill.Result{OK: true}: // it goes on to listen
+				case <-ctx.Done():
+				}
+			}()
+			b.turns(a, "the result to be heard", func() bool {
+				select {
+				case <-heard:
+					return true
+				default:
+					return false
+				}
+			})
+			if got := errors.Is(context.Cause(ctx), ErrDrill); got != tc.ends {
 				t.Errorf("it ends: %v (%v)", got, context.Cause(ctx))
 			}
 		})

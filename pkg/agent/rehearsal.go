@@ -201,21 +201,6 @@ func (r *rehearsals) awaitDeath(ctx context.Context, c *canary) {
 	}
 }
 
-// unrestNow has the hot thread look, and says what is more urgent than a drill.
-func (r *rehearsals) unrestNow(ctx context.Context) string {
-	before := r.drills.passes.Load()
-	r.wake()
-	for end := time.Now().Add(lookWithin); r.drills.passes.Load() == before; time.Sleep(time.Millisecond) {
-		if ctx.Err() != nil || time.Now().After(end) {
-			return "the agent has no time for it"
-		}
-	}
-	if why := r.drills.unrest.Load(); why != nil {
-		return *why
-	}
-	return ""
-}
-
 // skip is no failure, and no line: it is tried again.
 func (r *rehearsals) skip(why string) drill.Reply {
 	r.log.Info().Str("reason", why).Msg("drill skipped")
@@ -267,8 +252,7 @@ func (a *Agent) hear(ctx context.Context, o Options, fail context.CancelCauseFun
 			a.log.Warn().Str("reason", d.Reason).Msg("drill skipped; it is tried again")
 			continue
 		}
-		// A canary that is not ready in time in the middle of a fork bomb is no reason to end.
-		if d.AtStart && o.Config.Mode == config.ModeEnforce && !a.drills.proven.Load() {
+		if d.AtStart && o.Config.Mode == config.ModeEnforce && !a.isExcused(ctx) {
 			fail(fmt.Errorf("%w at the stage %q: %s", ErrDrill, d.Stage, d.Reason))
 			return
 		}
@@ -276,6 +260,31 @@ func (a *Agent) hear(ctx context.Context, o Options, fail context.CancelCauseFun
 		a.drills.state.Store(&record.DrillState{Time: record.Time{Time: time.Now()}})
 		a.scout.raise(alarm{reason: fmt.Sprintf("drill failed at the stage %q: %s", d.Stage, d.Reason)})
 	}
+}
+
+// isExcused: a canary that gets no CPU in the middle of a fork bomb is no reason to end. What the
+// hot thread has yet to see of that it sees first.
+func (a *Agent) isExcused(ctx context.Context) bool {
+	why := a.unrestNow(ctx)
+	return a.drills.proven.Load() || why != "" && why != noTime
+}
+
+// noTime: the hot thread has not looked.
+const noTime = "the agent has no time for it"
+
+// unrestNow has the hot thread look, and says what is more urgent than a drill.
+func (a *Agent) unrestNow(ctx context.Context) string {
+	before := a.drills.passes.Load()
+	a.wake()
+	for end := time.Now().Add(lookWithin); a.drills.passes.Load() == before; time.Sleep(time.Millisecond) {
+		if ctx.Err() != nil || time.Now().After(end) {
+			return noTime
+		}
+	}
+	if why := a.drills.unrest.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 func (a *Agent) praise(d *drill.Result) {
