@@ -17,12 +17,9 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
-// wire is where the scenes' threshold lies: 624 MiB of the root's 1 GiB may be used.
-var wire = map[string]string{"allocatableMemory.available": "400Mi"}
-
 const (
 	// near: the default margin is half the root. A drill would be stopped with the agent.
-	near = "drill: {atStart: false, every: 0}\n"
+	near = noDrill
 	far  = near + "marginBytes: 16Mi\n" // the allocation hook stays off
 )
 
@@ -130,7 +127,7 @@ func TestBackstopActsForAStoppedAgent(t *testing.T) {
 			w := newWorld(t)
 			w.extra = scene.extra
 			bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
-			w.start(wire)
+			w.start(hogsOnly)
 			var took []time.Duration
 			for i := range rounds(t, 3) {
 				unit := fmt.Sprintf("hog-%d", i)
@@ -182,7 +179,7 @@ func TestBackstopAndAgentRaceForOneVictim(t *testing.T) {
 	w := newWorld(t)
 	w.extra = near + "backstop: {grace: 60us}\n"
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
-	w.start(wire)
+	w.start(hogsOnly)
 	by := map[string]int{}
 	for i := range rounds(t, 10) {
 		unit := fmt.Sprintf("hog-%d", i)
@@ -218,7 +215,7 @@ func TestBackstopDiesWithTheAgent(t *testing.T) {
 			w := newWorld(t)
 			w.extra = scene.extra
 			w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
-			w.start(wire)
+			w.start(hogsOnly)
 			hog := w.leak("hog", 300<<20, 500<<20)
 			w.nominated("hog")
 			if scene.crossed {
@@ -240,7 +237,7 @@ func TestBackstopDiesWithTheAgent(t *testing.T) {
 				t.Error("somebody killed the hog after the agent's death")
 			}
 			w.extra = near
-			w.start(wire) // takes the pins over, and does what is to be done
+			w.start(hogsOnly) // takes the pins over, and does what is to be done
 			w.await("the eviction", func() bool { return w.count(record.KindEviction) > 0 })
 			if l := w.lines(record.KindEviction)[0]; l.By != record.ByAgent || w.count(record.KindKill) != 1 {
 				t.Errorf("killed by %q, %d kill lines", l.By, w.count(record.KindKill))
@@ -254,7 +251,7 @@ func TestBackstopKillIsRecordedAfterACrash(t *testing.T) {
 	w := newWorld(t)
 	w.extra = near
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
-	w.start(wire)
+	w.start(hogsOnly)
 	hog := w.leak("hog", 300<<20, 500<<20)
 	w.nominated("hog")
 	w.stopAgent()
@@ -266,7 +263,7 @@ func TestBackstopKillIsRecordedAfterACrash(t *testing.T) {
 	if n := w.count(record.KindKill) + w.count(record.KindEviction); n != 0 {
 		t.Fatalf("%d lines of an agent that was stopped", n)
 	}
-	w.start(wire)
+	w.start(hogsOnly)
 	w.await("the eviction's line", func() bool { return w.count(record.KindEviction) > 0 })
 	kills, evictions := w.lines(record.KindKill), w.lines(record.KindEviction)
 	if len(kills) != 1 || len(evictions) != 1 {
@@ -297,7 +294,7 @@ func TestBackstopSparesWhoIsNotTheLargestAnyMore(t *testing.T) {
 			if !young {
 				hog = w.leak("hog", 10<<20, 800<<20)
 			}
-			w.start(wire)
+			w.start(hogsOnly)
 			w.nominated("nominee")
 			w.stopAgent()
 			if young {
@@ -325,7 +322,7 @@ func TestBackstopNeverKillsInShadowMode(t *testing.T) {
 	w := newWorld(t)
 	w.extra = near + "backstop: {enabled: true, grace: 0}\n"
 	hog := w.leak("hog", 300<<20, 500<<20)
-	w.agent = exec.Command(bin, "run", "--config", w.config(wire), "--mode", "shadow", "--log-level", "error")
+	w.agent = exec.Command(bin, "run", "--config", w.config(hogsOnly), "--mode", "shadow", "--log-level", "error")
 	w.agent.Stderr = os.Stderr
 	must(t, w.agent.Start())
 	t.Cleanup(w.stop)

@@ -73,7 +73,7 @@ func TestPageCacheEvictsNobody(t *testing.T) {
 	defer func() { _ = root.Close() }()
 	must(t, root.SetMemoryMax(256<<20))
 	file := uncached.File(t, cacheBytes)
-	w.extra = "drill: {atStart: false, every: 0}\n"
+	w.extra = noDrill
 	w.start(map[string]string{memorySignal: "100Mi"})
 	cached := func(when string) {
 		t.Helper()

@@ -56,13 +56,11 @@ func TestInterruptedDemoLeavesNothing(t *testing.T) {
 	must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	for begun := time.Now(); ; time.Sleep(time.Millisecond) {
-		if started, _ := filepath.Glob(filepath.Join(tmp, "*", "journal-1.jsonl")); len(started) > 0 {
-			break
-		}
-		if time.Since(begun) > patience {
-			t.Fatal("the demo's agent does not start")
-		}
+	if !soon(func() bool {
+		started, _ := filepath.Glob(filepath.Join(tmp, "*", "journal-1.jsonl"))
+		return len(started) > 0
+	}) {
+		t.Fatal("the demo's agent does not start")
 	}
 	must(t, unix.Kill(-cmd.Process.Pid, unix.SIGINT))
 	select {
@@ -88,9 +86,9 @@ func demoLeftNothing(t *testing.T, pid int) {
 	if c, err := fs.Open(fmt.Sprintf("/ebpf-evict-demo-%d", pid)); !errors.Is(err, cgroupfs.ErrGone) {
 		t.Errorf("the demo's cgroup is left: %v, %v", c, err)
 	}
-	time.Sleep(time.Second) // the kernel lets go of programs a grace period later
-	if progs := ourPrograms(t); len(progs) != 0 {
-		t.Errorf("programs are left: %v", progs)
+	// The kernel lets go of programs a grace period later.
+	if !soon(func() bool { return len(ourPrograms(t)) == 0 }) {
+		t.Errorf("programs are left: %v", ourPrograms(t))
 	}
 	if pins, _ := filepath.Glob("/sys/fs/bpf/ebpf-evict/*"); len(pins) != 0 {
 		t.Errorf("pins are left: %v", pins)

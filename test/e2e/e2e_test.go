@@ -90,6 +90,14 @@ type world struct {
 
 const rootMemory = 1 << 30
 
+// hogsOnly is a threshold that only a test's hog meets: 624 MiB of the root's may be used.
+var hogsOnly = map[string]string{"allocatableMemory.available": "400Mi"}
+
+// forkBomb leaves zombies behind for a while.
+var forkBomb = load.Spec{Kind: load.Bomb, Tasks: 1000, NoReap: 500 * time.Millisecond}
+
+const noDrill = "drill: {atStart: false, every: 0}\n"
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	fs, err := cgroupfs.New("/sys/fs/cgroup")
@@ -205,12 +213,20 @@ func (w *world) count(kind record.Kind) int { return len(w.lines(kind)) }
 // slower than a real one.
 const patience = 2 * time.Minute
 
-func (w *world) await(what string, ok func() bool) {
-	w.t.Helper()
+// soon reports whether something becomes so.
+func soon(ok func() bool) bool {
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
-			return
+			return true
 		}
+	}
+	return false
+}
+
+func (w *world) await(what string, ok func() bool) {
+	w.t.Helper()
+	if soon(ok) {
+		return
 	}
 	w.showAgent()
 	w.t.Fatalf("waited %v for %s; journal: %+v", patience, what, w.lines(record.KindEviction))
@@ -278,6 +294,28 @@ func evicted(t *testing.T, l record.Line, cgroup string) time.Duration {
 	return time.Duration(tl.Signalled - tl.Crossed)
 }
 
+// play has a load evicted over and over, each time in a unit of its own, and says how long it took
+// from the crossing to SIGKILL. Then is called before a round's load is taken away. It returns how
+// many rounds there were.
+func (w *world) play(usual int, name string, s load.Spec, then func(round int, unit string, l record.Line)) int {
+	w.t.Helper()
+	var took []time.Duration
+	for i := range rounds(w.t, usual) {
+		unit := fmt.Sprintf("%s-%d", name, i)
+		victim := w.load(unit, s)
+		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
+		line := w.lines(record.KindEviction)[i]
+		took = append(took, evicted(w.t, line, path.Join(w.root, unit)))
+		if then != nil {
+			then(i, unit, line)
+		}
+		_ = victim.Stop()
+		w.remove(unit)
+	}
+	w.t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
+	return len(took)
+}
+
 func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]
@@ -289,27 +327,19 @@ func TestYoungFastHogIsTheVictim(t *testing.T) {
 	binary(t)
 	w := newWorld(t)
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 200 << 20})
-	w.start(map[string]string{"allocatableMemory.available": "400Mi"})
-	var took []time.Duration
-	for i := range rounds(t, 5) {
-		unit := fmt.Sprintf("hog-%d", i)
-		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 800 << 20})
-		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
-		took = append(took, evicted(t, w.lines(record.KindEviction)[i], path.Join(w.root, unit)))
+	w.start(hogsOnly)
+	w.play(5, "hog", load.Spec{Kind: load.Hog, Bytes: 800 << 20}, func(round int, _ string, _ record.Line) {
 		if !bystander.Alive() {
-			t.Fatalf("round %d: the bystander died", i)
+			t.Fatalf("round %d: the bystander died", round)
 		}
-		_ = hog.Stop()
-		w.remove(unit)
-	}
-	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
+	})
 }
 
 func TestJournalNamesTheTierThatCheckNames(t *testing.T) {
 	tier := memoryTier(t)
 	w := newWorld(t)
 	w.extra = near
-	w.start(wire)
+	w.start(hogsOnly)
 	for i := 0; ; i++ {
 		unit := fmt.Sprintf("hog-%d", i)
 		hog := w.leak(unit, 200<<20, 600<<20)
@@ -336,16 +366,7 @@ func TestHogIsEvictedWithAllCoresBusy(t *testing.T) {
 	for i := range 2 * runtime.NumCPU() {
 		w.load(fmt.Sprintf("spinner-%d", i), load.Spec{Kind: load.Spinner})
 	}
-	var took []time.Duration
-	for i := range rounds(t, 5) {
-		unit := fmt.Sprintf("hog-%d", i)
-		hog := w.load(unit, load.Spec{Kind: load.Hog, Bytes: 400 << 20})
-		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
-		took = append(took, evicted(t, w.lines(record.KindEviction)[i], path.Join(w.root, unit)))
-		_ = hog.Stop()
-		w.remove(unit)
-	}
-	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
+	w.play(5, "hog", load.Spec{Kind: load.Hog, Bytes: 400 << 20}, nil)
 }
 
 // The bomb's orphans stay zombies for a while, and zombies count as tasks: nobody else may
@@ -355,25 +376,17 @@ func TestForkBombIsKilledCompletelyAndNobodyElse(t *testing.T) {
 	w := newWorld(t)
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 16 << 20})
 	w.start(map[string]string{"allocatablePID.available": "200"})
-	var took []time.Duration
-	for i := range rounds(t, 5) {
-		unit := fmt.Sprintf("bomb-%d", i)
-		bomb := w.load(unit, load.Spec{Kind: load.Bomb, Tasks: 1000, NoReap: 500 * time.Millisecond})
-		w.await("the eviction", func() bool { return w.count(record.KindEviction) > i })
-		took = append(took, evicted(t, w.lines(record.KindEviction)[i], path.Join(w.root, unit)))
-		if w.populated(unit) {
-			t.Fatalf("round %d: the bomb still has processes", i)
-		}
-		_ = bomb.Stop()
-		w.remove(unit)
-		if !bystander.Alive() {
-			t.Fatalf("round %d: the bystander died", i)
-		}
-		if kills := w.count(record.KindKill); kills != i+1 {
-			t.Fatalf("round %d: %d kills, want one a round", i, kills)
-		}
+	last := w.play(5, "bomb", forkBomb, func(round int, unit string, _ record.Line) { w.killedAlone(round, unit, bystander) }) - 1
+	w.killedAlone(last, "bomb", bystander)
+}
+
+// killedAlone: nothing runs in a unit any more, and each round so far has cost one unit.
+func (w *world) killedAlone(round int, unit string, bystander *load.Load) {
+	w.t.Helper()
+	if w.populated(unit) || !bystander.Alive() || w.count(record.KindKill) != round+1 {
+		w.t.Fatalf("round %d: it has processes: %v; the bystander lives: %v; %d kills",
+			round, w.populated(unit), bystander.Alive(), w.count(record.KindKill))
 	}
-	t.Logf("crossing to SIGKILL over %d rounds: median %v, worst %v", len(took), median(took), took[len(took)-1])
 }
 
 // ourPrograms lists the names of our BPF programs that are loaded.
@@ -400,18 +413,13 @@ func ourPrograms(t *testing.T) (names []string) {
 	return names
 }
 
+// Shadow is what a configuration means that names no mode.
 func TestShadowModeNeverKills(t *testing.T) {
-	bin := binary(t)
+	binary(t)
 	w := newWorld(t)
+	w.mode = ""
 	hog := w.load("hog", load.Spec{Kind: load.Hog, Bytes: 700 << 20, Held: true})
-	file := filepath.Join(w.dir, "shadow.yaml")
-	must(t, os.WriteFile(file, []byte(fmt.Sprintf("roots: [%q]\nenforceNodeAllocatable: []\nevictionHard: {allocatableMemory.available: 400Mi}\njournal: %q\nstate: %q\n",
-		w.root, w.journal, filepath.Join(w.dir, "state.json"))), 0o600))
-	w.agent = exec.Command(bin, "run", "--config", file, "--log-level", "error")
-	w.agent.Stderr = os.Stderr
-	must(t, w.agent.Start())
-	t.Cleanup(w.stop)
-	w.await("the start", func() bool { return w.count(record.KindStart) == 1 })
+	w.start(hogsOnly)
 	must(t, hog.Go())
 	w.await("the shadow line", func() bool { return w.count(record.KindEviction) > 0 })
 	time.Sleep(200 * time.Millisecond)
