@@ -338,6 +338,7 @@ func (a *Agent) shadowed(e *eviction, d *decide.Decision) {
 		return
 	}
 	a.shadowMet[d.Bound] = true
+	a.spendReclaim(e)
 	a.explain(e)
 	e.outcome, e.reason = record.OutcomeShadow, "would have been killed"
 	a.recorder.send(a.line(record.KindEviction, e), nil)

@@ -439,34 +439,63 @@ func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {
 	}
 }
 
-// Nobody is asked for a reclaim that is not wanted, nor for one by an agent that only looks on.
-func TestReclaimThatIsNotAskedFor(t *testing.T) {
+func TestReclaimThatIsNotWanted(t *testing.T) {
+	b := newDiskBed(t)
+	b.conf.ReclaimDeadline = 0
+	unit := b.sleeper("unit", 1<<20)
+	b.fill()
+	b.holds("unit", 30<<20)
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the line", func() bool {
+		if !unit.Alive() {
+			_ = os.Remove(b.image()) // as it gives back what it held
+		}
+		return len(b.outcomes("unit")) == 1
+	})
+	if l := b.line(record.KindEviction, "unit"); l.Outcome != record.OutcomeKilled || l.Reclaim != nil || unit.Alive() {
+		t.Errorf("%s, %+v, it lives: %v", l.Outcome, l.Reclaim, unit.Alive())
+	}
+	if _, err := os.Stat(b.conf.Reclaim); err == nil || len(b.asked) != 0 {
+		t.Error("reclaim was asked for")
+	}
+}
+
+// Who may free nothing, an agent that only looks on, or has nothing to free, for nodefs without
+// images on it, has who grows measured anew all the same.
+func TestFiguresAreMadeAnewWhereNothingIsFreed(t *testing.T) {
 	for name, tc := range map[string]struct {
-		mode     string
-		deadline time.Duration
-		want     record.Outcome
+		change func(*diskBed)
+		want   record.Outcome
 	}{
-		"by the configuration": {config.ModeEnforce, 0, record.OutcomeKilled},
-		"in shadow mode":       {config.ModeShadow, time.Minute, record.OutcomeShadow},
+		"in shadow mode":                      {func(b *diskBed) { b.conf.Mode = config.ModeShadow }, record.OutcomeShadow},
+		"images on a filesystem of their own": {func(b *diskBed) { b.conf.Imagefs = b.t.TempDir() }, record.OutcomeKilled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newDiskBed(t)
-			b.conf.Mode, b.conf.ReclaimDeadline = tc.mode, tc.deadline
-			unit := b.sleeper("unit", 1<<20)
+			tc.change(b)
+			idle := b.sleeper("idle", 1<<20)
+			b.sleeper("writer", 1<<20)
 			b.fill()
-			b.holds("unit", 30<<20)
+			b.holds("idle", 10<<20)
+			b.holds("writer", 1<<20)
+			b.answer = func(*workload.ReclaimRequest) map[string]any { b.holds("writer", 36<<20); return map[string]any{} }
 			a := b.open(lowDisk, nil)
 			b.rounds(a, "the line", func() bool {
-				if !unit.Alive() {
-					_ = os.Remove(b.image()) // as it gives back what it held
+				if len(b.lines(record.KindKill)) > 0 {
+					_ = os.Remove(b.image())
 				}
-				return len(b.outcomes("unit")) == 1
+				return len(b.lines(record.KindEviction)) > 0
 			})
-			if l := b.line(record.KindEviction, "unit"); l.Outcome != tc.want || l.Reclaim != nil || unit.Alive() != (tc.mode == config.ModeShadow) {
-				t.Errorf("%s, %+v, it lives: %v", l.Outcome, l.Reclaim, unit.Alive())
+			b.quiet(a, 300*time.Millisecond)
+			l := b.lines(record.KindEviction)
+			if len(l) != 1 || l[0].Victim == nil || l[0].Victim.Name != "writer" || l[0].Outcome != tc.want || l[0].Reclaim != nil || !idle.Alive() {
+				t.Errorf("the idle one lives: %v\n%s", idle.Alive(), b.journal())
 			}
-			if _, err := os.Stat(b.conf.Reclaim); err == nil || len(b.asked) != 0 {
-				t.Error("reclaim was asked for")
+			if len(b.asked) != 1 || b.asked[0].Containers || b.asked[0].Images {
+				t.Errorf("asked for %+v, want one look at figures", b.asked)
+			}
+			if s := a.view().Disk; s == nil || s.Reclaim != nil || s.Reclaiming || len(b.lines(record.KindReclaim)) != 0 {
+				t.Errorf("state %+v, though nothing was to be freed", s)
 			}
 		})
 	}

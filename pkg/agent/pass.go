@@ -129,8 +129,12 @@ func (a *Agent) decide(unit int) decide.Decision {
 	a.input.AfterReclaim, a.input.Disk = a.input.Observations, a.holdDisks(a.input.NowNs)
 	d := decide.Decide(&a.settings, &a.memory, &a.input)
 	if d.Verdict == decide.Reclaim && !a.leaving {
-		a.askReclaim(&d)
-		a.input.Reclaiming = true // others need not wait for that
+		if a.isSaid(&d) {
+			a.input.Reclaimed = allReclaimed
+		} else {
+			a.askReclaim(&d)
+			a.input.Reclaiming = true // others need not wait for that
+		}
 		d = decide.Decide(&a.settings, &a.memory, &a.input)
 	}
 	return d

@@ -37,11 +37,13 @@ type reclaim struct {
 	doneNs uint64
 	// hung: the deadline is over, and the disk process has not written anything since.
 	hung bool
-	// containersNs and imagesNs are when that was freed last, 0: not for the eviction that is
-	// to be decided next.
-	containersNs, imagesNs uint64
-	// last is what the last one did, nil before; it is never changed.
+	// containersNs and imagesNs are when that was freed last, figuresNs when figures were made
+	// anew, 0: not for the eviction that is to be decided next.
+	containersNs, imagesNs, figuresNs uint64
+	// last is what the last one did that was to free something, nil before; it is never changed.
 	last *record.Reclaim
+	// lastError is what was last said to have failed.
+	lastError string
 	// unwritten is the id of a request that could not be written.
 	unwritten atomic.Pointer[string]
 }
@@ -66,7 +68,7 @@ func (r *reclaim) reset(deadline time.Duration) {
 }
 
 // spend: what was freed is used up; the next eviction is preceded by another reclaim.
-func (r *reclaim) spend() { r.containersNs, r.imagesNs = 0, 0 }
+func (r *reclaim) spend() { r.containersNs, r.imagesNs, r.figuresNs = 0, 0, 0 }
 
 // spendReclaim: a victim's containers are dead, and can be freed themselves.
 func (a *Agent) spendReclaim(e *eviction) {
@@ -78,17 +80,20 @@ func (a *Agent) spendReclaim(e *eviction) {
 // done says what was freed for the next eviction, not longer ago than that.
 func (r *reclaim) done(nowNs uint64, again time.Duration) decide.NodeReclaim {
 	counts := func(ns uint64) bool { return ns != 0 && nowNs-ns < uint64(again) }
-	return decide.NodeReclaim{Containers: counts(r.containersNs), Images: counts(r.imagesNs)}
+	return decide.NodeReclaim{Containers: counts(r.containersNs), Images: counts(r.imagesNs), Figures: counts(r.figuresNs)}
 }
 
 // isUnderWay: somebody is at it, or nobody has looked since.
 func (r *reclaim) isUnderWay() bool { return r.phase == reclaimAsked || r.phase == reclaimAnswered }
 
-// reclaimed is what decide has to know. Who can't ask, in shadow mode or by the configuration,
-// decides as if it had freed nothing.
+// allReclaimed: nothing more can be done for the node's disks.
+var allReclaimed = decide.NodeReclaim{Containers: true, Images: true, Figures: true}
+
+// reclaimed is what decide has to know. Who is not to ask, by the configuration, decides as if
+// it had freed nothing.
 func (a *Agent) reclaimed(nowNs uint64) (done decide.NodeReclaim, underWay bool) {
-	if a.shadow || a.reclaim.deadline == 0 {
-		return decide.NodeReclaim{Containers: true, Images: true}, false
+	if a.reclaim.deadline == 0 {
+		return allReclaimed, false
 	}
 	a.followReclaim(nowNs)
 	again := reclaimAgain
@@ -117,11 +122,11 @@ func (a *Agent) followReclaim(nowNs uint64) {
 	case reclaimAnswered:
 		o := a.observed(&a.settings.Bounds[r.bound])
 		if o != nil && o.Ns > r.doneNs && a.scout.applied.Load() == a.scout.figures.Load() || nowNs-r.doneNs > uint64(lookAfter) {
-			r.phase = reclaimLooked
-			if r.wanted.Containers {
+			r.phase, r.figuresNs = reclaimLooked, nowNs
+			if r.decision.Reclaim.Containers {
 				r.containersNs = nowNs
 			}
-			if r.wanted.Images {
+			if r.decision.Reclaim.Images {
 				r.imagesNs = nowNs
 			}
 		}
@@ -160,25 +165,38 @@ func (a *Agent) answered(doneNs, nowNs uint64, what record.Reclaim) {
 	a.scout.awaited.Store(false)
 	what.ID, _ = record.ParseID(r.wanted.ID) // it was made by record.MakeID
 	what.Signal, what.TookNs = r.wanted.Signal, nowNs-r.askedNs
-	if what.Error != "" && (r.last == nil || r.last.Error != what.Error) {
-		a.degraded(alarm{signal: a.settings.Bounds[r.bound].Signal, reason: "node-level reclaim failed: " + what.Error})
+	done := "new look at disk figures"
+	if r.frees() {
+		r.last, done = &what, "node-level reclaim"
 	}
-	r.last = &what
-	a.log.Warn().Str("id", r.wanted.ID).Str("signal", what.Signal).Int64("containers", what.Containers).Int64("images", what.Images).
-		Str("error", what.Error).Dur("took_ms", time.Duration(what.TookNs)).Msg("node-level reclaim")
+	if what.Error != "" && r.lastError != what.Error {
+		a.degraded(alarm{signal: a.settings.Bounds[r.bound].Signal, reason: done + " failed: " + what.Error})
+	}
+	r.lastError = what.Error
+	said := a.log.Warn().Str("id", r.wanted.ID).Str("signal", what.Signal).Dur("took_ms", time.Duration(what.TookNs))
+	if what.Error != "" {
+		said.Str("error", what.Error)
+	}
+	if r.frees() {
+		said.Int64("containers", what.Containers).Int64("images", what.Images)
+	}
+	said.Msg(done)
 }
+
+// frees: more than figures was asked for.
+func (r *reclaim) frees() bool { return r.wanted.Containers || r.wanted.Images }
 
 // maxWanted is what pkg/workload takes for more than any filesystem holds.
 const maxWanted = 1 << 60
 
-// askReclaim asks for what a decision wants freed. Nothing waits for the file, and no bound of
-// memory or tasks for the answer.
+// askReclaim asks for what a decision wants done, in shadow mode for figures alone. Nothing
+// waits for the file, and no bound of memory or tasks for the answer.
 func (a *Agent) askReclaim(d *decide.Decision) {
 	r, nowNs := &a.reclaim, sample.Now()
 	r.phase, r.bound, r.decision, r.askedNs = reclaimAsked, d.Bound, *d, nowNs
 	r.wanted = workload.ReclaimRequest{
 		ID:     record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()).String(),
-		Signal: string(a.settings.Bounds[d.Bound].Signal), Containers: d.Reclaim.Containers, Images: d.Reclaim.Images,
+		Signal: string(a.settings.Bounds[d.Bound].Signal), Containers: d.Reclaim.Containers && !a.shadow, Images: d.Reclaim.Images && !a.shadow,
 		DeadlineNs: nowNs + uint64(r.deadline), AvailableWanted: min(max(0, d.TargetAvailable), maxWanted),
 	}
 	a.scout.awaited.Store(true)
@@ -208,6 +226,10 @@ func (a *Agent) concludeReclaim(d *decide.Decision) {
 	if d.Met[r.bound] || o == nil {
 		return
 	}
+	defer r.spend()
+	if !r.frees() {
+		return
+	}
 	id, _ := record.ParseID(r.wanted.ID)
 	line := &record.Line{
 		Kind: record.KindReclaim, ID: id, Node: a.node, Mode: a.mode, Signal: string(b.Signal),
@@ -216,7 +238,6 @@ func (a *Agent) concludeReclaim(d *decide.Decision) {
 		Reclaim:  r.last, FreedBytes: r.last.FreedBytes, Outcome: record.OutcomeRecovered, Reason: string(decide.ReasonReclaimed), By: record.ByAgent,
 	}
 	a.recorder.send(line, nil)
-	r.spend()
 }
 
 // precededBy is the reclaim that was done before an eviction for a disk, nil: none was.

@@ -465,7 +465,7 @@ func TestDecideOverSeveralBounds(t *testing.T) {
 		"a signal of another resource finds nobody's usage": {
 			bounds: []decide.Bound{bound(signal.NodeFsAvailable, "", 100, 0)}, available: []int64{1},
 			in: decide.Input{
-				Workloads: []workload.Workload{hog}, Reclaimed: decide.NodeReclaim{Containers: true, Images: true},
+				Workloads: []workload.Workload{hog}, Reclaimed: both,
 				AfterReclaim: []signal.Observation{{Signal: signal.NodeFsAvailable, Available: 1, Capacity: 1000}},
 			},
 			want: decide.Refuse, reason: decide.ReasonNoUsage, bound: 0, met: []bool{true},

@@ -37,7 +37,9 @@ func drawWorld(t *rapid.T) world {
 	decide.SortBounds(s.Bounds, s.Compat)
 	in := &decide.Input{NowNs: now, Workloads: drawWorkloads(t)}
 	in.Observations = drawObservations(t, s.Bounds, now)
-	in.Reclaimed = decide.NodeReclaim{Containers: rapid.Bool().Draw(t, "containers"), Images: rapid.Bool().Draw(t, "images")}
+	in.Reclaimed = decide.NodeReclaim{
+		Containers: rapid.Bool().Draw(t, "containers"), Images: rapid.Bool().Draw(t, "images"), Figures: rapid.Bool().Draw(t, "figures"),
+	}
 	in.AfterReclaim = drawObservations(t, s.Bounds, now)
 	for _, w := range in.Workloads {
 		if often(t, 0, "dies") != 0 {

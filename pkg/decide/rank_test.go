@@ -155,7 +155,7 @@ func checkRank(t *testing.T, s *decide.Settings, ws []workload.Workload, want []
 	low := []signal.Observation{observe(s.Bounds[0], 1)}
 	d := decide.Decide(s, &decide.Memory{}, &decide.Input{
 		NowNs: now, Observations: low, Workloads: ws,
-		Reclaimed: decide.NodeReclaim{Containers: true, Images: true}, AfterReclaim: low,
+		Reclaimed: both, AfterReclaim: low,
 	})
 	if d.Victim != victim {
 		t.Errorf("Decide's victim is %d, the first evictable one %d", d.Victim, victim)

@@ -12,9 +12,10 @@ import (
 
 var (
 	nothing = decide.NodeReclaim{}
-	dead    = decide.NodeReclaim{Containers: true}
-	images  = decide.NodeReclaim{Images: true}
-	both    = decide.NodeReclaim{Containers: true, Images: true}
+	figures = decide.NodeReclaim{Figures: true}
+	dead    = decide.NodeReclaim{Containers: true, Figures: true}
+	images  = decide.NodeReclaim{Images: true, Figures: true}
+	both    = decide.NodeReclaim{Containers: true, Images: true, Figures: true}
 )
 
 func TestNodeReclaimOfEachLayout(t *testing.T) {
@@ -23,7 +24,7 @@ func TestNodeReclaimOfEachLayout(t *testing.T) {
 		nodeFs, imageFs, containerFs decide.NodeReclaim
 	}{
 		"one filesystem":      {singleFs, both, both, both},
-		"a dedicated imagefs": {dedicatedFs, nothing, both, both},
+		"a dedicated imagefs": {dedicatedFs, figures, both, both},
 		"a split imagefs":     {splitFs, dead, images, dead},
 	}
 	for name, tc := range tests {
@@ -45,7 +46,7 @@ func TestNodeReclaimOfEachLayout(t *testing.T) {
 						NowNs: now, Workloads: []workload.Workload{full("/u", 10)},
 						Observations: []signal.Observation{observe(s.Bounds[0], 1)},
 					})
-					if d.Reclaim != of.want || (d.Verdict == decide.Reclaim) != of.want.Any() {
+					if d.Reclaim != of.want || (d.Verdict == decide.Reclaim) != (of.want != nothing) {
 						t.Errorf("%s: %v of %+v, want %+v", of.name, d.Verdict, d.Reclaim, of.want)
 					}
 					if d.Bound != 0 || (d.Victim >= 0) != (d.Verdict == decide.Evict) {

@@ -272,7 +272,7 @@ func decideDue(s *decide.Settings, nobodyForMemory bool) decide.Decision {
 	for _, b := range s.Bounds {
 		in.Observations = append(in.Observations, observe(b, 1))
 	}
-	in.Reclaimed, in.AfterReclaim = decide.NodeReclaim{Containers: true, Images: true}, in.Observations
+	in.Reclaimed, in.AfterReclaim = both, in.Observations
 	var m decide.Memory
 	d := decide.Decide(s, &m, in)
 	m.Next(s, in, &d)

@@ -81,28 +81,37 @@ func (r *reclaimer) look(ctx context.Context) {
 // restart as a rule, is answered with an error.
 func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) workload.Reclaim {
 	done := workload.Reclaim{ID: q.ID, Signal: q.Signal}
-	left := q.Left(monotonicNs())
-	available := func() (int64, error) {
-		st, err := r.stat(q.Signal)
-		available, _ := room(q.Signal, &st)
-		return available, err
-	}
-	before, err := available()
-	knowsBefore := err == nil
-	if left > 0 {
-		var freed cri.Reclaimed
-		freed, err = r.reclaim(ctx, max(left-settleWithin-overdue, left/2), cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge}, func() bool {
-			now, err := available()
-			return err == nil && now >= q.AvailableWanted
-		})
-		done.Containers, done.Images = int64(freed.Containers), int64(freed.Images)
-		if now, err := available(); r.settle != nil && (err != nil || now < q.AvailableWanted) {
+	err := errors.New("the deadline is over")
+	if left := q.Left(monotonicNs()); left > 0 {
+		err = r.free(ctx, q, left, &done)
+		if now, err := r.available(q); r.settle != nil && (err != nil || now < q.AvailableWanted) {
 			r.settle(ctx) // a unit is chosen by them next
 		}
-	} else {
-		err = errors.New("the deadline is over")
 	}
-	if after, statErr := available(); statErr == nil && knowsBefore {
+	if err != nil && !errors.Is(err, cri.ErrNone) { // where there are no containers there is nothing to free
+		done.Error = err.Error()
+	}
+	done.DoneNs = monotonicNs()
+	said := r.log.Info().Str("id", q.ID).Str("signal", q.Signal).Int64("containers", done.Containers).Int64("images", done.Images)
+	if done.Error != "" {
+		said.Str("error", done.Error)
+	}
+	said.Msg("reclaim answered")
+	return done
+}
+
+// free has the runtime free what is asked for; that may be nothing.
+func (r *reclaimer) free(ctx context.Context, q *workload.ReclaimRequest, left time.Duration, done *workload.Reclaim) error {
+	if !q.Containers && !q.Images {
+		return nil
+	}
+	before, beforeErr := r.available(q)
+	freed, err := r.reclaim(ctx, max(left-settleWithin-overdue, left/2), cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge}, func() bool {
+		now, err := r.available(q)
+		return err == nil && now >= q.AvailableWanted
+	})
+	done.Containers, done.Images = int64(freed.Containers), int64(freed.Images)
+	if after, afterErr := r.available(q); beforeErr == nil && afterErr == nil {
 		more := max(after-before, 0)
 		if isInodes(q.Signal) {
 			done.FreedInodes = &more
@@ -110,13 +119,13 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 			done.FreedBytes = &more
 		}
 	}
-	if err != nil && !errors.Is(err, cri.ErrNone) { // where there are no containers there is nothing to free
-		done.Error = err.Error()
-	}
-	done.DoneNs = monotonicNs()
-	r.log.Info().Str("id", q.ID).Str("signal", q.Signal).Int64("containers", done.Containers).
-		Int64("images", done.Images).Str("error", done.Error).Msg("reclaim answered")
-	return done
+	return err
+}
+
+func (r *reclaimer) available(q *workload.ReclaimRequest) (int64, error) {
+	st, err := r.stat(q.Signal)
+	available, _ := room(q.Signal, &st)
+	return available, err
 }
 
 // reclaim calls the runtime and does not wait for one that ignores its deadline.

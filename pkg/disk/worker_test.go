@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
@@ -159,6 +161,27 @@ func TestReclaimIsAnsweredOnceAnID(t *testing.T) {
 	}
 }
 
+// Who wants nothing freed wants figures: the runtime is not asked, and who grows is measured.
+func TestFiguresAreMadeAnewOnDemand(t *testing.T) {
+	settled, log := false, new(said)
+	r := reclaimer{
+		log: zerolog.New(log),
+		runtime: &fakeRuntime{reclaim: func(context.Context, cri.Reclaim, func() bool) (cri.Reclaimed, error) {
+			t.Error("the runtime was asked")
+			return cri.Reclaimed{}, nil
+		}},
+		stat:   func(string) (unix.Statfs_t, error) { return unix.Statfs_t{}, nil },
+		settle: func(context.Context) { settled = true },
+	}
+	got := r.perform(t.Context(), &workload.ReclaimRequest{ID: "r1", Signal: "nodefs.available", DeadlineNs: monotonicNs() + 30*second, AvailableWanted: 1})
+	if !settled || got.Error != "" || got.FreedBytes != nil || got.Containers != 0 || got.DoneNs == 0 {
+		t.Errorf("measured %t, answer %+v", settled, got)
+	}
+	if log.count("reclaim answered") != 1 || log.count("error") != 0 {
+		t.Errorf("said %s, want no key for an error that is none", log)
+	}
+}
+
 // A unit that the counters show to write is looked at again before its turn.
 func TestGrowingVolumeIsSeenSoon(t *testing.T) {
 	n := newNode(t)
@@ -243,3 +266,23 @@ func TestAFifoForARequestHoldsUpNothing(t *testing.T) {
 	n.ask(t, workload.ReclaimRequest{ID: "r1", Signal: "nodefs.available", Containers: true, DeadlineNs: monotonicNs() + 30*second, AvailableWanted: 1})
 	n.await(t, "an answer", func(t *workload.DiskTable) bool { return t.Reclaim != nil && t.Reclaim.ID == "r1" })
 }
+
+// said is a log.
+type said struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+func (s *said) count(text string) int { return strings.Count(s.String(), text) }

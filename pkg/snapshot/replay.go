@@ -101,7 +101,7 @@ func (r *Replay) settle(l signal.Layout) {
 func (r *Replay) input(s *Snapshot, ns uint64) *decide.Input {
 	in := &decide.Input{
 		NowNs: ns, Observations: r.plausible(s.Observations), Workloads: s.Workloads,
-		Reclaimed: decide.NodeReclaim{Containers: true, Images: true},
+		Reclaimed: decide.NodeReclaim{Containers: true, Images: true, Figures: true},
 	}
 	in.AfterReclaim = in.Observations
 	if s.AfterReclaim != nil {

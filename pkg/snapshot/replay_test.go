@@ -140,7 +140,7 @@ func TestVictimsAreDecides(t *testing.T) {
 		}
 		in := &decide.Input{
 			NowNs: snapshot.Ns(shot.Time), Observations: shot.Observations, Workloads: shot.Workloads,
-			Reclaimed: decide.NodeReclaim{Containers: true, Images: true}, AfterReclaim: shot.Observations,
+			Reclaimed: decide.NodeReclaim{Containers: true, Images: true, Figures: true}, AfterReclaim: shot.Observations,
 		}
 		var want []string
 		for d := decide.Decide(&s, &decide.Memory{}, in); d.Verdict == decide.Evict; d = decide.Decide(&s, &decide.Memory{}, in) {

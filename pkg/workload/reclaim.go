@@ -11,7 +11,8 @@ import (
 const ReclaimSchema = "ebpf-evict/reclaim/v1"
 
 // ReclaimRequest asks the disk process to free what no pod needs, before one dies for a
-// disk. It is answered once for each id, in DiskTable.Reclaim, also when it failed.
+// disk, and to make the figures of who grows anew. It is answered once for each id, in
+// DiskTable.Reclaim, also when it failed.
 //
 //	{"schema":"ebpf-evict/reclaim/v1","id":"01JDQ5C3Z8Y7W6V5T4S3R2Q1P0","signal":"imagefs.available",
 //	 "containers":true,"images":true,"deadlineNs":100000000000,"availableWanted":4294967296}
@@ -21,7 +22,7 @@ type ReclaimRequest struct {
 	ID string `json:"id"`
 	// Signal is the one that a threshold was met of.
 	Signal string `json:"signal"`
-	// Containers are dead ones, Images unused ones.
+	// Containers are dead ones, Images unused ones. With neither, figures are all that is wanted.
 	Containers bool `json:"containers"`
 	Images     bool `json:"images"`
 	// DeadlineNs, CLOCK_MONOTONIC, is until when the agent waits. What is freed later may
@@ -69,8 +70,6 @@ func (r *ReclaimRequest) check() error {
 		return fmt.Errorf("schema %q, want %q", r.Schema, ReclaimSchema)
 	case r.ID == "" || r.Signal == "":
 		return errors.New("no id or no signal")
-	case !r.Containers && !r.Images:
-		return errors.New("neither containers nor images")
 	case r.DeadlineNs == 0:
 		return errors.New("no deadlineNs")
 	}

@@ -55,7 +55,6 @@ func TestHostileReclaimRequestsAreRefused(t *testing.T) {
 		"another schema":              {ReclaimSchema, "ebpf-evict/reclaim/v2"},
 		"no id":                       {`"id":"01JDQ5C3Z8Y7W6V5T4S3R2Q1P0"`, `"id":""`},
 		"no signal":                   {`"imagefs.available"`, `""`},
-		"nothing to free":             {`"containers":true,"images":true`, `"containers":false`},
 		"no deadline":                 {`"deadlineNs":100000000000`, `"deadlineNs":0`},
 		"a negative amount":           {`"availableWanted":4294967296`, `"availableWanted":-1`},
 		"more than any disk can hold": {`"availableWanted":4294967296`, `"availableWanted":1152921504606846977`},
