@@ -124,6 +124,9 @@ func reportTable(r *preflight.Report) string {
 	t.line(r.Drill.Possible, "drill", cmp.Or(after("not possible: ", r.Drill.Error), "possible"))
 	if d := &r.DiskFigures; d.Wanted {
 		t.line(d.OK, "disk figures", figuresLine(d))
+		for _, dir := range d.MissingDirectories {
+			t.line(false, "diskDirectories", dir+" is not there: its units have no figure, and are not evicted for a disk")
+		}
 	}
 	t.group("signals: tier, crossing to SIGKILL, why")
 	for _, s := range sameTiers(r.Tiers) {

@@ -15,7 +15,8 @@ type kind int
 
 const (
 	emptyDir      kind = iota
-	localVolume        // a configMap, a gitRepo, a directory of the configuration
+	localVolume        // a configMap, a gitRepo
+	directory          // one of the configuration
 	containerLogs      // a container's log directory
 	podLogs            // the files beside these
 	hostsFile          // the pod's /etc/hosts

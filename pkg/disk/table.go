@@ -71,7 +71,7 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 			if p.medium == "" {
 				volumes.add(p.figure)
 			}
-		case localVolume:
+		case localVolume, directory:
 			volumes.add(p.figure)
 		case podLogs, hostsFile:
 			other.add(p.figure)

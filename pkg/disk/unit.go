@@ -104,7 +104,7 @@ func (f *finder) findDirectories(u *unit) {
 			continue
 		}
 		for _, dir := range dirs {
-			u.add(&part{place: place{dir, "."}, kind: localVolume})
+			u.add(&part{place: place{dir, "."}, kind: directory})
 		}
 	}
 }

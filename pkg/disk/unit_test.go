@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -320,6 +321,37 @@ func TestDirectoriesOfAUnitThatIsNoPod(t *testing.T) {
 	}
 	if e := table.Entry("/machine.slice/two"); e != nil {
 		t.Errorf("got %+v of a unit without directories: it has no figures", e)
+	}
+}
+
+// A directory of the configuration that is not there may be misspelt, or not mounted where we
+// look from: that its unit holds nothing would be a guess. One that was there and went is gone.
+func TestDirectoryThatWasNeverThere(t *testing.T) {
+	n := newNode(t)
+	var log bytes.Buffer
+	n.Log = zerolog.New(&log)
+	there, missing := n.base+"/machines/one", n.base+"/machines/two"
+	n.Directories["/machine*/*"] = []string{missing}
+	table, err := Once(t.Context(), n.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range table.Workloads {
+		if s := e.EphemeralStorage; s != nil && strings.HasPrefix(e.UID, "/machine") && s.LocalVolumesBytes != nil {
+			t.Errorf("%s has %d bytes, want no data", e.UID, *s.LocalVolumesBytes)
+		}
+	}
+	if said := strings.Count(log.String(), missing); said != 1 || strings.Contains(log.String(), there) {
+		t.Errorf("said %d times, want once:\n%s", said, log.String())
+	}
+	v := newVisitor(monotonicNs)
+	p := &part{place: place{there, "."}, kind: directory}
+	p.figure = conclude(v, p).figure
+	if err := os.RemoveAll(there); err != nil {
+		t.Fatal(err)
+	}
+	if out := conclude(v, p); out.figure == nil || out.figure.Tally != (Tally{}) {
+		t.Errorf("gone, and %+v, %v", out.figure, out.err)
 	}
 }
 

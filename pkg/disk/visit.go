@@ -88,9 +88,16 @@ func (v *visitor) begin(p *part) *outcome {
 	return nil
 }
 
-// concluded is the outcome of a reading. What is not there holds nothing.
+// errNeverThere: a name that is wrong, or what is not mounted where we look from, would hold
+// nothing for ever.
+var errNeverThere = errors.New("it is not there, and never was: no figure of the units that it is for")
+
+// concluded is the outcome of a reading. What is not there holds nothing, but for a directory
+// of the configuration that never was.
 func (p *part) concluded(t Tally, medium string, err error) *outcome {
-	if errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) && p.kind == directory && p.figure == nil {
+		err = errNeverThere
+	} else if errors.Is(err, unix.ENOENT) {
 		t, err = Tally{}, nil
 	}
 	if err != nil {

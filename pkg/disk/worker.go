@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -105,6 +106,9 @@ type worker struct {
 	// countNow and visitNow end a sleep.
 	countNow, visitNow chan struct{}
 
+	// missing are the directories of the configuration that were said not to be there.
+	missing map[string]bool
+
 	mu      sync.Mutex
 	units   map[string]*unit
 	reclaim *workload.Reclaim
@@ -118,7 +122,7 @@ func monotonicNs() uint64 { return uint64(monotonic()) }
 
 // newWorker prepares; nothing is read yet.
 func newWorker(o Options) *worker {
-	w := &worker{o: o, visitor: newVisitor(monotonicNs), units: map[string]*unit{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1)}
+	w := &worker{o: o, visitor: newVisitor(monotonicNs), units: map[string]*unit{}, missing: map[string]bool{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1)}
 	w.finder = finder{
 		kubelet:     kubelet{root: o.NodeFs, logs: o.Logs},
 		layers:      layers{procfs: o.Procfs, stores: o.Stores, docker: o.DockerLogs},
@@ -331,10 +335,18 @@ func (w *worker) complain(p *part, err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if text != p.said {
-		if p.said = text; text != "" {
-			w.o.Log.Warn().Str("directory", p.String()).Str("error", text).Msg("degraded: figure stays as it was")
+	if text == p.said {
+		return
+	}
+	p.said = text
+	switch {
+	case errors.Is(err, errNeverThere):
+		if !w.missing[p.base] { // else it was said of another unit
+			w.missing[p.base] = true
+			w.o.Log.Warn().Str("directory", p.base).Str("error", text).Msg("degraded: a directory of diskDirectories is missing")
 		}
+	case text != "":
+		w.o.Log.Warn().Str("directory", p.String()).Str("error", text).Msg("degraded: figure stays as it was")
 	}
 }
 

@@ -3,6 +3,7 @@ package preflight
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"slices"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 func diskFigures(c *config.Config, owner int, nowNs uint64) DiskFigures {
 	d := DiskFigures{Wanted: c.LocalStorageCapacityIsolation ||
 		slices.ContainsFunc(thresholds(c), func(t signal.Threshold) bool { return t.Signal.Disk() })}
+	d.MissingDirectories = missingDirectories(c)
 	t, err := workload.NewDiskReader(c.Disk, uint32(owner), agent.FiguresFileAge).Read(nowNs)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -36,4 +38,17 @@ func diskFigures(c *config.Config, owner int, nowNs uint64) DiskFigures {
 	}
 	d.OldestSeconds = oldest.Seconds()
 	return d
+}
+
+// missingDirectories are looked for from where we are; the disk process may be elsewhere.
+func missingDirectories(c *config.Config) (missing []string) {
+	for _, dirs := range c.DiskDirectories {
+		for _, dir := range dirs {
+			if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !slices.Contains(missing, dir) {
+				missing = append(missing, dir)
+			}
+		}
+	}
+	slices.Sort(missing)
+	return missing
 }

@@ -3,9 +3,12 @@ package preflight
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -35,11 +38,17 @@ func TestDiskFigures(t *testing.T) {
 		if !strings.Contains(got.Error, tc.want.Error) || (got.Error == "") != tc.want.OK {
 			t.Errorf("%s: error %q, want %q", name, got.Error, tc.want.Error)
 		}
-		if got.Error = tc.want.Error; got != tc.want {
-			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
+		got.Error = tc.want.Error
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
 	c := config.Default()
+	dir := t.TempDir()
+	c.DiskDirectories = map[string][]string{"/a/*": {dir + "/2", dir, dir + "/1"}, "/b/*": {dir + "/1"}}
+	if got, want := diskFigures(c, os.Geteuid(), 1).MissingDirectories, []string{dir + "/1", dir + "/2"}; !slices.Equal(got, want) {
+		t.Errorf("missing are %q, want %q", got, want)
+	}
 	c.EvictionHard = map[string]string{string(signal.MemoryAvailable): "100Mi"}
 	c.LocalStorageCapacityIsolation = false
 	if diskFigures(c, os.Geteuid(), 1).Wanted {

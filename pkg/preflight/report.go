@@ -134,8 +134,11 @@ type DiskFigures struct {
 	AgeSeconds    float64 `json:"ageSeconds,omitempty"`
 	OldestSeconds float64 `json:"oldestSeconds,omitempty"`
 	// Workloads is of how many units there are figures.
-	Workloads int    `json:"workloads"`
-	Error     string `json:"error,omitempty"`
+	Workloads int `json:"workloads"`
+	// MissingDirectories are those of diskDirectories that are not there: the units that they
+	// are for have no figures.
+	MissingDirectories []string `json:"missingDirectories,omitempty"`
+	Error              string   `json:"error,omitempty"`
 }
 
 // Tier is what a signal is watched with: bpf-charge, bpf-alloc, bpf-task, event, poll or none.
