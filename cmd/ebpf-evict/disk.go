@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path"
@@ -86,11 +87,16 @@ func measureOnce(ctx context.Context, c *config.Config, out io.Writer, log zerol
 // measure runs the disk process until ctx is done, by one configuration after the other. One
 // that can't be used changes nothing.
 func measure(ctx context.Context, c *config.Config, reloads <-chan *config.Config, log zerolog.Logger) error {
-	m, err := newMeasurement(c, nil, log)
+	lock, err := workload.Lock(c.Disk + ".lock")
+	if errors.Is(err, workload.ErrLocked) {
+		return fmt.Errorf("another ebpf-evict disk writes %s: %w", c.Disk, err)
+	}
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(c.Disk), 0o755); err != nil {
+	defer func() { _ = lock.Close() }()
+	m, err := newMeasurement(c, nil, log)
+	if err != nil {
 		return err
 	}
 	log.Info().Str("disk", c.Disk).Msg("measuring")

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -63,7 +62,10 @@ var ErrRunning = errors.New("another agent runs on this node")
 // configuration does not put up with (ErrTier), when it could do better now (ErrRenew), and what loader.Open returns where nothing can
 // do without.
 func Run(ctx context.Context, o Options) error {
-	lock, err := takeLock(orText(o.Lock, DefaultLock))
+	lock, err := workload.Lock(orText(o.Lock, DefaultLock))
+	if errors.Is(err, workload.ErrLocked) {
+		return fmt.Errorf("%w: %w", ErrRunning, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -85,34 +87,6 @@ func orText(s, fallback string) string {
 		return fallback
 	}
 	return s
-}
-
-// takeLock makes sure that one agent runs. The kernel gives the lock back when it dies.
-func takeLock(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the run directory: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the lock file: %w", err)
-	}
-	if err := f.Chmod(0o600); err != nil { // whoever may read it may lock it
-		return nil, errors.Join(fmt.Errorf("protect the lock file: %w", err), f.Close())
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder := make([]byte, 32)
-		n, _ := f.ReadAt(holder, 0)
-		return nil, errors.Join(fmt.Errorf("%w: pid %s holds %s", ErrRunning, strings.TrimSpace(string(holder[:n])), path), f.Close())
-	}
-	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintln(os.Getpid()))); err != nil {
-		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), f.Close())
-	}
-	return f, nil
-}
-
-func writeAt(f *os.File, text string) error {
-	_, err := f.WriteAt([]byte(text), 0)
-	return err
 }
 
 // open makes an agent of a plan. Errors of the plan come first: nothing is loaded then.

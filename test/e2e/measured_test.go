@@ -2,12 +2,14 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -46,6 +48,28 @@ func TestFullDiskEvictsTheWriterThatWasMeasured(t *testing.T) {
 	w.await("the writer's end", func() bool { return !writer.Alive() })
 	if !old.Alive() {
 		t.Error("who holds little of the disk died for it")
+	}
+	stop()
+}
+
+// Two of them would rename each other's half-written files.
+func TestSecondDiskProcessRefusesToStart(t *testing.T) {
+	binary(t)
+	w := newWorld(t)
+	w.extra = w.onDisk(w.dir)
+	config := w.config(map[string]string{"nodefs.available": "1"})
+	first, stop := w.measure(config)
+	w.await("the first one's figures", func() bool {
+		_, err := os.Stat(w.diskFile())
+		return err == nil
+	})
+	out, err := exec.Command(binary(t), "disk", "--config", config).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("ended with %v, want exit code 1", err)
+	}
+	if want := fmt.Sprintf("another ebpf-evict disk writes %s: locked: pid %d holds", w.diskFile(), first.Pid); !strings.Contains(string(out), want) {
+		t.Errorf("said %q, want %q", out, want)
 	}
 	stop()
 }
