@@ -27,7 +27,7 @@ func TestRankWarnsOfFiguresThatServeNobody(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := &config.Config{Disk: filepath.Join(t.TempDir(), "disk.json")}
 			if tc.writtenNs != 0 {
-				if err := workload.WriteDisk(c.Disk, &workload.DiskTable{WrittenNs: tc.writtenNs}); err != nil {
+				if err := workload.NewDiskWriter(c.Disk).Write(&workload.DiskTable{WrittenNs: tc.writtenNs}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -281,6 +282,35 @@ func TestNobodyFollowsAVictimBeforeItIsMeasuredAnew(t *testing.T) {
 	one, two := b.line(record.KindKill, "first"), b.line(record.KindKill, "second")
 	if one.Reclaim.ID.String() != b.asked[0].ID || two.Reclaim.ID == one.Reclaim.ID || two.Reclaim.Containers < 1 {
 		t.Errorf("asked %d times, reclaims %+v and %+v", len(b.asked), one.Reclaim, two.Reclaim)
+	}
+}
+
+// Where the journal lies on the disk that is full, and nothing was kept for it, one is evicted
+// for the other all the same, and all lines come when there is space again.
+func TestEvictionsGoOnWithoutSpaceForTheJournal(t *testing.T) {
+	b := newDiskBed(t)
+	b.conf.Journal, b.conf.State = filepath.Join(b.dir, "journal"), filepath.Join(b.dir, "state.json")
+	first, second := b.sleeper("first", 1<<20), b.sleeper("second", 1<<20)
+	b.fill()
+	rest := filepath.Join(b.dir, "rest")
+	if err := os.WriteFile(rest, make([]byte, 64<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling up: %v, want ENOSPC", err)
+	}
+	b.holds("first", 3<<20)
+	b.holds("second", 2<<20)
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the first to die", func() bool { return !first.Alive() })
+	b.rounds(a, "the second to die", func() bool { b.holds("first", 0); return !second.Alive() })
+	if n := len(b.lines("")); n != 0 {
+		t.Fatalf("%d lines, though there is no space", n)
+	}
+	must(t, errors.Join(os.Remove(rest), os.Remove(b.image())))
+	b.rounds(a, "their lines", func() bool { return len(b.outcomes("first"))+len(b.outcomes("second")) == 2 })
+	for _, unit := range []string{"first", "second"} {
+		if l := b.line(record.KindKill, unit); l.Timeline.Signalled == 0 || b.outcomes(unit)[0] != record.OutcomeKilled {
+			t.Errorf("%s: %+v\n%s", unit, l.Timeline, b.journal())
+		}
 	}
 }
 

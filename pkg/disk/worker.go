@@ -92,6 +92,7 @@ type worker struct {
 	o       Options
 	finder  finder
 	visitor *visitor
+	table   *workload.DiskWriter
 	asked   asked
 	// byCgroup is the visiting goroutine's own.
 	byCgroup map[string]*unit
@@ -122,7 +123,7 @@ func monotonicNs() uint64 { return uint64(monotonic()) }
 
 // newWorker prepares; nothing is read yet.
 func newWorker(o Options) *worker {
-	w := &worker{o: o, visitor: newVisitor(monotonicNs), units: map[string]*unit{}, missing: map[string]bool{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1)}
+	w := &worker{o: o, visitor: newVisitor(monotonicNs), table: workload.NewDiskWriter(o.Table), units: map[string]*unit{}, missing: map[string]bool{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1)}
 	w.finder = finder{
 		kubelet:     kubelet{root: o.NodeFs, logs: o.Logs},
 		layers:      layers{procfs: o.Procfs, stores: o.Stores, docker: o.DockerLogs},
@@ -150,7 +151,7 @@ func Run(ctx context.Context, o Options) error {
 	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, kubeletHas: o.KubeletHas, imageAge: o.ImageAge, stat: w.stat, settle: w.measureGrowers, answer: w.answer, log: o.Log}
 	go r.run(ctx)
 	w.writes(ctx)
-	return nil
+	return w.table.Close()
 }
 
 // writes keeps the table up to date until ctx is done.
@@ -180,6 +181,8 @@ func (w *worker) writes(ctx context.Context) {
 		if text != said {
 			if said = text; text != "" {
 				w.o.Log.Error().Str("error", text).Msg("the disk figures can't be written")
+			} else {
+				w.o.Log.Info().Msg("the disk figures can be written again")
 			}
 		}
 	}
@@ -193,7 +196,7 @@ func (w *worker) write() error {
 		Workloads: entries(w.units, func(uid string) ([]cri.Container, bool) { return w.asked.of(uid, now) }, now, time.Now()),
 	}
 	w.mu.Unlock()
-	return workload.WriteDisk(w.o.Table, &t)
+	return w.table.Write(&t)
 }
 
 // firstWithin is how long the agent may be kept waiting for the first figures of all units: a
