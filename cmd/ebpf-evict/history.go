@@ -36,16 +36,19 @@ func (f *journalFlags) read(warnings io.Writer) ([]record.Eviction, error) {
 	if f.output != "table" && f.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %q: want table or json", f.output)}
 	}
-	path, err := f.journal()
+	c, err := loadConfig(f.config)
 	if err != nil {
 		return nil, err
 	}
-	all, skipped, err := record.ReadEvictions(path)
+	all, skipped, err := record.ReadEvictions(cmp.Or(f.path, c.Journal))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w (has the agent run? --config names its configuration, --journal another file)", err)
 	}
 	if skipped > 0 {
 		fmt.Fprintf(warnings, "ebpf-evict: %d torn or unknown lines of the journal were skipped\n", skipped)
+	}
+	if state, stateErr := record.ReadState(c.State); stateErr == nil { // while the agent runs
+		record.AddOpen(all, &state)
 	}
 	return all, err
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -87,6 +88,26 @@ func TestHistory(t *testing.T) {
 	}
 	if got, _, err := history(t, "--journal", writeJournal(t)); got != "no evictions\n" || err != nil {
 		t.Errorf("empty journal: %q, %v", got, err)
+	}
+}
+
+// A victim is dead long before its disk is back, and its line is closed with that.
+func TestDeathOfAnOpenEviction(t *testing.T) {
+	const id = "01KDYAK383041061050R3GG28A"
+	journal := writeJournal(t, strings.ReplaceAll(killLine, "memory.available", "nodefs.available"))
+	state := writeFile(t, "state.json", `{"schema":"ebpf-evict/state/v1","evictions":[{"id":"`+id+`","timelineNs":{"crossed":1000,"signalled":86000,"dead":1321000}}]}`)
+	file := writeFile(t, "config.yaml", "journal: "+journal+"\nstate: "+state+"\n")
+	if got, _, err := history(t, "--config", file); err != nil || !strings.Contains(got, " 1.32 ms ") {
+		t.Errorf("history: %q, %v", got, err)
+	}
+	got, _, err := explain(t, "--config", file, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for label, want := range map[string]string{"dead": "1.32 ms", "space back": "not yet"} {
+		if !strings.Contains(got, fmt.Sprintf("  %-14s %10s", label, want)) {
+			t.Errorf("%s is not %q in\n%s", label, want, got)
+		}
 	}
 }
 

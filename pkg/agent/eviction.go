@@ -429,6 +429,7 @@ func (a *Agent) settle(e *eviction) {
 	e.heldAfter = a.held(e).MemoryBytes
 	a.pardon(e) // dead, or given up: a frozen one dies when it is thawed, a word would be missed
 	if e.timeline.Dead != 0 {
+		a.viewed = time.Time{}
 		e.unit.figuresFrom.Store(e.timeline.Dead)
 		a.at(stageDead)
 	}

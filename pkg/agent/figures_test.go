@@ -285,6 +285,29 @@ func TestNobodyFollowsAVictimBeforeItIsMeasuredAnew(t *testing.T) {
 	}
 }
 
+// The journal has a victim's death with the disk's recovery, the state file has it at once.
+func TestStateHasTheDeathOfAnOpenEviction(t *testing.T) {
+	b := newDiskBed(t)
+	unit := b.sleeper("unit", 1<<20)
+	b.fill()
+	b.holds("unit", 30<<20)
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the death in the state", func() bool {
+		s := a.view().Evictions
+		return len(s) == 1 && s[0].Timeline.Dead > s[0].Timeline.Signalled
+	})
+	b.written(a)
+	if s, id := a.view().Evictions[0], b.line(record.KindKill, "unit").ID; unit.Alive() || s.ID != id || s.Timeline.Recovered != 0 || len(b.outcomes("unit")) != 0 {
+		t.Errorf("%+v of %s, it lives: %v\n%s", s, id, unit.Alive(), b.journal())
+	}
+	must(t, os.Remove(b.image()))
+	b.rounds(a, "the line", func() bool { return len(b.outcomes("unit")) == 1 })
+	if s := a.view().Evictions; len(s) != 0 {
+		t.Errorf("%+v is closed", s)
+	}
+}
+
 // Where the journal lies on the disk that is full, and nothing was kept for it, one is evicted
 // for the other all the same, and all lines come when there is space again.
 func TestEvictionsGoOnWithoutSpaceForTheJournal(t *testing.T) {

@@ -21,6 +21,11 @@ func (a *Agent) view() *record.State {
 	}
 	s.Budget.MinuteLeft, s.Budget.HourLeft = a.memory.Left(&a.settings, sample.Now())
 	s.Disk = a.viewDisk()
+	for i := range a.open {
+		if e := &a.open[i]; e.underWay() && !e.recorded {
+			s.Evictions = append(s.Evictions, record.OpenEviction{ID: e.id, Timeline: e.timeline})
+		}
+	}
 	for i := range a.input.Observations {
 		s.Signals = append(s.Signals, a.viewSignal(&a.input.Observations[i]))
 	}

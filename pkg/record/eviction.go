@@ -28,6 +28,20 @@ func (e Eviction) Entries() []*Entry {
 	return es
 }
 
+// AddOpen adds what a state file knows of evictions that are not closed to their lines.
+func AddOpen(all []Eviction, s *State) {
+	for i := range all {
+		if all[i].Closed != nil {
+			continue
+		}
+		for _, open := range s.Evictions {
+			if l := &all[i].Kill.Line; l.ID == open.ID {
+				l.Timeline = &open.Timeline
+			}
+		}
+	}
+}
+
 // ReadDrills returns the drill lines of a journal. Errors are those of ReadJournal.
 func ReadDrills(path string) (lines []Entry, err error) {
 	_, err = ScanJournal(path, func(e Entry) error {

@@ -32,8 +32,17 @@ type State struct {
 	Budget     BudgetState       `json:"budget"`
 	Drill      *DrillState       `json:"drill,omitempty"`
 	// Disk is absent where neither a threshold nor a unit's limit is about a disk.
-	Disk     *DiskState `json:"disk,omitempty"`
-	RingLost uint64     `json:"ringLost"`
+	Disk *DiskState `json:"disk,omitempty"`
+	// Evictions are those that are under way: the journal tells the rest when they are closed.
+	Evictions []OpenEviction `json:"evictions,omitempty"`
+	RingLost  uint64         `json:"ringLost"`
+}
+
+// OpenEviction is what has come of an eviction so far. A disk may be back half a minute after
+// its victim's end.
+type OpenEviction struct {
+	ID       ID       `json:"id"`
+	Timeline Timeline `json:"timelineNs"`
 }
 
 // DiskState is how the disk figures are doing.
