@@ -18,6 +18,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -334,6 +335,45 @@ func TestEvictionsGoOnWithoutSpaceForTheJournal(t *testing.T) {
 		if l := b.line(record.KindKill, unit); l.Timeline.Signalled == 0 || b.outcomes(unit)[0] != record.OutcomeKilled {
 			t.Errorf("%s: %+v\n%s", unit, l.Timeline, b.journal())
 		}
+	}
+}
+
+// Who fills a disk is seen by the first reading below the threshold, and dies by the first one
+// after the answer to what is asked for then: at most one poll late.
+func TestNoReadingIsWaitedForInVain(t *testing.T) {
+	b := newDiskBed(t)
+	unit := b.sleeper("unit", 1<<20)
+	b.holds("unit", 30<<20)
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+	a := b.open(lowDisk, nil)
+	b.quiet(a, 100*time.Millisecond)
+	b.fill()
+	read := func() (ns uint64, isBelow bool) {
+		for _, o := range a.input.Observations {
+			if o.Signal == signal.NodeFsAvailable {
+				return o.Ns, o.Available < 32<<20
+			}
+		}
+		return 0, false
+	}
+	var first uint64
+	b.rounds(a, "a reading below the threshold", func() (isBelow bool) { first, isBelow = read(); return isBelow })
+	seen := sample.Now()
+	if a.reclaim.phase != reclaimAsked {
+		t.Errorf("phase %d after that, want that reclaim is asked for", a.reclaim.phase)
+	}
+	inVain := 0
+	b.await("the death", func() bool {
+		wasAnswered := a.reclaim.phase == reclaimAnswered
+		b.round(a)
+		if ns, _ := read(); wasAnswered && ns > a.reclaim.doneNs && !a.open[0].used {
+			inVain++
+		}
+		return !unit.Alive()
+	})
+	b.written(a)
+	if l := b.line(record.KindKill, "unit"); inVain != 0 || l.Timeline.Crossed < first || l.Timeline.Crossed > seen {
+		t.Errorf("%d readings after the answer in vain; crossed at %d, first read at %d, by the pass that ended at %d", inVain, l.Timeline.Crossed, first, seen)
 	}
 }
 
