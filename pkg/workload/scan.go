@@ -304,11 +304,19 @@ func (r *Reader) Judge(u *Unit) {
 // judged anew.
 func (r *Reader) Version() uint64 { return r.rules.Load().version }
 
+// conmonPrefix begins the names of CRI-O's cgroups for its monitors, one for each container and
+// the sandbox (conmon_cgroup = "pod"). They are no containers: killed, they could not tell how
+// theirs ended, and the sandbox's runs on in a dead pod.
+const conmonPrefix = "crio-conmon-"
+
 // containers finds the pod's child cgroups, without the sandbox when there are others.
 func (r *Reader) containers(pod *Unit) error {
 	names, _ := r.o.FS.Children(pod.Cgroup)
 	sandbox := Unit{}
 	for _, name := range names {
+		if strings.HasPrefix(name, conmonPrefix) {
+			continue
+		}
 		dir := path.Join(pod.Cgroup, name)
 		c, err := r.o.FS.OpenToRead(dir)
 		if errors.Is(err, cgroupfs.ErrGone) {

@@ -239,12 +239,15 @@ func TestTargetsLeaveTheSandboxOut(t *testing.T) {
 		"one of two is empty":      {map[string][]int{"a": nil, "b": {11}}, []Target{{pod + "/a"}, {pod + "/b"}}, true},
 		"the sandbox ends now":     {map[string][]int{"s": {99}}, []Target{{pod + "/s"}}, false},
 		"no containers":            {nil, []Target{{pod}}, false},
+		"CRI-O's monitors":         {map[string][]int{"crio-a.scope": {11}, "crio-conmon-a.scope": {13}, "crio-conmon-s": {13}, "crio-s": {10}}, []Target{{pod + "/crio-a.scope"}}, true},
+		"a monitor is left":        {map[string][]int{"crio-a.scope": nil, "crio-conmon-s.scope": {13}, "crio-s.scope": {10}}, []Target{{pod + "/crio-a.scope"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
 			n.process(10, "pause", -998)
 			n.process(11, "web", 999)
 			n.process(12, "db", 999)
+			n.process(13, "conmon", -1000)
 			n.cgroup(pod)
 			for c, pids := range tc.containers {
 				n.cgroup(pod+"/"+c, pids...)
