@@ -76,6 +76,9 @@ func (a *asked) once(ctx context.Context, r Runtime) error {
 	}
 	byPod := map[string][]cri.Container{}
 	for _, c := range list {
+		if c.Rootfs == nil && !c.Running {
+			c.Rootfs = a.lastUsage(&c)
+		}
 		byPod[c.PodUID] = append(byPod[c.PodUID], c)
 	}
 	fs, fsErr := r.Filesystems(ctx)
@@ -86,6 +89,17 @@ func (a *asked) once(ctx context.Context, r Runtime) error {
 		a.filesystems = &fs
 	}
 	return errors.Join(err, fsErr)
+}
+
+// lastUsage is what was last said of a container, which may have ended since: some runtimes
+// have figures of those that run alone, and the layer lies there.
+func (a *asked) lastUsage(c *cri.Container) *cri.Usage {
+	for _, was := range a.containers[c.PodUID] { // nobody else replaces it
+		if was.ID == c.ID {
+			return was.Rootfs
+		}
+	}
+	return nil
 }
 
 // of returns the containers of a pod that count, one a name: the running one, else the

@@ -176,6 +176,9 @@ func (u *unit) layerFigure(c cri.Container, nowNs uint64, wall time.Time) *figur
 		return nil
 	}
 	age := max(wall.Sub(c.Rootfs.Time), 0)
+	if !c.Running { // may have grown after it was read, and grows no more
+		age = min(age, containersAge)
+	}
 	if age > containersAge || uint64(age) >= nowNs {
 		return nil // would make all the others old
 	}

@@ -287,6 +287,38 @@ func TestLayersOfDeadContainers(t *testing.T) {
 	}
 }
 
+// A runtime that has figures of who runs alone says nothing of a layer that lies there. What it
+// held at last counts, and is no figure of after its end.
+func TestLayerOfAContainerThatEnded(t *testing.T) {
+	runtime := &fakeRuntime{containers: []cri.Container{
+		{ID: id2, Name: "sidecar", PodUID: podUID, Running: true, Rootfs: &cri.Usage{Bytes: 8192, Inodes: 1, Time: time.Now()}},
+	}}
+	var a asked
+	look := func() *figure {
+		t.Helper()
+		if err := a.once(t.Context(), runtime); err != nil {
+			t.Fatal(err)
+		}
+		list, ok := a.of(podUID, monotonicNs())
+		if !ok || len(list) != 1 {
+			t.Fatalf("containers %+v", list)
+		}
+		return new(unit).layerFigure(list[0], monotonicNs(), time.Now())
+	}
+	look()
+	ended := monotonicNs()
+	runtime.containers[0].Running, runtime.containers[0].Rootfs = false, nil
+	for range 2 {
+		if f := look(); f == nil || f.Bytes != 8192 || f.readNs > ended {
+			t.Errorf("figure %+v, want what it held before its end", f)
+		}
+	}
+	a.containers[podUID][0].Rootfs.Time = time.Now().Add(-time.Hour)
+	if f := look(); f == nil || monotonicNs()-f.readNs > uint64(2*containersAge) {
+		t.Errorf("figure %+v: an old one would make all the others old", f)
+	}
+}
+
 // A container that was started since the runtime was asked is nobody's who holds nothing.
 func TestContainerThatTheRuntimesListLacks(t *testing.T) {
 	n := newNode(t)
