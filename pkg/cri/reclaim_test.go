@@ -290,45 +290,39 @@ func TestReclaimStopsWhenEnoughIsFree(t *testing.T) {
 	}
 }
 
-func TestImageHasTimeToBeFreedBeforeTheNextGoes(t *testing.T) {
+func TestWhatWasRemovedHasTimeToBeFreed(t *testing.T) {
 	t.Parallel()
-	f := &fakeRuntime{}
-	f.image("sha256:a")
-	f.image("sha256:b")
-	looks := 0
-	enough := func() bool {
-		if len(f.gone()) > 0 {
-			looks++
-		}
-		return looks > 5
-	}
-	if _, err := f.client(t).Reclaim(t.Context(), atOnce, enough); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]string{"sha256:a"}, f.gone()); diff != "" {
-		t.Errorf("removed (-want +got):\n%s", diff)
-	}
-}
-
-func TestDeadContainersHaveTimeToBeFreedBeforeAnImageGoes(t *testing.T) {
-	t.Parallel()
-	f := &fakeRuntime{}
-	f.pod("u", true, time.Hour)
-	f.container("app0", "u", "app", "", exited, 40*time.Minute)
-	f.container("app1", "u", "app", "", exited, 30*time.Minute)
-	f.image("sha256:a")
-	looks := 0
-	enough := func() bool {
-		if len(f.gone()) > 0 {
-			looks++
-		}
-		return looks > 25
-	}
-	if _, err := f.client(t).Reclaim(t.Context(), atOnce, enough); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]string{"app0"}, f.gone()); diff != "" {
-		t.Errorf("removed (-want +got):\n%s", diff)
+	images := func(f *fakeRuntime) { f.image("sha256:a"); f.image("sha256:b") }
+	for name, tc := range map[string]struct {
+		prepare func(*fakeRuntime)
+		looks   int
+		want    string
+	}{
+		"an image before the next": {images, 5, "sha256:a"},
+		"dead containers before an image": {func(f *fakeRuntime) {
+			f.pod("u", true, time.Hour)
+			f.container("app0", "u", "app", "", exited, 40*time.Minute)
+			f.container("app1", "u", "app", "", exited, 30*time.Minute)
+			images(f)
+		}, 25, "app0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, looks := &fakeRuntime{}, 0
+			tc.prepare(f)
+			enough := func() bool {
+				if len(f.gone()) > 0 {
+					looks++
+				}
+				return looks > tc.looks
+			}
+			if _, err := f.client(t).Reclaim(t.Context(), atOnce, enough); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff([]string{tc.want}, f.gone()); diff != "" {
+				t.Errorf("removed (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
