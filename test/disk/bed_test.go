@@ -25,7 +25,7 @@ import (
 // bed is a node without kubelet: filesystems of its own, a containerd of its own, and a
 // cgroup root of its own for the pods. It takes everything along when the test ends.
 type bed struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 	// NodeFs and ImageFs are mount points, the same where images lie with the rest.
 	NodeFs, ImageFs string
@@ -56,7 +56,7 @@ type filesystems struct {
 	dedicated bool
 }
 
-func newBed(t *testing.T, f filesystems) *bed {
+func newBed(t testing.TB, f filesystems) *bed {
 	t.Helper()
 	if warded.Warden() == 0 {
 		t.Fatal("needs root: mounts filesystems and runs containerd; `make test-disk` has it")
@@ -121,11 +121,19 @@ func (b *bed) limitCgroup() {
 	must(b.t, err)
 	must(b.t, all.Create(b.Root))
 	b.t.Cleanup(func() { ward.RemoveCgroups(b.Root) })
+	b.allow(bedMemory, 2000)
+}
+
+// allow bounds what all pods may take.
+func (b *bed) allow(memoryBytes, tasks int64) {
+	b.t.Helper()
+	all, err := cgroupfs.New("/sys/fs/cgroup")
+	must(b.t, err)
 	c, err := all.Open(b.Root)
 	must(b.t, err)
 	defer c.Close()
-	must(b.t, c.SetMemoryMax(bedMemory))
-	must(b.t, c.SetPidsMax(2000))
+	must(b.t, c.SetMemoryMax(memoryBytes))
+	must(b.t, c.SetPidsMax(tasks))
 }
 
 // config is containerd's: nothing of the machine's own is touched, and nothing asks for
@@ -285,7 +293,7 @@ func (b *bed) available(dir string) (bytes, inodes int64) {
 	return int64(fs.Bavail) * fs.Frsize, int64(fs.Ffree)
 }
 
-func tool(t *testing.T, args ...string) string {
+func tool(t testing.TB, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("env", args...)
 	cmd.Env = pathWithSbin()
@@ -301,7 +309,7 @@ func pathWithSbin() []string {
 	return append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		t.Fatal(err)

@@ -17,24 +17,32 @@ const fast = 200_000_000
 func TestWhoFillsTheDiskIsEvicted(t *testing.T) {
 	for _, f := range both {
 		for _, into := range []string{intoLayer, intoLog, intoEmptyDir("data")} {
-			t.Run(f.kind+into, func(t *testing.T) {
-				n := newNode(t, f)
-				old, writer := n.Pod("old", "data"), n.Pod("writer", "data")
-				n.knows(old, map[string]any{"ephemeralStorage": map[string]int64{"requestBytes": 256 * mebibyte}})
-				n.knows(writer, nil)
-				idle := old.Writer("idle", intoEmptyDir("data"), 0, 128*mebibyte)
-				n.measured(old, 128*mebibyte)
-				n.sync(n.NodeFs)
-				n.watch("nodefs.available", n.nodeLeft("nodefs.available")-80*mebibyte)
-				writer.Writer("w", into, fast, 160*mebibyte)
-				l := n.evicted(writer)
-				if l.Signal != "nodefs.available" || l.Tier != "poll" {
-					t.Errorf("signal %s by %s", l.Signal, l.Tier)
-				}
-				n.nobodyElse(1, idle)
-			})
+			t.Run(f.kind+into, func(t *testing.T) { theWriterIsEvicted(t, f, into, 128*mebibyte, 256*mebibyte) })
 		}
 	}
+	// There is nothing to free for nodefs then, and the last figures of the writer are of before it
+	// had more than the other.
+	t.Run("images on a filesystem of their own", func(t *testing.T) {
+		theWriterIsEvicted(t, filesystems{kind: "ext4", dedicated: true}, intoEmptyDir("data"), 64*mebibyte, 0)
+	})
+}
+
+// theWriterIsEvicted, and not the other pod that holds so much of what it asked for.
+func theWriterIsEvicted(t *testing.T, f filesystems, into string, holds, request int64) {
+	n := newNode(t, f)
+	old, writer := n.Pod("old", "data"), n.Pod("writer", "data")
+	n.knows(old, map[string]any{"ephemeralStorage": map[string]int64{"requestBytes": request}})
+	n.knows(writer, nil)
+	idle := old.Writer("idle", intoEmptyDir("data"), 0, holds)
+	n.measured(old, holds)
+	n.sync(n.NodeFs)
+	n.watch("nodefs.available", n.nodeLeft("nodefs.available")-80*mebibyte)
+	writer.Writer("w", into, fast, 160*mebibyte)
+	l := n.evicted(writer)
+	if l.Signal != "nodefs.available" || l.Tier != "poll" {
+		t.Errorf("signal %s by %s", l.Signal, l.Tier)
+	}
+	n.nobodyElse(1, idle)
 }
 
 func TestWhoLittersIsEvicted(t *testing.T) {
@@ -85,22 +93,54 @@ func TestNobodyDiesWhileReclaimIsEnough(t *testing.T) {
 	}
 }
 
-func TestEmptyDirAboveItsLimitIsEvicted(t *testing.T) {
-	n := newNode(t, filesystems{kind: "ext4"})
-	large, writer := n.Pod("large", "data"), n.Pod("writer", "data")
-	n.knows(large, nil)
-	n.knows(writer, map[string]any{"volumes": []any{map[string]any{"name": "data", "sizeLimitBytes": 64 * mebibyte}}})
-	bystander := large.Writer("b", intoEmptyDir("data"), 0, 128*mebibyte)
-	n.measured(large, 128*mebibyte)
-	n.measured(writer, 0)
-	n.watch("nodefs.available", mebibyte) // never
-	writer.Writer("w", intoEmptyDir("data"), 50_000_000, 256*mebibyte)
-	l := n.evicted(writer)
-	if want := `Usage of EmptyDir volume "data" exceeds the limit "64Mi". `; !strings.Contains(l.Message, want) {
-		t.Errorf("message %q, want %q", l.Message, want)
+// A pod above a limit of its own is evicted with the kubelet's words, whoever holds most.
+func TestWhoIsAboveALimitIsEvicted(t *testing.T) {
+	const limit = 64 * mebibyte
+	container := func(name string, bytes int64) map[string]any {
+		return map[string]any{"name": name, "ephemeralStorageLimitBytes": bytes}
 	}
-	t.Logf("observed %+v", l.Observed)
-	n.nobodyElse(1, bystander)
+	// What two containers may use together is the pod's limit, and is not passed here by one.
+	ofOne := map[string]any{
+		"ephemeralStorage": map[string]any{"limitBytes": 4 * limit},
+		"containers":       []any{container("w", limit), container("other", 3*limit)},
+	}
+	const saysOne = `Container w exceeded its local ephemeral storage limit "64Mi". `
+	for name, tc := range map[string]struct {
+		knows             map[string]any
+		into, signal, say string
+	}{
+		"an emptyDir": {
+			map[string]any{"volumes": []any{map[string]any{"name": "data", "sizeLimitBytes": limit}}},
+			intoEmptyDir("data"), "emptydirfs.limit", `Usage of EmptyDir volume "data" exceeds the limit "64Mi". `,
+		},
+		// emptyDirs count for the pod and for no container.
+		"a pod": {
+			map[string]any{"ephemeralStorage": map[string]any{"limitBytes": limit}, "containers": []any{container("w", limit)}},
+			intoEmptyDir("data"), "ephemeralpodfs.limit", "Pod ephemeral local storage usage exceeds the total limit of containers 64Mi. ",
+		},
+		"a container by its layer": {ofOne, intoLayer, "ephemeralcontainerfs.limit", saysOne},
+		"a container by its log":   {ofOne, intoLog, "ephemeralcontainerfs.limit", saysOne},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, filesystems{kind: "ext4"})
+			large, writer := n.Pod("large", "data"), n.Pod("writer", "data")
+			n.knows(large, nil)
+			n.knows(writer, tc.knows)
+			bystander := large.Writer("b", intoEmptyDir("data"), 0, 2*limit)
+			n.measured(large, 2*limit)
+			n.measured(writer, 0)
+			n.watch("nodefs.available", mebibyte) // never
+			writer.Writer("w", tc.into, 50_000_000, 3*limit)
+			l := n.evicted(writer)
+			if l.Signal != tc.signal || l.Message != tc.say {
+				t.Errorf("signal %s, message %q, want %s, %q", l.Signal, l.Message, tc.signal, tc.say)
+			}
+			if o := l.Observed; o == nil || o.Capacity != limit || o.Available >= 0 {
+				t.Errorf("observed %+v, want more than the limit of %d", o, limit)
+			}
+			n.nobodyElse(1, bystander)
+		})
+	}
 }
 
 // A runtime that hangs or is gone is an alarm; figures and kills don't need it.

@@ -20,7 +20,7 @@ const (
 
 // newImage has the writer as its program, by that name and waiting, and a layer of so much of
 // its own.
-func newImage(t *testing.T, name string, ballastMebibytes int) *ociimage.Image {
+func newImage(t testing.TB, name string, ballastMebibytes int) *ociimage.Image {
 	t.Helper()
 	program, err := os.ReadFile("../../bin/disk-writer")
 	if err != nil {

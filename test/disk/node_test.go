@@ -25,7 +25,7 @@ type node struct {
 	agents int
 }
 
-func newNode(t *testing.T, f filesystems) *node {
+func newNode(t testing.TB, f filesystems) *node {
 	t.Helper()
 	n := &node{bed: newBed(t, f)}
 	n.Kubelet()

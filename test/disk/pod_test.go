@@ -178,7 +178,7 @@ func (p *pod) Kill() {
 	}
 }
 
-func killAll(t *testing.T, all *cgroupfs.FS, targets []workload.Target) {
+func killAll(t testing.TB, all *cgroupfs.FS, targets []workload.Target) {
 	t.Helper()
 	for _, target := range targets {
 		for _, file := range all.ProcsFiles(target.Cgroup) {
