@@ -134,6 +134,10 @@ demo: build ## evict a real memory hog and a real fork bomb on this machine (nee
 bench: build ## measure on this machine (root, jq, 25 minutes): docs/bench/ and the README's table
 	scripts/bench.sh
 
+.PHONY: bench-disk
+bench-disk: build ## measure evictions for disks and the disk process on this machine (root, 10 minutes): docs/bench/disk.md
+	scripts/bench-disk.sh
+
 .PHONY: bench-vm
 bench-vm: build ## two rounds of each of the same (5 minutes), into bin/ alone: inside the Vagrantfile's VM
 	scripts/bench.sh quick
