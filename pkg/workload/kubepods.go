@@ -15,6 +15,18 @@ import (
 //
 //	/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod0a1b2c3d_….slice
 
+// Below a pod are its sandbox and containers, named by the runtime after the ids of 64 digits:
+//
+//	containerd  0a1b…, cri-containerd-0a1b….scope
+//	CRI-O       crio-0a1b…, crio-0a1b….scope
+//
+// and beside each of CRI-O's its monitor, crio-conmon-0a1b…, unless conmon_cgroup puts those into
+// another slice (systemd driver alone).
+
+// isMonitor reports whether a pod's child holds a conmon. Without it CRI-O never learns how its
+// container ended.
+func isMonitor(name string) bool { return strings.HasPrefix(name, "crio-conmon-") }
+
 // podUID returns the uid of a pod from the name of its cgroup, "" for any other name.
 func podUID(name string) string {
 	if rest, ok := afterKubepods(name); ok {

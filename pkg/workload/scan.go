@@ -18,11 +18,12 @@ import (
 // Unit is a workload with the cgroups to kill.
 type Unit struct {
 	Workload
-	// Targets are a pod's container cgroups without the sandbox, which is the runtime's to
-	// remove; of any other unit the unit itself. TargetIDs are their identities.
+	// Targets are a pod's container cgroups without the runtime's own, which are the runtime's
+	// to remove: sandbox and monitors. Of any other unit the unit itself. TargetIDs are their
+	// identities.
 	Targets   []Target
 	TargetIDs []Identity
-	// Runs: something but the sandbox has a process. The sandbox of a dead pod can lie there
+	// Runs: something but these has a process. The sandbox of a dead pod can lie there
 	// empty, and is then among the targets, as nothing shows what it was.
 	Runs bool
 
@@ -304,19 +305,11 @@ func (r *Reader) Judge(u *Unit) {
 // judged anew.
 func (r *Reader) Version() uint64 { return r.rules.Load().version }
 
-// conmonPrefix begins the names of CRI-O's cgroups for its monitors, one for each container and
-// the sandbox (conmon_cgroup = "pod"). They are no containers: killed, they could not tell how
-// theirs ended, and the sandbox's runs on in a dead pod.
-const conmonPrefix = "crio-conmon-"
-
-// containers finds the pod's child cgroups, without the sandbox when there are others.
+// containers finds the pod's child cgroups, without the runtime's own when there are others.
 func (r *Reader) containers(pod *Unit) error {
 	names, _ := r.o.FS.Children(pod.Cgroup)
-	sandbox := Unit{}
+	runtimes := Unit{}
 	for _, name := range names {
-		if strings.HasPrefix(name, conmonPrefix) {
-			continue
-		}
 		dir := path.Join(pod.Cgroup, name)
 		c, err := r.o.FS.OpenToRead(dir)
 		if errors.Is(err, cgroupfs.ErrGone) {
@@ -326,8 +319,8 @@ func (r *Reader) containers(pod *Unit) error {
 			return err
 		}
 		to := pod
-		if isSandbox, isEmpty := r.inhabitants(c); isSandbox {
-			to = &sandbox
+		if isSandbox, isEmpty := r.inhabitants(c); isSandbox || isMonitor(name) {
+			to = &runtimes
 		} else {
 			pod.Runs = pod.Runs || !isEmpty
 		}
@@ -338,8 +331,8 @@ func (r *Reader) containers(pod *Unit) error {
 	switch {
 	case len(pod.Targets) > 0:
 		return nil
-	case len(sandbox.Targets) > 0:
-		pod.Targets, pod.TargetIDs = sandbox.Targets, sandbox.TargetIDs
+	case len(runtimes.Targets) > 0:
+		pod.Targets, pod.TargetIDs = runtimes.Targets, runtimes.TargetIDs
 	default:
 		pod.Targets, pod.TargetIDs = []Target{{pod.Cgroup}}, []Identity{pod.ID}
 	}

@@ -239,8 +239,11 @@ func TestTargetsLeaveTheSandboxOut(t *testing.T) {
 		"one of two is empty":      {map[string][]int{"a": nil, "b": {11}}, []Target{{pod + "/a"}, {pod + "/b"}}, true},
 		"the sandbox ends now":     {map[string][]int{"s": {99}}, []Target{{pod + "/s"}}, false},
 		"no containers":            {nil, []Target{{pod}}, false},
-		"CRI-O's monitors":         {map[string][]int{"crio-a.scope": {11}, "crio-conmon-a.scope": {13}, "crio-conmon-s": {13}, "crio-s": {10}}, []Target{{pod + "/crio-a.scope"}}, true},
-		"a monitor is left":        {map[string][]int{"crio-a.scope": nil, "crio-conmon-s.scope": {13}, "crio-s.scope": {10}}, []Target{{pod + "/crio-a.scope"}}, false},
+		"CRI-O's monitors stay": {
+			map[string][]int{"crio-a": {11}, "crio-conmon-a": {13}, "crio-s": {10}, "crio-conmon-s": {14}},
+			[]Target{{pod + "/crio-a"}}, true,
+		},
+		"a monitor of what has ended": {map[string][]int{"crio-a": nil, "crio-conmon-a": {13}}, []Target{{pod + "/crio-a"}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
@@ -248,6 +251,7 @@ func TestTargetsLeaveTheSandboxOut(t *testing.T) {
 			n.process(11, "web", 999)
 			n.process(12, "db", 999)
 			n.process(13, "conmon", -1000)
+			n.process(14, "conmon", -1000)
 			n.cgroup(pod)
 			for c, pids := range tc.containers {
 				n.cgroup(pod+"/"+c, pids...)
@@ -350,5 +354,62 @@ func TestTableAddsKnowledgeAndNoUnits(t *testing.T) {
 	}
 	if diff := cmp.Diff([]Target{{pod + "/c"}}, u.Targets); diff != "" || u.QOSClass != QOSBestEffort {
 		t.Errorf("QoS %s and targets are the path's alone (-want +got)\n%s", u.QOSClass, diff)
+	}
+}
+
+// Each runtime with each driver, by the names that a node of it has: what is to be killed of a
+// pod with a sandbox and two containers.
+func TestTargetsOfEachRuntimeAndDriver(t *testing.T) {
+	const (
+		pause  = "3f0c9a7be1d25846f7a0b9c8d7e6f5a4b3c2d1e0f9a8b7c6d5e4f3a2b1c0d9e8"
+		web    = "8d21be5f0a7c6e3b94f1d0c2a5e8b7d6c3f2a1e0d9c8b7a6f5e4d3c2b1a0f9e8"
+		db     = "c7e5a3f1b9d8c6e4a2f0b8d7c5e3a1f9b7d6c4e2a0f8b6d5c3e1a9f7b5d4c2e0"
+		uid    = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
+		fs     = "/kubepods/burstable/pod" + uid
+		slice  = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b2c3d_4e5f_4a6b_8c7d_9e0f1a2b3c4d.slice"
+		nested = "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-pod0a1b2c3d_4e5f_4a6b_8c7d_9e0f1a2b3c4d.slice"
+	)
+	for name, tc := range map[string]struct {
+		pod, root string
+		container func(id string) string // its cgroup's name
+		others    []string               // the runtime's own, with a process each
+	}{
+		"containerd, cgroupfs": {fs, "/kubepods", func(id string) string { return id }, nil},
+		"containerd, systemd":  {slice, "/kubepods.slice", func(id string) string { return "cri-containerd-" + id + ".scope" }, nil},
+		"containerd, systemd, below a cgroupRoot as kind's": {
+			nested, "/kubelet.slice/kubelet-kubepods.slice", func(id string) string { return "cri-containerd-" + id + ".scope" }, nil,
+		},
+		"CRI-O, cgroupfs": {
+			fs, "/kubepods", func(id string) string { return "crio-" + id },
+			[]string{"crio-conmon-" + pause, "crio-conmon-" + web, "crio-conmon-" + db},
+		},
+		"CRI-O, systemd, monitors in the pod": {
+			slice, "/kubepods.slice", func(id string) string { return "crio-" + id + ".scope" },
+			[]string{"crio-conmon-" + pause + ".scope", "crio-conmon-" + web + ".scope", "crio-conmon-" + db + ".scope"},
+		},
+		"CRI-O, systemd, monitors in system.slice": {slice, "/kubepods.slice", func(id string) string { return "crio-" + id + ".scope" }, nil},
+		"docker by cri-dockerd, systemd":           {slice, "/kubepods.slice", func(id string) string { return "docker-" + id + ".scope" }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.process(20, "pause", -998)
+			n.process(21, "web", 900)
+			n.process(22, "db", 900)
+			n.cgroup(tc.pod+"/"+tc.container(pause), 20)
+			n.cgroup(tc.pod+"/"+tc.container(web), 21)
+			n.cgroup(tc.pod+"/"+tc.container(db), 22)
+			for i, other := range tc.others {
+				n.process(30+i, "conmon", -1000)
+				n.cgroup(tc.pod+"/"+other, 30+i)
+			}
+			got := n.scan(Options{Roots: []string{tc.root}})[tc.pod]
+			want := []Target{{tc.pod + "/" + tc.container(web)}, {tc.pod + "/" + tc.container(db)}}
+			if got.UID != uid || got.QOSClass != QOSBurstable || !got.Runs {
+				t.Errorf("uid %q, QoS %q, runs %v", got.UID, got.QOSClass, got.Runs)
+			}
+			if diff := cmp.Diff(want, got.Targets); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
 	}
 }
