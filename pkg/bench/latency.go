@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/bench/sigtrace"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
@@ -184,7 +185,7 @@ type stand struct {
 	rate       int64
 	tier       string
 	background *background
-	trace      *sigtrace
+	trace      *sigtrace.Trace
 	// peers is the root of the tools that don't watch one.
 	peers *field
 	// tools has nil for one that can't take part.
@@ -209,7 +210,7 @@ func newStand(o LatencyOptions, rate int64, tier string) (*stand, error) {
 	if s.peers, err = newField("bench-peers", o.Scenario.amounts().limit); err != nil {
 		return s, err
 	}
-	if s.trace, err = openSigtrace(s.peers.Dir); err != nil {
+	if s.trace, err = sigtrace.Open(s.peers.Dir); err != nil {
 		return s, err
 	}
 	for _, name := range o.Tools {
@@ -302,7 +303,7 @@ func (s *stand) close() error {
 		}
 	}
 	if s.trace != nil {
-		errs = append(errs, s.trace.close())
+		errs = append(errs, s.trace.Close())
 	}
 	if s.peers != nil {
 		errs = append(errs, s.peers.close())

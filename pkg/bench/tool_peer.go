@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/bench/sigtrace"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 )
 
@@ -128,17 +129,17 @@ func (t *peerTool) play(ctx context.Context) (r Round, err error) {
 	var tids []int
 	pid, err := t.peers.onlyProcess(unit)
 	if err == nil {
-		tids, err = tasksOf(pid)
+		tids, err = sigtrace.TasksOf(pid)
 	}
 	if err == nil {
-		err = t.trace.clear()
+		err = t.trace.Clear()
 	}
 	report, endErr := c.goAndEnd(err == nil)
 	if err = errors.Join(err, endErr); err != nil {
 		return r, err
 	}
 	b := burnt{died: report.Died, diedNs: report.DiedNs, curve: fillCurve{marks: report.Marks, bytes: report.Bytes, most: t.options.Scenario.amounts().hog}}
-	if b.signalNs, _, err = t.trace.first(tids); err != nil {
+	if b.signalNs, _, err = t.trace.First(tids); err != nil {
 		return r, err
 	}
 	filled := filledAt(report.DistanceBytes, true)

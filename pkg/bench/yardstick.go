@@ -3,6 +3,7 @@ package bench
 import (
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/bench/sigtrace"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 )
 
@@ -29,10 +30,10 @@ type burnt struct {
 // burn lets the victim go and waits until it is dead, at most for patience. Where there is a
 // watch it also waits for the memory.
 func (s *stand) burn(victim *load.Load, patience time.Duration, w *memoryWatch) (b burnt, err error) {
-	if err := s.trace.clear(); err != nil {
+	if err := s.trace.Clear(); err != nil {
 		return b, err
 	}
-	tids, err := tasksOf(victim.PID())
+	tids, err := sigtrace.TasksOf(victim.PID())
 	if err != nil {
 		return b, err
 	}
@@ -48,7 +49,7 @@ func (s *stand) burn(victim *load.Load, patience time.Duration, w *memoryWatch) 
 	b.diedNs = monotonicNs()
 	b.curve = fillCurve{marks: victim.Marks(), most: s.options.Scenario.amounts().hog}
 	b.curve.bytes, _ = victim.Progress()
-	ns, ok, err := s.trace.first(tids)
+	ns, ok, err := s.trace.First(tids)
 	if ok {
 		b.signalNs = ns
 	}

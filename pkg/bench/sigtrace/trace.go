@@ -1,4 +1,6 @@
-package bench
+// Package sigtrace notes each SIGTERM and SIGKILL on the machine with the kernel's time,
+// whoever sends it.
+package sigtrace
 
 import (
 	"bufio"
@@ -13,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sigtrace notes each SIGTERM and SIGKILL on the machine with the kernel's time, whoever
-// sends it: a trace instance of its own with the event signal:signal_generate and the clock
-// "mono".
-type sigtrace struct{ mount, instance string }
+// Trace is a trace instance of its own with the event signal:signal_generate and the clock
+// "mono". It belongs to one goroutine.
+type Trace struct{ mount, instance string }
 
-func openSigtrace(dir string) (*sigtrace, error) {
-	t := &sigtrace{mount: filepath.Join(dir, "tracefs")}
+// Open begins to note, and mounts a tracefs in the directory. It takes root.
+func Open(dir string) (*Trace, error) {
+	t := &Trace{mount: filepath.Join(dir, "tracefs")}
 	if err := os.Mkdir(t.mount, 0o700); err != nil {
 		return nil, err
 	}
@@ -28,12 +30,12 @@ func openSigtrace(dir string) (*sigtrace, error) {
 	}
 	t.instance = filepath.Join(t.mount, "instances", fmt.Sprintf("ebpf-evict-bench-%d", os.Getpid()))
 	if err := t.begin(); err != nil {
-		return nil, errors.Join(fmt.Errorf("trace signal:signal_generate: %w", err), t.close())
+		return nil, errors.Join(fmt.Errorf("trace signal:signal_generate: %w", err), t.Close())
 	}
 	return t, nil
 }
 
-func (t *sigtrace) begin() error {
+func (t *Trace) begin() error {
 	if err := os.Mkdir(t.instance, 0o700); err != nil {
 		return err
 	}
@@ -49,14 +51,14 @@ func (t *sigtrace) begin() error {
 	return nil
 }
 
-// clear forgets what was noted.
-func (t *sigtrace) clear() error { return os.WriteFile(filepath.Join(t.instance, "trace"), nil, 0) }
+// Clear forgets what was noted.
+func (t *Trace) Clear() error { return os.WriteFile(filepath.Join(t.instance, "trace"), nil, 0) }
 
 // "  earlyoom-4711    [001] d....  5321.123456: signal_generate: sig=9 errno=0 code=0 comm=load-hog pid=4712 grp=1 res=0"
 var signalLine = regexp.MustCompile(`\s(\d+)\.(\d{6}): signal_generate: .* pid=(\d+) `)
 
-// tasksOf are a process's tasks: a signal to a process is generated for any one of them.
-func tasksOf(pid int) ([]int, error) {
+// TasksOf are a process's tasks: a signal to a process is generated for any one of them.
+func TasksOf(pid int) ([]int, error) {
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return nil, fmt.Errorf("list the threads of %d: %w", pid, err)
@@ -70,9 +72,9 @@ func tasksOf(pid int) ([]int, error) {
 	return tids, nil
 }
 
-// first is when the first deadly signal to one of the tasks was generated, in nanoseconds of
-// CLOCK_MONOTONIC to the microsecond.
-func (t *sigtrace) first(tids []int) (ns int64, ok bool, err error) {
+// First is when the first of these signals to one of the tasks was generated, in nanoseconds
+// of CLOCK_MONOTONIC to the microsecond.
+func (t *Trace) First(tids []int) (ns int64, ok bool, err error) {
 	f, err := os.Open(filepath.Join(t.instance, "trace"))
 	if err != nil {
 		return 0, false, err
@@ -99,7 +101,8 @@ func parseSignal(line string) (ns int64, pid int, ok bool) {
 	return seconds*1e9 + micros*1e3, pid, errors.Join(err1, err2, err3) == nil
 }
 
-func (t *sigtrace) close() error {
+// Close ends the trace, and unmounts.
+func (t *Trace) Close() error {
 	_ = os.WriteFile(filepath.Join(t.instance, "events/signal/signal_generate/enable"), []byte("0"), 0)
 	err := os.Remove(t.instance)
 	if errors.Is(err, os.ErrNotExist) {
