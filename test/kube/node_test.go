@@ -183,10 +183,12 @@ func (n *node) start() error {
 	})
 }
 
-// isReady: the node takes pods of all kinds.
-func (n *node) isReady() bool {
+func (n *node) isReady() bool { return n.takesPods(nodeName) }
+
+// takesPods of all kinds.
+func (n *node) takesPods(name string) bool {
 	var found v1.Node
-	if n.get("/api/v1/nodes/"+nodeName, &found) != nil {
+	if n.get("/api/v1/nodes/"+name, &found) != nil {
 		return false
 	}
 	return len(found.Spec.Taints) == 0 && slices.ContainsFunc(found.Status.Conditions, func(c v1.NodeCondition) bool {
