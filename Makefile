@@ -138,6 +138,10 @@ bench: build ## measure on this machine (root, jq, 25 minutes): docs/bench/ and 
 bench-disk: build ## measure evictions for disks and the disk process on this machine (root, 10 minutes): docs/bench/disk.md
 	scripts/bench-disk.sh
 
+.PHONY: bench-kube
+bench-kube: ## kubelet and agent side by side on the node of test-kube (root, jq, 25 minutes): docs/bench/ and the README's second table
+	scripts/bench-kube.sh
+
 .PHONY: bench-vm
 bench-vm: build ## two rounds of each of the same (5 minutes), into bin/ alone: inside the Vagrantfile's VM
 	scripts/bench.sh quick

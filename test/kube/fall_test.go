@@ -5,14 +5,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/bench/sigtrace"
 )
 
 // fall is what became of what pods may still allocate, as an onlooker sees it who looks every
-// third of a millisecond.
+// third of a millisecond. Times are CLOCK_MONOTONIC.
 type fall struct {
 	// Crossed is when there was less than the threshold, Dead when the load was. Where no look
 	// caught that, since the agent had signalled before the next, it is when least was left.
-	Crossed, Dead time.Time
+	Crossed, Dead time.Duration
+	// Signalled is when somebody sent the load its first SIGTERM or SIGKILL, by the kernel's trace.
+	Signalled time.Duration
 	// OvershootBytes is how far below the threshold it fell.
 	OvershootBytes int64
 }
@@ -27,7 +31,11 @@ func (p *pod) Watch(thresholdBytes int64) (wait func() fall) {
 	if len(pids) != 1 {
 		p.t.Fatalf("%d processes of the load, want one", len(pids))
 	}
+	tasks, err := sigtrace.TasksOf(pids[0])
+	must(p.t, err)
 	load, err := unix.PidfdOpen(pids[0], 0)
+	must(p.t, err)
+	signals, err := sigtrace.Open(p.t.TempDir())
 	must(p.t, err)
 	done := make(chan fall, 1)
 	go func() {
@@ -38,6 +46,13 @@ func (p *pod) Watch(thresholdBytes int64) (wait func() fall) {
 		p.t.Helper()
 		select {
 		case f := <-done:
+			first, ok, err := signals.First(tasks)
+			must(p.t, err)
+			must(p.t, signals.Close())
+			if !ok {
+				p.t.Fatalf("nobody has signalled the load of pod %s", p.Name)
+			}
+			f.Signalled = time.Duration(first)
 			return f
 		case <-time.After(2 * patience):
 			p.t.Fatalf("the load of pod %s lives", p.Name)
@@ -65,7 +80,7 @@ func watch(t testing.TB, load int, mayUse int64) (f fall) {
 			t.Error(err)
 			return f
 		}
-		now := time.Now()
+		now := monotonic()
 		if !caught && used > most {
 			most, f.Crossed = used, now
 		}
@@ -78,4 +93,10 @@ func watch(t testing.TB, load int, mayUse int64) (f fall) {
 			return f
 		}
 	}
+}
+
+func monotonic() time.Duration {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	return time.Duration(now.Nano())
 }
