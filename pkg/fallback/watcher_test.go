@@ -274,7 +274,10 @@ func TestLostForksAreNoLoss(t *testing.T) {
 		}
 		t.Fatal(why)
 	}
-	must(t, unix.SetsockoptInt(b.connector.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)) // the least
+	hear := func(bytes int) {
+		must(t, unix.SetsockoptInt(b.connector.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes))
+	}
+	hear(1) // the least
 	b.connector.leastRest = time.Hour
 	f := b.member()
 	b.tasks.Limit = b.available(b.tasks) - 100
@@ -300,12 +303,14 @@ func TestLostForksAreNoLoss(t *testing.T) {
 		t.Errorf("got %+v while the connector rests", s)
 	}
 	b.connector.restNs = sample.Now() - 1 // it is over
+	hear(connectorBuffer)                 // others fork too
 	f.fork(-1)
 	b.ArmWire(wire)
 	b.settle()
 	if tier, why := b.Tier(sample.ScopeCgroupTasks); tier != Event || !b.connector.listening {
 		t.Errorf("tier %s (%v), listening: %v, after its rest", tier, why, b.connector.listening)
 	}
+	hear(1)
 	f.fork(101)
 	b.await()
 	if b.connector.pause != mostRest {
