@@ -40,8 +40,32 @@ func realTime(t *testing.T, priority uint32, f func()) (tid int, ended chan stru
 	return <-begun, ended
 }
 
-// What the hot thread does when it waits for a thread of the crew on the only CPU.
+// tickerOf is a kernel whose timer is a thread that never looks.
+type tickerOf struct {
+	kernel
+	tid int
+}
+
+func (k tickerOf) Ticker() (tid int, looks uint64) { return k.tid, 0 }
+
+// What such a thread does when it waits for a thread of the crew on the only CPU.
 func TestWhoSpinsForALowerPriorityIsSetAside(t *testing.T) {
+	for name, tc := range map[string]struct {
+		priority uint32
+		guard    func(ctx context.Context, tid int)
+	}{
+		"the hot thread": {hotPriority, func(ctx context.Context, tid int) {
+			(&Agent{log: zerolog.Nop()}).guard(ctx, tid)
+		}},
+		"the thread that stands in for the kernel's timer": {tickerPriority, func(ctx context.Context, tid int) {
+			(&Agent{log: zerolog.Nop(), kernel: tickerOf{tid: tid}}).guard(ctx, unix.Getpid())
+		}},
+	} {
+		t.Run(name, func(t *testing.T) { spinForALower(t, tc.priority, tc.guard) })
+	}
+}
+
+func spinForALower(t *testing.T, priority uint32, guard func(ctx context.Context, tid int)) {
 	const mostSpins = 60_000_000                     // half a minute, on an emulated CPU two
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8))  // as the agent has; the one that spins keeps one
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would wait for the end of that
@@ -54,7 +78,7 @@ func TestWhoSpinsForALowerPriorityIsSetAside(t *testing.T) {
 		released.Store(true)
 	})
 	leave := make(chan struct{})
-	higher, higherEnded := realTime(t, hotPriority, func() {
+	higher, higherEnded := realTime(t, priority, func() {
 		// In a loop of its own the runtime preempts nobody.
 		urgent := unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGURG - 1)}}
 		must(t, unix.PthreadSigmask(unix.SIG_BLOCK, &urgent, nil))
@@ -72,8 +96,7 @@ func TestWhoSpinsForALowerPriorityIsSetAside(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	guarded := make(chan struct{})
-	a := &Agent{log: zerolog.Nop()}
-	go func() { defer close(guarded); a.guard(ctx, higher) }()
+	go func() { defer close(guarded); guard(ctx, higher) }()
 	<-lowerEnded
 	for attr := new(unix.SchedAttr); attr.Policy != unix.SCHED_FIFO; pauseFor(time.Millisecond) {
 		var err error
