@@ -132,7 +132,9 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	others.Go(func() { <-ctx.Done(); a.poller.wake() })
 	defer others.Wait()
 	defer cancel(nil)
-	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode, Reason: describeTiers(a.kernel)}, nil)
+	tiers := describeTiers(a.kernel)
+	a.log.Info().Str("tiers", tiers).Msg("started")
+	a.recorder.send(&record.Line{Kind: record.KindStart, Node: a.node, Mode: a.mode, Reason: tiers}, nil)
 	a.announceBackstop()
 	a.announceApart()
 	if o.Ready != nil {

@@ -135,12 +135,23 @@ func (r *recorder) announce(l *record.Line) {
 	if l.Kind == record.KindDrill && l.Outcome == record.OutcomeKilled {
 		ev = r.log.Debug() // who asked for it is told
 	}
-	ev = ev.Str("id", l.ID.String()).Str("signal", l.Signal).Str("outcome", string(l.Outcome)).
+	ev = ev.Str("id", l.ID.String()).Str("signal", l.Signal).Str("tier", l.Tier).
 		Str("cgroup", l.Victim.Cgroup).Str("reason", l.Reason)
+	if l.Outcome != "" { // a kill line has none yet
+		ev = ev.Str("outcome", string(l.Outcome))
+	}
 	if l.Timeline != nil && l.Timeline.Signalled != 0 {
-		ev = ev.Dur("crossed_to_signalled_ms", time.Duration(l.Timeline.Signalled-l.Timeline.Crossed))
+		ev = ev.Dur(sinceWhen(l.Tier), time.Duration(l.Timeline.Signalled-l.Timeline.Crossed))
 	}
 	ev.Msg(string(l.Kind))
+}
+
+// sinceWhen: a hook stamps the crossing, readings find that it was crossed before.
+func sinceWhen(tier string) string {
+	if isReading(tier) {
+		return "seen_to_signalled_ms"
+	}
+	return "crossed_to_signalled_ms"
 }
 
 // close writes what is queued and closes the journal. It takes as long as the disk does.

@@ -185,8 +185,8 @@ func TestTiersWithoutBPF(t *testing.T) {
 	found := backends{memory: TierNone, tasks: "bpf-task", memoryWhy: "refused"}.instead(Fallback{Memory: "poll", MemoryWhy: "cgroup v2", Tasks: "event"})
 	all := tiers(found)
 	for _, want := range []Tier{
-		{Signal: "memory.available", Tier: "poll", ExpectedLatencyNs: 620_000, Why: "no BPF; cgroup v2"},
-		{Signal: "allocatablePID.available", Tier: "bpf-task", ExpectedLatencyNs: 170_000},
+		{Signal: "memory.available", Tier: "poll", ExpectedLatencyNs: 740_000, Why: "no BPF; cgroup v2"},
+		{Signal: "allocatablePID.available", Tier: "bpf-task", ExpectedLatencyNs: 130_000},
 		{Signal: "imagefs.available", Tier: "poll", ExpectedLatencyNs: 50_000_000, Why: "statfs"},
 	} {
 		if !slices.Contains(all, want) {

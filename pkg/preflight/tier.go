@@ -18,11 +18,11 @@ import (
 // expected is the time from a crossing to SIGKILL on a quiet machine, with SCHED_FIFO
 // (docs/check.md has the sources).
 var expected = map[string]time.Duration{
-	record.TierCharge: 150 * time.Microsecond,
-	record.TierAlloc:  150 * time.Microsecond,
-	record.TierTask:   170 * time.Microsecond,
-	record.TierEvent:  360 * time.Microsecond,
-	record.TierPoll:   620 * time.Microsecond,
+	record.TierCharge: 140 * time.Microsecond,
+	record.TierAlloc:  140 * time.Microsecond,
+	record.TierTask:   130 * time.Microsecond,
+	record.TierEvent:  330 * time.Microsecond,
+	record.TierPoll:   740 * time.Microsecond,
 }
 
 // diskLatency is the shortest pause between two readings of a filesystem (signal.Pace).
