@@ -3,6 +3,7 @@ package fallback
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -65,6 +66,7 @@ type intentSlot struct {
 // when the process dies, as it keeps a pinned map; unlike that it also outlives a reboot
 // where it is on a disk. Methods are for any goroutine.
 type Intents struct {
+	path  string
 	mem   []byte
 	file  *intentFile
 	stale []Intent
@@ -86,7 +88,7 @@ func OpenIntents(path string) (*Intents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map the intents: %w", err)
 	}
-	i := &Intents{mem: mem, file: (*intentFile)(unsafe.Pointer(&mem[0]))}
+	i := &Intents{path: path, mem: mem, file: (*intentFile)(unsafe.Pointer(&mem[0]))}
 	if i.file.magic != intentMagic {
 		*i.file = intentFile{magic: intentMagic}
 	}
@@ -173,13 +175,16 @@ func (i *Intents) set(slot int, state uint32) {
 	}
 }
 
-// Close unmaps the file, which stays for the next start. Where an intent is still open it
-// stays mapped too: whoever is to free it may still come to it.
+// Close removes the file. Where an intent is still open it stays for the next start, and
+// mapped too: whoever is to free it may still come to it.
 func (i *Intents) Close() error {
 	for n := range i.file.slots {
 		if atomic.LoadUint32(&i.file.slots[n].state) != intentFree {
 			return nil
 		}
+	}
+	if err := os.Remove(i.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, unix.Munmap(i.mem))
 	}
 	return unix.Munmap(i.mem)
 }

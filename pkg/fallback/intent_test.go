@@ -1,6 +1,8 @@
 package fallback
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +45,9 @@ func TestIntentsOutliveTheProcess(t *testing.T) {
 		second.Free(in.Slot)
 	}
 	must(t, second.Close())
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nothing is open, and the file stays (%v)", err)
+	}
 	if third := openIntents(t, path); len(third.Stale()) != 0 {
 		t.Errorf("freed, and still there: %v", third.Stale())
 	}
