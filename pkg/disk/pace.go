@@ -67,10 +67,14 @@ const wanted = 1e6
 // maxWalks is how many walks may be under way at a time: 8 times 32 open directories.
 const maxWalks = 8
 
-// due lists the parts to visit now, the most urgent first, before all others those of growing
-// units that were not visited since freshNs; of equals that on which less was spent, lest many
-// wait for a large one; no new walk begins while too
-// many are under way.
+// isAwaited: figures are to be of after freshNs, and this one can differ much by then.
+func (u *unit) isAwaited(p *part, freshNs, nowNs uint64) bool {
+	return p.triedNs < freshNs && (p.triedNs == 0 || u.growth.grows(nowNs))
+}
+
+// due lists the parts to visit now, the most urgent first, before all others those that are
+// awaited; of equals that on which less was spent, lest many wait for a large one; no new walk
+// begins while too many are under way.
 func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs uint64) []*part {
 	type candidate struct {
 		*part
@@ -84,7 +88,7 @@ func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs ui
 				walks++
 			}
 			urgency := u.urgency(p, nowNs, horizon)
-			if p.triedNs < freshNs && u.growth.grows(nowNs) {
+			if u.isAwaited(p, freshNs, nowNs) {
 				urgency += wanted
 			}
 			if p.walk != nil || urgency >= 1 {

@@ -23,6 +23,7 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			*part
 		}
 		horizon time.Duration
+		freshNs uint64
 		want    int // how many are due
 	}{
 		"a grower after a second, an idle one after half a minute": {
@@ -57,6 +58,10 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			first:  pair(unit{}, &part{foundNs: now}),
 			second: pair(unit{}, at(20*time.Second, 1)), horizon: never, want: 1,
 		},
+		"what was never visited is awaited, though it has no counters to grow by yet": {
+			first:  pair(unit{}, &part{foundNs: now - second}),
+			second: pair(unit{}, at(300*time.Second, 1)), horizon: time.Second, freshNs: now, want: 2,
+		},
 		"a large tree lets others have their first visit": {
 			first:  pair(unit{}, &part{place: place{base: "/b"}, foundNs: now - second}),
 			second: pair(unit{}, &part{place: place{base: "/a"}, foundNs: now - second, spentNs: second}), horizon: never, want: 2,
@@ -65,7 +70,7 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := tc.first, tc.second
 			a.unit.parts, b.unit.parts = []*part{a.part}, []*part{b.part}
-			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, now, tc.horizon, 0)
+			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, now, tc.horizon, tc.freshNs)
 			if len(got) != tc.want || got[0] != a.part {
 				t.Errorf("%d due, the expected one first: %t; want %d and true", len(got), len(got) > 0 && got[0] == a.part, tc.want)
 			}

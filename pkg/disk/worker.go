@@ -511,7 +511,8 @@ func (w *worker) samples(ctx context.Context) {
 const settleWithin = time.Second
 
 // measureGrowers has units looked for, and those that grow measured, once more: one that
-// filled its disk within a second was seen last before it began. It returns when that is
+// filled its disk within a second was seen last before it began. So is what was never measured:
+// a container of a second ago has no counters yet to grow by. It returns when that is
 // done, or after settleWithin.
 func (w *worker) measureGrowers(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
@@ -544,7 +545,7 @@ func (w *worker) hasMeasured(since uint64) bool {
 	now := monotonicNs()
 	for _, u := range w.units {
 		for _, p := range u.parts {
-			if p.triedNs < since && u.growth.grows(now) {
+			if u.isAwaited(p, since, now) {
 				return false
 			}
 		}
