@@ -111,7 +111,7 @@ func (d *Decision) answer(s *Settings, m *Memory, in *Input, b *Bound) {
 	switch {
 	case in.awaits(s, b, r, d.Missing()):
 		d.Verdict, d.Reason = Wait, ReasonDying
-	case d.wantsReclaim(in, r) && !in.Reclaiming && d.Missing() <= in.credit(s, b, r):
+	case d.Reclaim.Any() && d.wantsReclaim(in, r) && !in.Reclaiming && d.Missing() <= in.credit(s, b, r):
 		d.Verdict = Reclaim // a dead victim's containers can go
 	case d.Missing() <= in.credit(s, b, r):
 		d.Verdict, d.Reason = Wait, ReasonCredit

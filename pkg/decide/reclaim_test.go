@@ -176,8 +176,6 @@ func TestADiskThatWaitsHoldsUpNobodyElse(t *testing.T) {
 	}
 }
 
-// On one filesystem the signals of all three are about the same bytes: a victim that dies
-// for one holds up and credits the others.
 // What a dead victim left may be in its containers: they are freed while it is waited for,
 // and nobody follows.
 func TestReclaimGoesOnWhileAVictimsFilesAreWaitedFor(t *testing.T) {
@@ -201,6 +199,27 @@ func TestReclaimGoesOnWhileAVictimsFilesAreWaitedFor(t *testing.T) {
 	}
 }
 
+// With images elsewhere nothing can be freed for nodefs, and whom to evict need not be known
+// while a dead victim's files are all that is missing.
+func TestNoFiguresAreAskedForWhileAVictimsFilesAreWaitedFor(t *testing.T) {
+	s := settings(bound(signal.NodeFsAvailable, "", 100, 0))
+	s.Layout = dedicatedFs
+	in := decide.Input{
+		NowNs: now, Workloads: []workload.Workload{full("/u", 10), full("/v", 10)},
+		Observations: []signal.Observation{observe(s.Bounds[0], 1)},
+		Dying:        []decide.Dying{{UID: "/u", Cgroup: "/u", Signal: signal.NodeFsAvailable, KilledNs: now - 1, HeldDisk: 1000}},
+	}
+	if d := decide.Decide(s, &decide.Memory{}, &in); d.Verdict != decide.Wait || d.Reason != decide.ReasonCredit {
+		t.Errorf("%v (%s), want to wait for the victim's files", d.Verdict, d.Reason)
+	}
+	in.Dying = nil
+	if d := decide.Decide(s, &decide.Memory{}, &in); d.Verdict != decide.Reclaim {
+		t.Errorf("without a victim %v, want new figures", d.Verdict)
+	}
+}
+
+// On one filesystem the signals of all three are about the same bytes: a victim that dies
+// for one holds up and credits the others.
 func TestOneFilesystemIsOneResource(t *testing.T) {
 	tests := map[string]struct {
 		layout      signal.Layout
