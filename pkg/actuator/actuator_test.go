@@ -13,6 +13,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -93,12 +94,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func monotonic() uint64 {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return uint64(ts.Nano())
-}
-
 func TestStrikeAndFinishKillOneUnitAndNoOther(t *testing.T) {
 	b := newBed(t)
 	victim, dying := b.unit("victim", load.Sleeper)
@@ -109,7 +104,7 @@ func TestStrikeAndFinishKillOneUnitAndNoOther(t *testing.T) {
 	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
+	if out := h.Finish(nil, sample.Now, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
 		t.Fatalf("finish: %+v", out)
 	}
 	if dying.Alive() {
@@ -182,7 +177,7 @@ func TestFrozenUnitDies(t *testing.T) {
 	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
+	if out := h.Finish(nil, sample.Now, 30*time.Second); out.Err != nil || out.DeadNs == 0 {
 		t.Errorf("finish: %+v", out)
 	}
 	if dying.Alive() {
@@ -199,7 +194,7 @@ func TestFrozenUnitThatIsAskedToEndDies(t *testing.T) {
 	h, err := Open(b.fs, &victim)
 	must(t, err)
 	defer h.Close()
-	out := h.End(nil, monotonic, 100*time.Millisecond, 30*time.Second, func() {})
+	out := h.End(nil, sample.Now, 100*time.Millisecond, 30*time.Second, func() {})
 	if out.Err != nil || out.DeadNs == 0 || dying.Alive() {
 		t.Errorf("ended as %+v; it lives: %v", out, dying.Alive())
 	}
@@ -231,7 +226,7 @@ func (b *bed) dies(unit *workload.Unit, dying *load.Load) {
 	if _, err := h.Strike(Culprit{}); err != nil {
 		b.t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(nil, monotonic, 30*time.Second); out.Err != nil || out.DeadNs == 0 || !dying.Wait(time.Minute) {
+	if out := h.Finish(nil, sample.Now, 30*time.Second); out.Err != nil || out.DeadNs == 0 || !dying.Wait(time.Minute) {
 		b.t.Errorf("finish: %+v; it lives: %v", out, dying.Alive())
 	}
 }
@@ -290,7 +285,7 @@ func TestKilledUnitThatRunsAgainIsRevived(t *testing.T) {
 	}
 	_, err = h.Strike(Culprit{})
 	must(t, err)
-	if out := h.Finish(nil, monotonic, time.Minute); out.DeadNs == 0 {
+	if out := h.Finish(nil, sample.Now, time.Minute); out.DeadNs == 0 {
 		t.Fatalf("finish: %+v", out)
 	}
 	if h.Revived() {

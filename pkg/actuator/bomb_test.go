@@ -7,6 +7,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -23,7 +24,7 @@ func TestForkBombDies(t *testing.T) {
 	if _, err := h.Strike(Culprit{}); err != nil {
 		t.Fatalf("strike: %v", err)
 	}
-	if out := h.Finish(nil, monotonic, time.Minute); out.Err != nil || out.DeadNs == 0 {
+	if out := h.Finish(nil, sample.Now, time.Minute); out.Err != nil || out.DeadNs == 0 {
 		t.Fatalf("finish: %+v", out)
 	}
 	forks, err := bomb.Progress()
@@ -71,7 +72,7 @@ func TestOnlyTargetsDie(t *testing.T) {
 	if !h.Busy() {
 		t.Error("not busy between Strike and Finish")
 	}
-	if out := h.Finish(nil, monotonic, time.Minute); out.Err != nil || out.DeadNs == 0 {
+	if out := h.Finish(nil, sample.Now, time.Minute); out.Err != nil || out.DeadNs == 0 {
 		t.Errorf("finish: %+v", out)
 	}
 	if web.Alive() || db.Alive() || !sandbox.Alive() {

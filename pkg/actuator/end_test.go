@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 func TestUnitThatHearsEndsWithinItsGrace(t *testing.T) {
@@ -15,7 +16,7 @@ func TestUnitThatHearsEndsWithinItsGrace(t *testing.T) {
 	h, err := Open(b.fs, &u)
 	must(t, err)
 	defer h.Close()
-	out := h.End(nil, monotonic, time.Hour, time.Minute, func() { t.Error("killed, though it ended by itself") })
+	out := h.End(nil, sample.Now, time.Hour, time.Minute, func() { t.Error("killed, though it ended by itself") })
 	if out.Err != nil || out.DeadNs == 0 || out.SignalledAllNs != 0 || out.Processes != 1 {
 		t.Errorf("outcome %+v, want one process that ended unkilled", out)
 	}
@@ -36,12 +37,12 @@ func TestUnitThatDoesNotHearIsKilledAfterItsGrace(t *testing.T) {
 	must(t, err)
 	defer h.Close()
 	const grace = 200 * time.Millisecond
-	asked, killed := monotonic(), uint64(0)
-	out := h.End(nil, monotonic, grace, time.Minute, func() {
+	asked, killed := sample.Now(), uint64(0)
+	out := h.End(nil, sample.Now, grace, time.Minute, func() {
 		if !deaf.Alive() || !h.Busy() {
 			t.Error("dead, or not busy, before it was killed")
 		}
-		killed = monotonic()
+		killed = sample.Now()
 	})
 	if out.Err != nil || out.DeadNs < killed || deaf.Alive() || h.Busy() {
 		t.Errorf("outcome %+v, alive: %v, busy: %v", out, deaf.Alive(), h.Busy())
@@ -57,7 +58,7 @@ func TestNobodyToAsk(t *testing.T) {
 	h, err := Open(b.fs, &u)
 	must(t, err)
 	defer h.Close()
-	out := h.End(nil, monotonic, time.Minute, time.Minute, func() { t.Error("killed nobody") })
+	out := h.End(nil, sample.Now, time.Minute, time.Minute, func() { t.Error("killed nobody") })
 	if !errors.Is(out.Err, ErrGone) || h.Busy() {
 		t.Errorf("outcome %+v, busy: %v, want ErrGone", out, h.Busy())
 	}

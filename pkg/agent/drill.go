@@ -60,8 +60,8 @@ func (d *drilling) looked(unrest *string) {
 // withdraw takes a canary back. False: the hot thread has it, and closes done at once.
 func (d *drilling) withdraw(c *canary) bool { return d.current.CompareAndSwap(c, nil) }
 
-// strikeCanary gives a canary that crossed its wire a victim's way: decide, look again,
-// claim, strike. It comes after the pass, so that a drill never delays an eviction, and like
+// strikeCanary gives a canary that crossed its wire a victim's way: look, decide, claim,
+// strike. It comes after the pass, so that a drill never delays an eviction, and like
 // a pass it allocates and reads nothing. It strikes in shadow mode too: the canary is the
 // drill's own. What it leaves out is for victims that could escape or be forgotten: the
 // intent, the condemned word, the budget.
@@ -76,15 +76,11 @@ func (a *Agent) strikeCanary(woke *sample.Sample, wokeNs uint64) {
 		c.skipped, c.reason = true, *why
 		return
 	}
-	for range 2 { // as a pass does: the second time it looks again
-		c.decision = a.considerCanary(c)
-		c.timeline.Decided = sample.Now()
-		if c.decision.Verdict != decide.Evict {
-			c.timeline.Decided = 0
-			c.spared()
-			return
-		}
+	if c.decision = a.considerCanary(c); c.decision.Verdict != decide.Evict {
+		c.spared()
+		return
 	}
+	c.timeline.Decided = sample.Now()
 	if !a.kernel.Claim(c.wire, c.seq) {
 		c.end(record.OutcomeFailed, "its crossing is claimed already")
 		return

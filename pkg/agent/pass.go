@@ -12,10 +12,10 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
-// pass is one pass: look, decide, look again at the victim, strike, record. Nothing here
-// allocates, reads text or waits until the SIGKILL is sent, but in doubt: a cgroup that the
-// scout has not seen yet (it alone is read), or may not have while everybody was stopped (all
-// are looked at); a refusal, or a victim, that may come from what is not known (likewise);
+// pass is one pass: look, decide, look at the victim if that was not read yet, strike, record.
+// Nothing here allocates, reads text or waits until the SIGKILL is sent, but in doubt: a cgroup
+// that the scout has not seen yet (it alone is read), or may not have while everybody was stopped
+// (all are looked at); a refusal, or a victim, that may come from what is not known (likewise);
 // and a fall faster than the machine can fill (the other source is read).
 func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 	a.scene.take(a.scout.current())

@@ -326,7 +326,7 @@ func TestDrillOfTwoClientsAtOnce(t *testing.T) {
 				t.Errorf("exit code %d, %q", code, errText)
 				return
 			}
-			passed(t, r.Drills, record.TierAlloc) // which helps with the kill of the drill before
+			passed(t, r.Drills, record.TierAlloc) // by which the charge hook is helped at times
 		})
 	}
 	clients.Wait()

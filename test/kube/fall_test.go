@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/bench/sigtrace"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
 // fall is what became of what pods may still allocate, as an onlooker sees it who looks every
@@ -80,7 +81,7 @@ func watch(t testing.TB, load int, mayUse int64) (f fall) {
 			t.Error(err)
 			return f
 		}
-		now := monotonic()
+		now := time.Duration(sample.Now())
 		if !caught && used > most {
 			most, f.Crossed = used, now
 		}
@@ -93,10 +94,4 @@ func watch(t testing.TB, load int, mayUse int64) (f fall) {
 			return f
 		}
 	}
-}
-
-func monotonic() time.Duration {
-	var now unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
-	return time.Duration(now.Nano())
 }
