@@ -103,6 +103,16 @@ func (x *target) dead(within time.Duration) bool {
 	}
 }
 
+// awaitNobody waits until no task is counted, which goes on for a while after its death.
+func (x *target) awaitNobody() {
+	x.t.Helper()
+	for end := time.Now().Add(soon); readInt(x.t, filepath.Join(x.dirs.pids, "pids.current")) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			x.t.Fatal("somebody is counted for good")
+		}
+	}
+}
+
 // lead is the process with its start time, moved by so many ticks.
 func (x *target) lead(ticks int64) Lead {
 	x.t.Helper()
@@ -351,8 +361,7 @@ func TestBackstopStandsDownWhenTheNomineeIsGone(t *testing.T) {
 	wire, _ := armTaskWire(t, l)
 	l.nominateOrFail(t, wire, x.nominee(l))
 	_ = x.process.Kill()
-	x.dead(soon)
-	time.Sleep(50 * time.Millisecond)
+	x.awaitNobody()
 	_, before := l.BackstopSignals()
 	provoke(t, l, time.Millisecond)
 	time.Sleep(meantime)
