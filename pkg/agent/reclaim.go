@@ -113,22 +113,24 @@ func (a *Agent) waitsForFiles() bool {
 	return false
 }
 
-// followReclaim takes the answer, and the first reading after it.
+// followReclaim takes the answer, and the first reading after it. That one may be there with
+// the answer, and a later pass would find it stale.
 func (a *Agent) followReclaim(nowNs uint64) {
 	r := &a.reclaim
-	switch r.phase {
-	case reclaimAsked:
+	if r.phase == reclaimAsked {
 		a.awaitAnswer(nowNs)
-	case reclaimAnswered:
-		o := a.observed(&a.settings.Bounds[r.bound])
-		if o != nil && o.Ns > r.doneNs && a.scout.applied.Load() == a.scout.figures.Load() || nowNs-r.doneNs > uint64(lookAfter) {
-			r.phase, r.figuresNs = reclaimLooked, nowNs
-			if r.decision.Reclaim.Containers {
-				r.containersNs = nowNs
-			}
-			if r.decision.Reclaim.Images {
-				r.imagesNs = nowNs
-			}
+	}
+	if r.phase != reclaimAnswered {
+		return
+	}
+	o := a.observed(&a.settings.Bounds[r.bound])
+	if o != nil && o.Ns > r.doneNs && a.scout.applied.Load() == a.scout.figures.Load() || nowNs-r.doneNs > uint64(lookAfter) {
+		r.phase, r.figuresNs = reclaimLooked, nowNs
+		if r.decision.Reclaim.Containers {
+			r.containersNs = nowNs
+		}
+		if r.decision.Reclaim.Images {
+			r.imagesNs = nowNs
 		}
 	}
 }
