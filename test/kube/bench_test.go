@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // BenchmarkSideBySide has the kubelet alone and then the agent evict the same pod at the same
@@ -92,8 +94,18 @@ func (n *node) round(b testing.TB, crossed crossing, flags []string) (f figures)
 	for _, p := range append(bs, h) {
 		p.remove()
 	}
-	must(b, n.await("end of memory pressure", n.isReady))
+	must(b, n.await("end of memory pressure", func() bool { return n.isReady() && n.admits(b) }))
 	return f
+}
+
+// admits reports whether the kubelet takes a pod without a request: it refuses them for as long
+// as it knows of pressure, which it tells the node's object of before and after with a delay.
+func (n *node) admits(b testing.TB) bool {
+	p := n.Submit(b, podOf("probe", []string{"wait"}))
+	defer p.remove()
+	return p.await("pod that runs or is refused", func(s *v1.Pod) bool {
+		return s.Status.Phase == v1.PodRunning || s.Status.Phase == v1.PodFailed
+	}).Status.Phase == v1.PodRunning
 }
 
 func (f figures) save(b testing.TB) {
