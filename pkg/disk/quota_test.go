@@ -3,7 +3,6 @@ package disk
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpf-evict/ebpf-evict/test/loopfs"
 	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
@@ -98,21 +98,16 @@ func wantTally(t *testing.T, base, rel string, got Tally) {
 // test.
 func mountImage(t *testing.T, fs, options string, mkfs []string) string {
 	t.Helper()
-	image := filepath.Join(t.TempDir(), "image")
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 300<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(mkfs[0], append(mkfs[1:], image)...).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	device := attachLoop(t, image)
+	loop := loopfs.Attach(t, loopfs.Image(t, 300, mkfs...))
+	t.Cleanup(func() { loop.Close() })
+	device := loop.Name()
 	dir := t.TempDir()
 	err := unix.Mount(device, dir, fs, 0, options)
 	switch {
 	case err == unix.ENODEV:
-		lacks(t, fs)
+		loopfs.Lacks(t, fs)
 	case err != nil && options != "" && !hasQuota(t, device, dir, fs):
-		lacks(t, "project quotas of "+fs+" (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA)")
+		loopfs.Lacks(t, "project quotas of "+fs+" (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA)")
 	case err != nil:
 		t.Fatalf("mount %s with options %q: %v", fs, options, err)
 	}
@@ -122,15 +117,6 @@ func mountImage(t *testing.T, fs, options string, mkfs []string) string {
 		}
 	})
 	return dir
-}
-
-// lacks ends a test that this kernel can't run; the VM has one that can.
-func lacks(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("EBPF_EVICT_FILESYSTEMS") != "" {
-		t.Fatal("kernel lacks " + what)
-	}
-	t.Skip("kernel lacks " + what)
 }
 
 // hasQuota reports whether it can't be the quotas that a mount failed for: it fails without
@@ -148,47 +134,6 @@ func hasQuota(t *testing.T, device, dir, fs string) bool {
 		t.Fatal(err)
 	}
 	return false
-}
-
-// attachLoop makes a block device of a file, which goes when nobody uses it any more.
-func attachLoop(t *testing.T, file string) string {
-	t.Helper()
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
-		lacks(t, "loop devices")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer control.Close()
-	backing, err := os.OpenFile(file, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer backing.Close()
-	for range 10 { // another may take the free one
-		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			t.Fatalf("find a free loop device: %v", err)
-		}
-		name := "/dev/loop" + strconv.Itoa(n)
-		loop, err := os.OpenFile(name, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		config := unix.LoopConfig{Fd: uint32(backing.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}}
-		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
-		if err == nil {
-			t.Cleanup(func() { loop.Close() })
-			return name
-		}
-		loop.Close()
-		if err != unix.EBUSY {
-			t.Fatalf("attach %s: %v", name, err)
-		}
-	}
-	t.Fatal("no loop device to be had")
-	return ""
 }
 
 func giveProject(t *testing.T, base, rel string, id uint32) {

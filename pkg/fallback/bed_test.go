@@ -268,11 +268,3 @@ func spawn() bool {
 	}
 	return errno == 0
 }
-
-// onDisk reports whether files there have page cache that can be dropped.
-func onDisk(t testing.TB, dir string) bool {
-	t.Helper()
-	var st unix.Statfs_t
-	must(t, unix.Statfs(dir, &st))
-	return st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/test/uncached"
 )
 
 func TestAHogCrossesOnce(t *testing.T) {
@@ -121,14 +122,12 @@ func TestTheKernelCalls(t *testing.T) {
 func TestInactiveFileIsAvailable(t *testing.T) {
 	tiers(t, sample.ScopeCgroupMemory, func(t *testing.T, b *bed) {
 		const size = 32 << 20
-		if !onDisk(t, t.TempDir()) {
-			t.Skip("no filesystem whose page cache could be dropped: the root is in memory")
-		}
+		dir := uncached.Dir(t)
 		w := b.member()
 		b.memory.Limit = b.available(b.memory) - size/2
 		wire, _ := b.place(b.memory)
 		b.settle()
-		w.do(task{File: filepath.Join(t.TempDir(), "file"), Size: size})
+		w.do(task{File: filepath.Join(dir, "file"), Size: size})
 		if now := b.available(b.memory); now < b.memory.Limit {
 			t.Fatalf("%d available below the limit of %d: the pages are not inactive", now, b.memory.Limit)
 		}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
+	"github.com/ebpf-evict/ebpf-evict/test/loopfs"
 	"github.com/ebpf-evict/ebpf-evict/test/mountns"
 )
 
@@ -39,86 +40,14 @@ func init() {
 	}
 }
 
-// openLoop finds a free loop device.
-func openLoop(t *testing.T) *os.File {
-	t.Helper()
-	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
-		t.Skip("kernel lacks loop devices")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer control.Close()
-	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
-	if err != nil {
-		t.Fatalf("find a free loop device: %v", err)
-	}
-	loop, err := os.OpenFile("/dev/loop"+strconv.Itoa(n), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return loop
-}
-
-// image is a new file of that size with a filesystem in it.
-func image(t *testing.T, mebibytes int64, mkfs ...string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
-	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, mebibytes<<20)); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("env", append([]string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin"}, append(mkfs, path)...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s (scripts/deps.sh installs it): %v\n%s", mkfs[0], err, out)
-	}
-	return path
-}
-
-// mount mounts an image on a loop device that frees itself.
-func mount(t *testing.T, image, dir, fstype string) {
-	t.Helper()
-	var loop *os.File
-	for attempt := 0; ; attempt++ {
-		loop = openLoop(t)
-		file, err := os.OpenFile(image, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		config := unix.LoopConfig{Fd: uint32(file.Fd())}
-		config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
-		err = unix.IoctlLoopConfigure(int(loop.Fd()), &config)
-		file.Close()
-		if err == nil {
-			break
-		}
-		loop.Close()
-		if !errors.Is(err, unix.EBUSY) || attempt == 10 { // somebody else took it
-			t.Fatalf("configure %s: %v", loop.Name(), err)
-		}
-	}
-	defer loop.Close()
-	err := unix.Mount(loop.Name(), dir, fstype, 0, mountOptions[fstype])
-	if errors.Is(err, unix.ENODEV) {
-		t.Skipf("kernel lacks %s", fstype)
-	}
-	if err != nil {
-		t.Fatalf("mount %s: %v", fstype, err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-}
-
 // mountOptions keep xfs from setting aside up to the size of a file that grows: it does
 // count as used until the file is closed, and hides what was written.
-var mountOptions = map[string]string{"xfs": "allocsize=64k"}
+var mountOptions = map[string]string{"mkfs.xfs": "allocsize=64k"}
 
 // mounted is a directory with a new filesystem.
 func mounted(t *testing.T, mebibytes int64, mkfs ...string) string {
 	t.Helper()
-	openLoop(t).Close() // says what is missing before mkfs does
-	dir := t.TempDir()
-	mount(t, image(t, mebibytes, mkfs...), dir, strings.TrimPrefix(mkfs[0], "mkfs."))
-	return dir
+	return loopfs.New(t, mebibytes, mountOptions[mkfs[0]], mkfs...)
 }
 
 var (
@@ -351,12 +280,12 @@ func createSubvolume(parent *os.File, name string) error {
 func TestRealUnmount(t *testing.T) {
 	mountns.Run(t, func(t *testing.T) {
 		node := mounted(t, 64, ext4...)
-		disk := image(t, 64, ext4...)
+		disk := loopfs.Image(t, 64, ext4...)
 		images := filepath.Join(t.TempDir(), "images")
 		if err := os.Mkdir(images, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		mount(t, disk, images, "ext4")
+		loopfs.Mount(t, disk, images, "ext4", "")
 		d := NewDisks(DiskOptions{Paths: DiskPaths{NodeFs: node, ImageFs: images}})
 		before := step(t, d, ImageFsAvailable)
 
@@ -391,7 +320,7 @@ func TestRealUnmount(t *testing.T) {
 		}
 		wants("made again, and not mounted", ErrMoved)
 		holder.Close()
-		mount(t, disk, images, "ext4")
+		loopfs.Mount(t, disk, images, "ext4", "")
 		d.Redetect() // the loop device may be another one
 		wants("mounted again", nil)
 		if after := step(t, d, ImageFsAvailable); after.Capacity != before.Capacity {
@@ -405,7 +334,7 @@ func TestRealUnmount(t *testing.T) {
 func TestRealHang(t *testing.T) {
 	mountns.Run(t, func(t *testing.T) {
 		if _, err := os.Stat("/dev/fuse"); errors.Is(err, os.ErrNotExist) {
-			t.Skip("kernel lacks FUSE")
+			loopfs.Lacks(t, "FUSE")
 		}
 		node, images := t.TempDir(), t.TempDir()
 		server := startFuse(t, images)

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,30 +16,8 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+	"github.com/ebpf-evict/ebpf-evict/test/loopfs"
 )
-
-// mounted is a filesystem of its own in an image file, unmounted when the test ends.
-func mounted(t *testing.T, mebibytes int64, mkfs ...string) string {
-	t.Helper()
-	if _, err := os.Stat("/dev/loop-control"); errors.Is(err, os.ErrNotExist) {
-		t.Skip("kernel lacks loop devices")
-	}
-	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
-	must(t, os.WriteFile(image, nil, 0o600))
-	must(t, os.Truncate(image, mebibytes<<20))
-	tool(t, append(mkfs, image)...)
-	tool(t, "mount", "-o", "loop", image, dir)
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
-
-func tool(t *testing.T, args ...string) {
-	t.Helper()
-	cmd := exec.Command("env", append([]string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin"}, args...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s (scripts/deps.sh installs it): %v\n%s", args[0], err, out)
-	}
-}
 
 // figures writes what each unit holds on disk, read now.
 func (w *world) figures(bytesOf, inodesOf map[string]int64) {
@@ -95,7 +72,7 @@ func TestFullDiskEvictsByTheFiguresSupplied(t *testing.T) {
 		{320, []string{"mkfs.xfs", "-q"}},
 	} {
 		t.Run(fs.mkfs[0]+" bytes", func(t *testing.T) {
-			dir := mounted(t, fs.mebibytes, fs.mkfs...)
+			dir := loopfs.New(t, fs.mebibytes, "", fs.mkfs...)
 			diskScene(t, dir, "nodefs.available", func(w *world) (threshold int64, fill func() error) {
 				bytes, _ := w.available(dir)
 				n := 0
@@ -106,7 +83,7 @@ func TestFullDiskEvictsByTheFiguresSupplied(t *testing.T) {
 			})
 		})
 		t.Run(fs.mkfs[0]+" inodes", func(t *testing.T) {
-			dir := mounted(t, fs.mebibytes, fs.mkfs...)
+			dir := loopfs.New(t, fs.mebibytes, "", fs.mkfs...)
 			diskScene(t, dir, "nodefs.inodesFree", func(w *world) (threshold int64, fill func() error) {
 				_, inodes := w.available(dir)
 				n := 0
@@ -165,7 +142,7 @@ func diskScene(t *testing.T, dir, signal string, prepare func(*world) (threshold
 // What the container runtime can remove goes first: with images enough nobody dies.
 func TestImagesGoBeforeAUnit(t *testing.T) {
 	bin := binary(t)
-	dir := mounted(t, 64, "mkfs.ext4", "-q")
+	dir := loopfs.New(t, 64, "", "mkfs.ext4", "-q")
 	w := newWorld(t)
 	unit := w.load("unit", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
 	image := filepath.Join(dir, "image")
@@ -223,7 +200,7 @@ func TestEmptyDirAboveItsLimitIsEvicted(t *testing.T) {
 // A filesystem that goes away costs its own signals, and memory is protected all the same.
 func TestVanishedDiskLeavesMemoryProtected(t *testing.T) {
 	binary(t)
-	dir := mounted(t, 64, "mkfs.ext4", "-q")
+	dir := loopfs.New(t, 64, "", "mkfs.ext4", "-q")
 	w := newWorld(t)
 	bystander := w.load("bystander", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
 	w.figures(map[string]int64{"bystander": 60 << 20}, nil)
@@ -249,7 +226,7 @@ func TestVanishedDiskLeavesMemoryProtected(t *testing.T) {
 // Without figures nobody is killed for a disk: an alarm, once.
 func TestDiskWithoutFiguresKillsNobody(t *testing.T) {
 	binary(t)
-	dir := mounted(t, 64, "mkfs.ext4", "-q")
+	dir := loopfs.New(t, 64, "", "mkfs.ext4", "-q")
 	w := newWorld(t)
 	unit := w.load("unit", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
 	w.extra = w.onDisk(dir)

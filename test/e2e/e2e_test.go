@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 			os.Exit(inCgroupNamespace(os.Args[2:]))
 		case "read-file":
 			os.Exit(readFile(os.Args[2:]))
+		case "write-into":
+			os.Exit(writeInto(os.Args[2:]))
 		case "without-btf":
 			os.Exit(withoutBTF(os.Args[2:]))
 		case "without-cap-bpf":

@@ -8,20 +8,21 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+	"github.com/ebpf-evict/ebpf-evict/test/loopfs"
 )
 
 // The disk process finds out who writes, and the agent evicts by what it says.
 func TestFullDiskEvictsTheWriterThatWasMeasured(t *testing.T) {
 	binary(t)
-	dir := mounted(t, 96, "mkfs.ext4", "-q")
+	dir := loopfs.New(t, 96, "", "mkfs.ext4", "-q")
 	w := newWorld(t)
 	old := w.load("old", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
 	writer := w.load("writer", load.Spec{Kind: load.Sleeper, Hold: 1 << 20})
@@ -129,18 +130,26 @@ func (w *world) measured(unit string) int64 {
 // writeInto has a process of the unit write 4 MiB a second, until it is killed.
 func (w *world) writeInto(unit, dir string) {
 	w.t.Helper()
-	cmd := exec.Command("sh", "-c", `read go; while :; do n=$((n + 1)); head -c 1048576 /dev/zero >"$1/$n" || sleep 1; sleep 0.25; done`, "sh", dir)
+	cmd := exec.Command("/proc/self/exe", "write-into", strings.Join(w.fs.ProcsFiles(path.Join(w.root, unit)), ","), dir)
+	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	start, err := cmd.StdinPipe()
-	must(w.t, err)
-	must(w.t, cmd.Start())
+	must(w.t, startForGood(cmd))
 	w.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for _, procs := range w.fs.ProcsFiles(path.Join(w.root, unit)) {
-		must(w.t, os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)), 0))
+}
+
+// writeInto joins cgroups and writes files for good; what finds no room is tried again.
+func writeInto(args []string) int {
+	for file := range strings.SplitSeq(args[0], ",") {
+		if err := os.WriteFile(file, []byte("0"), 0); err != nil {
+			fmt.Fprintln(os.Stderr, "write-into:", err)
+			return 1
+		}
 	}
-	_, err = start.Write([]byte("\n"))
-	must(w.t, err)
+	for n := 0; ; n++ {
+		_ = os.WriteFile(filepath.Join(args[1], fmt.Sprint(n)), make([]byte, 1<<20), 0o600)
+		time.Sleep(250 * time.Millisecond)
+	}
 }

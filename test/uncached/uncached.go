@@ -1,4 +1,4 @@
-// Package uncached makes files that are to be read from a disk.
+// Package uncached makes files and directories on a disk, for the page cache that they have.
 package uncached
 
 import (
@@ -8,13 +8,42 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/test/loopfs"
 )
 
+// diskEnv names the disk of the VM, whose files are all in memory.
+const diskEnv = "EBPF_EVICT_DISK"
+
+// Dir is a directory of the test's own on a disk, on a new filesystem of the one that
+// EBPF_EVICT_DISK names. It is skipped where there is neither.
+func Dir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type != unix.TMPFS_MAGIC && fs.Type != unix.RAMFS_MAGIC {
+		return dir
+	}
+	disk := os.Getenv(diskEnv)
+	if disk == "" {
+		t.Skip("no filesystem whose page cache could be dropped: the directory for temporary files is in memory")
+	}
+	loopfs.Make(t, disk, "mkfs.ext4", "-q", "-F")
+	if err := unix.Mount(disk, dir, "ext4", 0, ""); err != nil {
+		t.Fatalf("mount %s: %v", disk, err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
 // File is a file of at least so many bytes of which nothing is in the page cache: the disk
-// itself where EBPF_EVICT_DISK names one, as in the VM, whose files are all in memory.
+// itself where EBPF_EVICT_DISK names one.
 func File(t *testing.T, bytes int) string {
 	t.Helper()
-	name := os.Getenv("EBPF_EVICT_DISK")
+	name := os.Getenv(diskEnv)
 	if name == "" {
 		name = filepath.Join(t.TempDir(), "file")
 		if err := os.WriteFile(name, make([]byte, bytes), 0o600); err != nil {
