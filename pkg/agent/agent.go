@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
@@ -62,8 +61,6 @@ type Agent struct {
 	passedNs  uint64
 	// onlyCrossings: this turn is for a crossing or for nothing; no clock asked for it.
 	onlyCrossings bool
-	// turns counts those that were begun, for the guard.
-	turns atomic.Uint64
 
 	backstop backstop
 	slow     bool // the hot thread has no real-time priority
@@ -118,8 +115,7 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var others sync.WaitGroup
 	if hasOneCPU() {
-		hot := unix.Gettid()
-		others.Go(func() { a.guard(ctx, hot) })
+		others.Go(func() { guard(ctx, a.log) })
 	}
 	others.Go(func() { a.scout.run(ctx) })
 	others.Go(func() { a.scout.changes.listen(ctx, a.scout.kick) })
@@ -145,7 +141,6 @@ func (a *Agent) watch(ctx context.Context, o Options, p *plan) error {
 		due := sample.Now() + uint64(patience)
 		only := a.poller.wait(patience)
 		woke := sample.Now()
-		a.turns.Add(1)
 		a.onlyCrossings = only && woke-a.passedNs < uint64(patience)
 		a.clocked, a.late = true, woke > due+uint64(mostLate)
 		if err := a.turn(woke); err != nil {

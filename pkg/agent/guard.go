@@ -1,10 +1,15 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"runtime"
+	"strconv"
+	"sync"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,65 +24,123 @@ const (
 // hasOneCPU: with a second one, the kernel moves a real-time thread that is preempted there.
 func hasOneCPU() bool { return runtime.NumCPU() == 1 }
 
-// guard ends a standstill of the hot thread, or of the one that stands in for the kernel's timer.
-// Coming back from a system call it spins while another thread of Go's runtime takes its P away and
-// has marked its goroutine for that (setBlockOnExitSyscall in runtime/proc.go, Go 1.26). One of a
-// lower real-time priority on the same CPU would never run again: the kernel's throttle stops
-// real-time threads all at once. It lets ordinary ones run for 50 ms of each second, which in a
-// fork bomb are hundreds: minutes. The guard, which has slept, is among the first of them. It sees
-// that such a thread uses its CPU and ends no turn, and makes all threads alike for a moment.
-func (a *Agent) guard(ctx context.Context, hot int) {
+// guard ends a standstill of a real-time thread. Coming back from a system call it spins while
+// another thread of Go's runtime takes its P away and has marked its goroutine for that
+// (setBlockOnExitSyscall in runtime/proc.go, Go 1.26). One of a lower real-time priority, or of
+// none, on the same CPU would never run again: the kernel's throttle stops real-time threads all at
+// once. It lets ordinary ones run for 50 ms of each second, which in a fork bomb are hundreds:
+// minutes. The guard, which has slept, is among the first of them. It sees that such a thread uses
+// its CPU and never sleeps, and makes all threads alike for a moment.
+func guard(ctx context.Context, log zerolog.Logger) {
 	look := time.NewTicker(guardEvery)
 	defer look.Stop()
-	was := a.progress(hot)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-look.C:
 		}
-		is := a.progress(hot)
-		if is[0].standsStill(was[0]) || is[1].standsStill(was[1]) {
+		if tid := realTime.standingStill(); tid != 0 {
 			err := evenly(func() { time.Sleep(evenFor) })
-			a.log.Warn().Err(err).Msg("a real-time thread stood still; let the others run")
+			log.Warn().Err(err).Int("tid", tid).Msg("a real-time thread stood still; let the others run")
 		}
-		was = is
 	}
 }
 
-// progress is of a thread: how many turns it has ended, and what it has used of its CPUs.
+// realTime are the threads of this process that are.
+var realTime guarded
+
+// guarded are threads that the guard has an eye on. A look makes no garbage.
+type guarded struct {
+	mu      sync.Mutex
+	threads []thread
+	text    [4096]byte
+}
+
+// thread has the open file /proc/self/task/TID/status.
+type thread struct {
+	tid, status int
+	was         progress
+}
+
+// progress is of a thread: how often it has slept, and what it has used of its CPUs. Who spins in
+// sched_yield(2) has not slept: the kernel counts that as if it were preempted.
 type progress struct {
-	turns uint64
-	used  time.Duration
+	sleeps uint64
+	used   time.Duration
 }
 
 func (p progress) standsStill(before progress) bool {
-	return p.turns == before.turns && p.used-before.used > guardEvery/2
+	return p.sleeps == before.sleeps && p.used-before.used > guardEvery/2
 }
 
-// progress is that of the hot thread, and of the one that stands in for the kernel's timer, if
-// there is one.
-func (a *Agent) progress(hot int) [2]progress {
-	p := [2]progress{{a.turns.Load(), cpuTime(hot)}}
-	if k, ok := a.kernel.(ticking); ok {
-		if tid, looks := k.Ticker(); tid != 0 {
-			p[1] = progress{looks, cpuTime(tid)}
-		}
+// add has the calling thread guarded, which keeps its goroutine to its end.
+func (g *guarded) add() error {
+	tid := unix.Gettid()
+	status, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/status", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the status of a thread: %w", err)
 	}
-	return p
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.threads = append(g.threads, thread{tid: tid, status: status})
+	g.look() // those that have ended go
+	return nil
 }
 
-// ticking is a kernel whose timer may be a thread: its number, or 0, and how often it has looked.
-type ticking interface {
-	Ticker() (tid int, looks uint64)
+// standingStill is one that has stood still since the last call, or 0.
+func (g *guarded) standingStill() (tid int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.look()
 }
 
-// cpuTime is what a thread of this process has used of its CPUs; 0 when it is gone.
-func cpuTime(tid int) time.Duration {
+func (g *guarded) look() (stands int) {
+	kept := g.threads[:0]
+	for _, t := range g.threads {
+		is, err := g.progress(t)
+		if err != nil { // it has ended
+			_ = unix.Close(t.status)
+			continue
+		}
+		if is.standsStill(t.was) {
+			stands = t.tid
+		}
+		t.was = is
+		kept = append(kept, t)
+	}
+	g.threads = kept
+	return stands
+}
+
+func (g *guarded) progress(t thread) (p progress, err error) {
+	if p.used, err = cpuTime(t.tid); err != nil || p.used == t.was.used {
+		return t.was, err // it sleeps on
+	}
+	n, err := unix.Pread(t.status, g.text[:], 0)
+	if err != nil {
+		return p, err
+	}
+	p.sleeps, err = sleepsOf(g.text[:n])
+	return p, err
+}
+
+// sleepsOf reads how often a thread has slept.
+//
+//	voluntary_ctxt_switches:	150
+func sleepsOf(status []byte) (uint64, error) {
+	_, rest, found := bytes.Cut(status, []byte("\nvoluntary_ctxt_switches:\t"))
+	digits, _, ended := bytes.Cut(rest, []byte("\n"))
+	if !found || !ended {
+		return 0, fmt.Errorf("a thread's status has no voluntary_ctxt_switches")
+	}
+	return strconv.ParseUint(string(digits), 10, 64) // which keeps no string: there is no garbage
+}
+
+// cpuTime is what a thread of this process has used of its CPUs.
+func cpuTime(tid int) (time.Duration, error) {
 	const ofThread, scheduled = 4, 2 // CPUCLOCK_PERTHREAD_MASK and CPUCLOCK_SCHED, include/linux/posix-timers_types.h
 	var used unix.Timespec
-	if err := unix.ClockGettime(int32(^tid<<3|ofThread|scheduled), &used); err != nil {
-		return 0
-	}
-	return time.Duration(used.Nano())
+	err := unix.ClockGettime(int32(^tid<<3|ofThread|scheduled), &used)
+	return time.Duration(used.Nano()), err
 }

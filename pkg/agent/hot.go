@@ -23,7 +23,7 @@ const (
 	hotPriority    = 50
 	tickerPriority = 45
 	crewPriority   = 40
-	// scoutPriority is the scout\'s where there is no BPF.
+	// scoutPriority is the scout's where there is no BPF.
 	scoutPriority = 30
 )
 
@@ -103,6 +103,9 @@ func raise(log zerolog.Logger, priority uint32) bool {
 	class, err := Raise(priority)
 	switch class {
 	case ClassFIFO:
+		if err := realTime.add(); err != nil {
+			log.Warn().Err(err).Msg("a real-time thread is not guarded")
+		}
 	case ClassSlice, ClassNice:
 		log.Warn().Err(err).Str("class", string(class)).
 			Msg("degraded: no SCHED_FIFO, kills may take milliseconds under load; needs CAP_SYS_NICE, and on cgroup v1 a cpu cgroup with cpu.rt_runtime_us")

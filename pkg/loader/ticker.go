@@ -17,10 +17,7 @@ type ticker struct {
 	look  testRun
 	timer int // timerfd
 	// placed counts the calls of Tick: what was placed behind a look wants another.
-	placed atomic.Uint32
-	// tid is the thread's number, looks how often it has looked: for who guards it.
-	tid     atomic.Int32
-	looks   atomic.Uint64
+	placed  atomic.Uint32
 	closing atomic.Bool
 	ended   chan struct{}
 	log     zerolog.Logger
@@ -35,7 +32,6 @@ func startTicker(look testRun, raise func(), log zerolog.Logger) (*ticker, error
 	t := &ticker{look: look, timer: fd, ended: make(chan struct{}), log: log}
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread's priority must not leak to others
-		t.tid.Store(int32(unix.Gettid()))
 		if raise != nil {
 			raise()
 		}
@@ -62,7 +58,6 @@ func (t *ticker) run() error {
 		if err != nil {
 			next = uint32(lookAgain) // the kernel has no memory for the run
 		}
-		t.looks.Add(1)
 		if err := t.set(time.Duration(next)); err != nil {
 			return err
 		}
@@ -83,15 +78,6 @@ const (
 func (t *ticker) Tick() error {
 	t.placed.Add(1)
 	return t.set(atOnce)
-}
-
-// Ticker is the thread that stands in for the far timer, 0 where the kernel has one or the thread
-// is yet to begin, and how often it has looked.
-func (l *Loader) Ticker() (tid int, looks uint64) {
-	if l.ticker == nil {
-		return 0, 0
-	}
-	return int(l.ticker.tid.Load()), l.ticker.looks.Load()
 }
 
 // set has the timer expire once, so much later.
