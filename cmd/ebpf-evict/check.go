@@ -128,7 +128,7 @@ func reportTable(r *preflight.Report) string {
 			t.line(false, "diskDirectories", dir+" is not there: its units have no figure, and are not evicted for a disk")
 		}
 	}
-	t.group("signals: tier, crossing to SIGKILL, why")
+	t.group("signals: tier, crossing to SIGKILL" + latencyCaveat(&r.Scheduling) + ", why")
 	for _, s := range sameTiers(r.Tiers) {
 		t.line(s.Tier != preflight.TierNone, s.Signal, fmt.Sprintf("%-11s%-14s%s", s.Tier, latencyOf(s), s.Why))
 	}
@@ -220,6 +220,14 @@ func sameTiers(tiers []preflight.Tier) []preflight.Tier {
 }
 
 const allDisks = "nodefs, imagefs, containerfs"
+
+// latencyCaveat is for figures that hold for a real-time thread on a quiet machine.
+func latencyCaveat(s *preflight.Scheduling) string {
+	if s.OK {
+		return " on a quiet machine"
+	}
+	return fmt.Sprintf(" on a quiet machine (under load, with %s scheduling, milliseconds)", s.Class)
+}
 
 func latencyOf(t preflight.Tier) string {
 	if t.ExpectedLatencyNs == 0 {

@@ -37,12 +37,13 @@ func Raise(priority uint32) (Class, error) {
 	if err == nil {
 		return ClassFIFO, nil
 	}
+	err = fmt.Errorf("%s: %w", ClassFIFO, err)
 	slice := unix.SchedAttr{
 		Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: -20, Runtime: uint64(shortestSlice.Nanoseconds()),
 		Flags: unix.SCHED_FLAG_RESET_ON_FORK,
 	}
 	if sliceErr := unix.SchedSetAttr(0, &slice, 0); sliceErr != nil {
-		return ClassNone, errors.Join(err, sliceErr)
+		return ClassNone, errors.Join(err, fmt.Errorf("%s: %w", ClassNice, sliceErr))
 	}
 	// Before 6.12 the runtime is ignored, and reads back as 0.
 	if got, getErr := unix.SchedGetAttr(0, 0); getErr == nil && got.Runtime == slice.Runtime {

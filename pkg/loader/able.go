@@ -3,6 +3,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -34,8 +35,11 @@ func abilities(o Options, types *kernelTypes) (able, error) {
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return able{reach: ReachNone}, nil
 	}
+	if errors.Is(err, os.ErrPermission) {
+		return able{}, ErrPrivilege // of any program, not of this one
+	}
 	if err != nil {
-		return able{}, fmt.Errorf("try bpf_timer: %w", explain(err))
+		return able{}, fmt.Errorf("try bpf_timer: %w", err)
 	}
 	reach, err := reach(types)
 	return able{timers: true, reach: reach}, err

@@ -179,6 +179,11 @@ func TestABTFFileThatIsNoneIsRefused(t *testing.T) {
 			t.Errorf("open with %s: %v, want an error that names it", name, err)
 		}
 	}
+	for name, want := range map[string]bool{file: true, "/proc/self/exe": true, file + "-missing": false, filepath.Dir(file): false} {
+		if _, err := loadTypes(name); errors.Is(err, ErrNotBTF) != want {
+			t.Errorf("types of %s: %v, want %t for %q", name, err, want, ErrNotBTF)
+		}
+	}
 }
 
 func TestAFileOfAnotherKernelIsTold(t *testing.T) {

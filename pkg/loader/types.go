@@ -21,6 +21,9 @@ const KernelBTF = "/sys/kernel/btf/vmlinux"
 // which no hook of ours can be attached, or that its types are hidden here.
 var ErrNoBTF = errors.New("the kernel has no BTF (" + KernelBTF + "): it needs CONFIG_DEBUG_INFO_BTF=y, or, where that is only hidden here, --btf with a copy")
 
+// ErrNotBTF means that Options.BTF names a file that holds no types.
+var ErrNotBTF = errors.New("no BTF is in the file: it is to be a copy of " + KernelBTF + ", or an ELF file of this kernel with a section .BTF")
+
 // ErrForeignBTF means that Options.BTF names a file of another kernel.
 var ErrForeignBTF = errors.New("the BTF file is not this kernel's")
 
@@ -45,6 +48,9 @@ func loadTypes(file string) (*kernelTypes, error) {
 	}
 	var err error
 	if t.spec, err = btf.LoadSpec(file); err != nil {
+		if path := new(os.PathError); !errors.As(err, &path) { // it could be read
+			err = fmt.Errorf("%w (%w)", ErrNotBTF, err)
+		}
 		return nil, fmt.Errorf("read the BTF file %s: %w", file, err)
 	}
 	return t, t.fillCache()

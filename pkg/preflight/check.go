@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
@@ -55,10 +56,24 @@ func (r *Report) probe(o loader.Options) {
 	for _, h := range hooks {
 		hook := Hook{Program: h.Program, Section: h.Section, OK: h.Err == nil, Unused: h.Unused}
 		if h.Err != nil {
-			hook.Error = words(h.Err)
+			hook.Error = r.refusal(h.Err)
 		}
 		r.Hooks = append(r.Hooks, hook)
 	}
+}
+
+// refusal is why a program does not load. Without the rights to none does, wherever the kernel
+// noticed; with them it is the kernel that refuses this one.
+func (r *Report) refusal(err error) string {
+	if errors.Is(err, unix.EPERM) && !r.mayLoad() {
+		return "operation not permitted: needs CAP_BPF and CAP_PERFMON"
+	}
+	return words(err)
+}
+
+// mayLoad reports whether this process has the rights to load programs that trace.
+func (r *Report) mayLoad() bool {
+	return held(r.Capabilities, "CAP_SYS_ADMIN") || held(r.Capabilities, "CAP_BPF") && held(r.Capabilities, "CAP_PERFMON")
 }
 
 // judge says what is missing for this configuration in enforce mode.
@@ -95,7 +110,7 @@ func (r *Report) judge(o Options, euid int, fs *cgroupfs.FS) {
 // needPrograms names the reasons that are known, or has the kernel's words.
 func (r *Report) needPrograms(need func(what, get string)) {
 	known := len(r.Missing)
-	if !held(r.Capabilities, "CAP_SYS_ADMIN") {
+	if !r.mayLoad() {
 		for _, name := range []string{"CAP_BPF", "CAP_PERFMON"} {
 			if !held(r.Capabilities, name) {
 				need(name, "run as root of the host, or add it: BPF programs can't be loaded")

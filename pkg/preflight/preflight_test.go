@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
@@ -178,6 +180,25 @@ func TestWhatIsMissing(t *testing.T) {
 				t.Errorf("protects: %t", r.Protects)
 			}
 		})
+	}
+}
+
+func TestWhyAProgramIsRefused(t *testing.T) {
+	notPermitted := fmt.Errorf("map .bss: map create: %w", unix.EPERM)
+	for name, tt := range map[string]struct {
+		lost []string
+		err  error
+		want string
+	}{
+		"without the rights":           {[]string{"CAP_SYS_ADMIN", "CAP_PERFMON"}, notPermitted, "operation not permitted: needs CAP_BPF and CAP_PERFMON"},
+		"by the kernel":                {nil, notPermitted, "map .bss: map create: operation not permitted"},
+		"for another reason than that": {[]string{"CAP_SYS_ADMIN", "CAP_BPF"}, unix.E2BIG, "argument list too long"},
+	} {
+		r := well()
+		r.lose(tt.lost...)
+		if got := r.refusal(tt.err); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
 	}
 }
 

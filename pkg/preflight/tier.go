@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -40,6 +41,9 @@ func (r *Report) tryPrograms(o loader.Options) (b backends) {
 	l, err := loader.Open(o)
 	if err != nil {
 		r.Programs.Error = words(err)
+		if errors.Is(err, loader.ErrForeignBTF) {
+			r.BTF.OK, r.BTF.Error = false, r.Programs.Error
+		}
 		return backends{memory: TierNone, tasks: TierNone, memoryWhy: r.Programs.Error, tasksWhy: r.Programs.Error}
 	}
 	defer func() { _ = l.Close() }()
