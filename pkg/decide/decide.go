@@ -139,10 +139,11 @@ func (d *Decision) wantsReclaim(in *Input, r resource) bool {
 func (d *Decision) Missing() int64 { return sub(d.TargetAvailable, d.Observed.Available) }
 
 // pick names the victim: the first of Rank that may be evicted and is not dying already,
-// found in one scan. The reason why the bound asks for it stays.
+// found in one scan. The reason why the bound asks for it stays. Nobody dies in the place of one
+// that would precede it if it held all that it can have filled.
 func (d *Decision) pick(s *Settings, in *Input, b *Bound) {
-	unknown := false
-	var first place
+	r, unmeasured, unknown := s.resourceOf(b.Signal), -1, false
+	var first, worst place
 	for i := range in.Workloads {
 		w := &in.Workloads[i]
 		if !b.covers(w.Cgroup) {
@@ -155,10 +156,20 @@ func (d *Decision) pick(s *Settings, in *Input, b *Bound) {
 				d.Victim, first = i, p
 			}
 		case noUsage:
-			unknown = unknown || !in.isDying(b, w)
+			if in.isDying(b, w) {
+				continue
+			}
+			unknown = true
+			if most := s.mayHold(r, w); most > 0 {
+				if p := s.placeOf(r, w, most); unmeasured < 0 || p.compare(&worst) < 0 {
+					unmeasured, worst = i, p
+				}
+			}
 		}
 	}
 	switch {
+	case d.Victim >= 0 && unmeasured >= 0 && worst.compare(&first) < 0:
+		d.Verdict, d.Reason, d.Victim, d.Unmeasured = Refuse, ReasonUnmeasured, -1, unmeasured
 	case d.Victim >= 0:
 		d.Verdict = Evict
 	case unknown:

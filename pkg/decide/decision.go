@@ -132,6 +132,7 @@ const (
 	ReasonBudget      Reason = "kill budget spent"
 	ReasonNoCandidate Reason = "nobody may be evicted"
 	ReasonNoUsage     Reason = "no usage known of any unit that may be evicted"
+	ReasonUnmeasured  Reason = "a unit without disk figures may be the one to evict"
 )
 
 // Conditions are the node conditions that the kubelet would publish.
@@ -156,6 +157,8 @@ type Decision struct {
 	Reclaim NodeReclaim
 	// Victim is the index in Input.Workloads, -1 unless Verdict is Evict.
 	Victim int
+	// Unmeasured is the index of the unit that ReasonUnmeasured is about.
+	Unmeasured int
 	// Met says of each bound whether its threshold is met or held now, Due whether it has
 	// been for its grace period.
 	Met, Due [MaxBounds]bool

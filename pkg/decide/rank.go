@@ -89,8 +89,12 @@ func (p *place) compare(q *place) int {
 
 func (s *Settings) place(b *Bound, w *workload.Workload) place {
 	r := s.resourceOf(b.Signal)
+	return s.placeOf(r, w, s.use(r, w))
+}
+
+// placeOf is where a unit would stand that uses so much of a resource.
+func (s *Settings) placeOf(r resource, w *workload.Workload, use int64) place {
 	p := place{priority: w.Priority, uid: w.UID, cgroup: w.Cgroup}
-	use := s.use(r, w)
 	if use == workload.NoData {
 		p.amount = math.MaxInt64
 		if !s.Compat {

@@ -110,10 +110,34 @@ func (s *Settings) parts(r resource) parts {
 }
 
 func (s *Settings) diskUse(r resource, d *workload.DiskUsage) int64 {
-	if d == nil {
+	sum, whole := s.diskParts(r, d)
+	if !whole && (d == nil || !s.Compat) {
 		return workload.NoData
 	}
-	p, sum := s.parts(r), int64(0)
+	return sum
+}
+
+// mayHold is what a unit whose usage is not known holds of a resource at most; 0 where nobody
+// has asked what it can have filled.
+func (s *Settings) mayHold(r resource, w *workload.Workload) int64 {
+	if !r.disk() || w.Usage.Unmeasured == nil {
+		return 0
+	}
+	more := w.Usage.Unmeasured.Bytes
+	if r.inodes() {
+		more = w.Usage.Unmeasured.Inodes
+	}
+	sum, _ := s.diskParts(r, w.Usage.Disk)
+	return add(sum, more)
+}
+
+// diskParts adds up the parts that count and are known; whole: all are.
+func (s *Settings) diskParts(r resource, d *workload.DiskUsage) (sum int64, whole bool) {
+	if d == nil {
+		return 0, false
+	}
+	p := s.parts(r)
+	whole = true
 	for _, part := range [...]struct {
 		counts bool
 		usage  workload.FsUsage
@@ -126,11 +150,11 @@ func (s *Settings) diskUse(r resource, d *workload.DiskUsage) int64 {
 		case !part.counts:
 		case held != workload.NoData:
 			sum = add(sum, held)
-		case !s.Compat:
-			return workload.NoData
+		default:
+			whole = false
 		}
 	}
-	return sum
+	return sum, whole
 }
 
 // request is what a unit asked for of a resource, in the same unit. The kubelet reads no

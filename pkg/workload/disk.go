@@ -22,6 +22,7 @@ const DiskSchema = "ebpf-evict/disk/v1"
 //	{"schema":"ebpf-evict/disk/v1","node":"n","writtenNs":90000000000,
 //	 "layout":{"dedicatedImageFs":true,"splitImageFs":false,"imageDir":"/var/lib/containerd","containerDir":""},
 //	 "workloads":[{"uid":"…",
+//	   "wroteBytes":7,"madeInodes":3,
 //	   "ephemeralStorage":{"readNs":80000000000,"rootfsBytes":1,"logsBytes":2,"localVolumesBytes":3,"usedBytes":7},
 //	   "inodes":{"readNs":80000000000,"rootfs":1,"logs":2,"localVolumes":3},
 //	   "volumes":[{"readNs":80000000000,"name":"v","medium":"","usedBytes":3}],
@@ -61,7 +62,11 @@ type DiskLayout struct {
 
 // DiskEntry is the disk figures of one unit.
 type DiskEntry struct {
-	UID              string            `json:"uid"`
+	UID string `json:"uid"`
+	// WroteBytes and MadeInodes are what the unit can have filled at most, by its counters: what
+	// figures are missing may hold so much together. Absent: that can't be told.
+	WroteBytes       *int64            `json:"wroteBytes,omitempty"`
+	MadeInodes       *int64            `json:"madeInodes,omitempty"`
 	EphemeralStorage *EphemeralStorage `json:"ephemeralStorage"`
 	Inodes           *Inodes           `json:"inodes"`
 	// Volumes are the emptyDirs.
@@ -214,6 +219,9 @@ func (e *DiskEntry) check(writtenNs uint64) error {
 	if e.UID == "" {
 		return errors.New("no uid")
 	}
+	if err := plausible(e.WroteBytes, e.MadeInodes); err != nil {
+		return fmt.Errorf("counters: %w", err)
+	}
 	if s := e.EphemeralStorage; s != nil {
 		if err := s.check(writtenNs, s.RootfsBytes, s.LogsBytes, s.LocalVolumesBytes, s.UsedBytes); err != nil {
 			return fmt.Errorf("ephemeralStorage: %w", err)
@@ -360,6 +368,18 @@ func (e *DiskEntry) Usage(nowNs uint64, maxAge time.Duration) *DiskUsage {
 		return nil
 	}
 	return &u
+}
+
+// Unmeasured is what the unit may hold at most of what has no figure.
+func (e *DiskEntry) Unmeasured() FsUsage {
+	u := FsUsage{math.MaxInt64, math.MaxInt64}
+	if e.WroteBytes != nil {
+		u.Bytes = *e.WroteBytes
+	}
+	if e.MadeInodes != nil {
+		u.Inodes = *e.MadeInodes
+	}
+	return u
 }
 
 // Measure gives a unit the figures that are not older than maxAge: its own, and those of the

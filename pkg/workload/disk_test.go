@@ -103,6 +103,20 @@ func TestAUnitIsMeasuredByFiguresThatAreNotTooOld(t *testing.T) {
 	}
 }
 
+// What nobody counted may be anything.
+func TestWhatAUnitMayHoldWithoutFigures(t *testing.T) {
+	table, err := ParseDisk([]byte(strings.Replace(goodDisk, `"uid":"u2"`, `"uid":"u2","wroteBytes":0`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := table.Entry("u2").Unmeasured(), (FsUsage{0, math.MaxInt64}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got, want := table.Entry("u1").Unmeasured(), (FsUsage{math.MaxInt64, math.MaxInt64}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
 func TestAgeIsNeverNegative(t *testing.T) {
 	for _, tc := range []struct {
 		read, now uint64
@@ -156,6 +170,8 @@ func TestHostileDiskFiguresAreRefused(t *testing.T) {
 		"more than any disk":           replace(`"usedBytes":7`, `"usedBytes":1152921504606846977`),
 		"beyond 64 bits":               replace(`"usedBytes":7`, `"usedBytes":99999999999999999999`),
 		"a fraction":                   replace(`"usedBytes":7`, `"usedBytes":7.5`),
+		"negative writes":              replace(`"uid":"u1"`, `"uid":"u1","wroteBytes":-1`),
+		"negative new inodes":          replace(`"uid":"u1"`, `"uid":"u1","madeInodes":-1`),
 		"no uid":                       replace(`"u1"`, `""`),
 		"null for a unit":              replace(`{"uid":"u2"}`, `null`),
 		"one uid twice":                replace(`"u2"`, `"u1"`),

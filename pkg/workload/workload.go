@@ -74,6 +74,9 @@ type Usage struct {
 	Processes int64
 	// Disk is nil when nothing is known of it.
 	Disk *DiskUsage
+	// Unmeasured is what the parts of Disk that are not known may hold at most, together:
+	// math.MaxInt64 where that can't be told, nil where nobody asked.
+	Unmeasured *FsUsage
 }
 
 // DiskUsage is what a unit holds on the node's filesystems.
