@@ -2,6 +2,7 @@ package disk
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,6 +93,16 @@ func room(signal string, st *unix.Statfs_t) (available, capacity int64) {
 }
 
 func isInodes(signal string) bool { return strings.HasSuffix(signal, ".inodesFree") }
+
+// attributing are the filesystems that tell whose page they write back (SB_I_CGROUPWB), so that
+// cgroup v2 counts it: the kernel's fs/, 6.18. Elsewhere io.stat has direct I/O alone.
+var attributing = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC}
+
+// isAttributing reports whether a directory's filesystem is one of these.
+func isAttributing(dir string) bool {
+	st, err := statfs(dir)
+	return err == nil && slices.Contains(attributing, int64(st.Type))
+}
 
 func statfs(dir string) (st unix.Statfs_t, err error) {
 	for {

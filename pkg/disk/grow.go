@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // growth is how fast a unit fills disks.
@@ -20,11 +21,20 @@ type growth struct {
 	perSecond float64
 	// grewNs is when it last wrote fast enough to be looked at at once.
 	grewNs uint64
+	// readNs is when counters were first read, 0 before; bornBefore: the unit was there already.
+	readNs     uint64
+	bornBefore bool
+	// written is what it wrote in all, madeMemory what its inodes took, since it is known.
+	written, madeMemory int64
 }
 
 // writes are counters of a unit: bytes written to files in its life, and what its inodes
 // take in memory, which shows files that are made and hardly written to.
-type writes struct{ bytes, inodeMemory int64 }
+type writes struct {
+	bytes, inodeMemory int64
+	// whole: bytes are all that was written in it, by those too that have ended.
+	whole bool
+}
 
 const (
 	// fastWrites is from which rate on a unit's figures are soon wrong: at 1 MiB/s those of
@@ -42,10 +52,48 @@ func (g *growth) seen(now writes, nowNs uint64) {
 		more := max(now.bytes-g.last.bytes, 0) + max(now.inodeMemory-g.last.inodeMemory, 0)
 		g.perSecond = float64(more) / time.Duration(nowNs-g.atNs).Seconds()
 	}
+	g.addUp(now, nowNs)
 	g.last, g.atNs = now, nowNs
 	if g.perSecond >= fastWrites {
 		g.grewNs = nowNs
 	}
+}
+
+// addUp keeps account of what the unit can have filled.
+func (g *growth) addUp(now writes, nowNs uint64) {
+	if g.readNs == 0 {
+		g.readNs, g.bornBefore = nowNs, g.atNs == 0
+	}
+	if now.whole {
+		g.written = max(g.written, now.bytes)
+	} else {
+		g.written += max(now.bytes-g.last.bytes, 0)
+	}
+	g.madeMemory += max(now.inodeMemory-g.last.inodeMemory, 0)
+}
+
+// leastInodeMemory is what a new file takes in the kernel's memory at least, as a rule 1,300 bytes.
+const leastInodeMemory = 500
+
+// countsAfter is how long a unit must be known until its counters tell that it wrote nothing:
+// cgroup v2's memory.stat may be two seconds old (mm/memcontrol.c, FLUSH_TIME).
+const countsAfter = 3 * time.Second
+
+// atMost is what the unit can have filled; no data where counters don't tell. Those of living
+// processes leave out who ended, and memory of inodes what was reclaimed: they can tell of little,
+// and not of how much. Kernel memory that is zero is not counted at all, by nokmem.
+func (g *growth) atMost(nowNs uint64) Tally {
+	t := Tally{workload.NoData, workload.NoData}
+	switch {
+	case g.readNs == 0 || nowNs < g.readNs+uint64(countsAfter):
+		return t
+	case g.last.whole || g.written < fastWrites:
+		t.Bytes = g.written
+	}
+	if !g.bornBefore && g.last.inodeMemory > 0 && g.madeMemory < fastWrites {
+		t.Inodes = g.madeMemory / leastInodeMemory
+	}
+	return t
 }
 
 // grows reports whether the unit wrote fast in the last seconds.
@@ -59,6 +107,8 @@ type gauges struct {
 	procfs  string
 	open    map[string]*gauge // by cgroup
 	scratch cgroupfs.Scratch
+	// unattributed: the filesystems don't tell whose page they write back.
+	unattributed bool
 }
 
 // gauge is one unit's: on cgroup v2 what its io.stat counts and what is still to be written;
@@ -94,14 +144,15 @@ func (g *gauges) read(cgroup string, nowNs uint64) (writes, error) {
 		g.open[cgroup] = u
 	}
 	written, inodes, err := u.writes.Read(&g.scratch)
-	if err == nil && written < 0 {
+	whole := written >= 0 && !g.unattributed
+	if err == nil && !whole {
 		written, err = g.byProcesses(cgroup, u, nowNs)
 	}
 	if err != nil { // it has ended, or was made again
 		u.close()
 		delete(g.open, cgroup)
 	}
-	return writes{written, inodes}, err
+	return writes{written, inodes, whole}, err
 }
 
 func (g *gauges) newGauge(cgroup string) (*gauge, error) {
@@ -151,14 +202,26 @@ func (g *gauges) list(cgroup string, u *gauge) error {
 		return err
 	}
 	u.closeIO()
+	missing := error(nil)
 	for _, pid := range pids {
 		name := filepath.Join(g.procfs, strconv.Itoa(pid), "io")
-		if fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil { // else it has ended
+		switch fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0); err {
+		case nil:
 			u.io = append(u.io, fd)
+		case unix.ENOENT, unix.ESRCH: // it has ended, or the kernel keeps no account
+			missing = errNoAccount
+		default:
+			return &os.PathError{Op: "open", Path: name, Err: err}
 		}
+	}
+	if len(u.io) == 0 {
+		return missing
 	}
 	return nil
 }
+
+// errNoAccount: CONFIG_TASK_IO_ACCOUNTING is off, as a rule, or all have ended.
+var errNoAccount = errors.New("no process has a file io")
 
 // sum adds up what processes wrote; ok is false when one of them has ended.
 func (g *gauges) sum(io []int) (sum int64, ok bool) {

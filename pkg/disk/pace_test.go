@@ -185,20 +185,20 @@ func TestHorizon(t *testing.T) {
 
 func TestGrowthOfCounters(t *testing.T) {
 	var g growth
-	g.seen(writes{100 << 20, 0}, 10*second)
+	g.seen(writes{bytes: 100 << 20, inodeMemory: 0}, 10*second)
 	if g.grows(10 * second) {
 		t.Error("grows at the first reading: what was written before is no growth")
 	}
-	g.seen(writes{150 << 20, 0}, 11*second)
+	g.seen(writes{bytes: 150 << 20, inodeMemory: 0}, 11*second)
 	if !g.grows(11*second) || int(g.perSecond) != 50<<20 {
 		t.Errorf("50 MiB in a second: %f", g.perSecond)
 	}
-	g.seen(writes{10 << 20, 0}, 12*second) // a process ended
+	g.seen(writes{bytes: 10 << 20, inodeMemory: 0}, 12*second) // a process ended
 	if !g.grows(16*second) || g.grows(17*second) {
 		t.Error("want growing for five seconds after the last fast write")
 	}
-	g.seen(writes{10 << 20, 3 << 20}, 20*second)
-	g.seen(writes{10 << 20, 9 << 20}, 22*second)
+	g.seen(writes{bytes: 10 << 20, inodeMemory: 3 << 20}, 20*second)
+	g.seen(writes{bytes: 10 << 20, inodeMemory: 9 << 20}, 22*second)
 	if !g.grows(22 * second) {
 		t.Error("thousands of empty files are no growth")
 	}

@@ -77,11 +77,25 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 			other.add(p.figure)
 		}
 	}
+	if !logs.missing { // else it is not the unit that writes them, but the runtime
+		e.WroteBytes, e.MadeInodes = known(u.growth.atMost(nowNs))
+	}
 	e.EphemeralStorage, e.Inodes = combined(&rootfs, &running, &logs, &volumes, &other)
 	for _, c := range perContainer {
 		e.Containers = append(e.Containers, c.ContainerDisk)
 	}
 	return e
+}
+
+// known are the figures that are data.
+func known(t Tally) (bytes, inodes *int64) {
+	if t.Bytes != workload.NoData {
+		bytes = &t.Bytes
+	}
+	if t.Inodes != workload.NoData {
+		inodes = &t.Inodes
+	}
+	return bytes, inodes
 }
 
 // combined dates the sums by the oldest reading among those that are data. What is used is
@@ -185,18 +199,22 @@ func (u *unit) layerFigure(c cri.Container, nowNs uint64, wall time.Time) *figur
 	return &figure{Tally{c.Rootfs.Bytes, c.Rootfs.Inodes}, nowNs - uint64(age)}
 }
 
-// entries are those of all units that anything is known of, by uid.
+// entries are those of all units that anything is known of, or should be, by uid.
 func entries(units map[string]*unit, containers func(uid string) ([]cri.Container, bool), nowNs uint64, wall time.Time) []workload.DiskEntry {
 	list := make([]workload.DiskEntry, 0, len(units))
 	for _, u := range units {
 		of, listed := containers(u.uid)
-		if e := u.entry(of, listed, nowNs, wall); e.EphemeralStorage != nil || len(e.Volumes) > 0 || len(e.Containers) > 0 {
-			list = append(list, e)
+		if u.hasDisk() {
+			list = append(list, u.entry(of, listed, nowNs, wall))
 		}
 	}
 	slices.SortFunc(list, func(a, b workload.DiskEntry) int { return cmp.Compare(a.UID, b.UID) })
 	return list
 }
+
+// hasDisk: there is something to be known of. What is no pod, no container and has no directory in
+// the configuration has no figures.
+func (u *unit) hasDisk() bool { return u.isPod || len(u.parts) > 0 || u.isUnlayered() }
 
 // layoutOf asks the filesystems. containers "" is with the images, images "" not known.
 func layoutOf(node, images, containers string) (*workload.DiskLayout, error) {

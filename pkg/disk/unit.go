@@ -118,10 +118,11 @@ func (f *finder) findLayers(u *unit, targets []workload.Target, was *unit) {
 			continue
 		}
 		u.containers = append(u.containers, id)
-		if was != nil && was.layered[id] {
+		if was != nil && was.layer(id) != nil {
 			u.layered[id] = true
 			u.add(was.layer(id))
 		} else {
+			u.layered[id] = was != nil && was.layered[id]
 			f.findLayer(u, id, t.Cgroup)
 		}
 		u.add(f.layers.dockerLogs(id))
@@ -154,6 +155,12 @@ func (f *finder) findLayer(u *unit, id, cgroup string) {
 			return
 		}
 	}
+}
+
+// isUnlayered reports whether a container of the unit should have a layer and none is known. The
+// process that sets a container up shows the host's root at first.
+func (u *unit) isUnlayered() bool {
+	return slices.ContainsFunc(u.containers, func(id string) bool { return u.layer(id) == nil && (u.isPod || !u.layered[id]) })
 }
 
 func (u *unit) layer(id string) *part {

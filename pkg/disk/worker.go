@@ -69,6 +69,8 @@ const (
 	leastWrite, quietWrite = time.Second, 5 * time.Second
 	// findEvery is between two looks for units and their directories.
 	findEvery = 5 * time.Second
+	// findAgain is the same while a container is waited for whose layer is not known.
+	findAgain = 100 * time.Millisecond
 	// turn is for how long parts are visited in one order.
 	turn = 250 * time.Millisecond
 	// sampleEvery is between two looks at filesystems and at what the node writes;
@@ -102,12 +104,15 @@ type worker struct {
 	// freshNs is when figures of growing units were wanted anew. foundNs is when the last look
 	// for units began, unitsNs when it was over, countedNs when that at counters began.
 	freshNs, foundNs, unitsNs, countedNs atomic.Uint64
+	// refind: what was missing at the last look may be there now.
+	refind atomic.Bool
 	// startNs is when this began, firstNs when units were first looked for.
 	startNs, firstNs uint64
 	// countNow and visitNow end a sleep.
 	countNow, visitNow chan struct{}
 
-	// missing are the directories of the configuration that were said not to be there.
+	// missing are the directories of the configuration, and the uids of units without layers, that
+	// were said not to be there.
 	missing map[string]bool
 
 	mu      sync.Mutex
@@ -270,7 +275,7 @@ func (w *worker) visits(ctx context.Context) {
 	budget := newBudget()
 	rank := ioNone
 	for ctx.Err() == nil {
-		if at, found := monotonicNs(), w.foundNs.Load(); found == 0 || at-found >= uint64(findEvery) || w.isFindWanted(found) {
+		if at, found := monotonicNs(), w.foundNs.Load(); found == 0 || at-found >= uint64(findEvery) || w.isFindWanted(found) || w.refind.Swap(false) {
 			w.find()
 			w.foundNs.Store(at)
 			w.unitsNs.Store(monotonicNs())
@@ -414,7 +419,7 @@ func (w *worker) keepGone(former, units map[string]*unit, now uint64) {
 // known is a unit as it was read not long ago, or is now; nil when it can't be read.
 func (w *worker) known(cgroup string, now uint64) *unit {
 	was := w.byCgroup[cgroup]
-	if was != nil && !w.grows(was, now) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
+	if was != nil && !w.grows(was, now) && !w.lacksLayer(was, now) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
 		was.limit(w.o.Units)
 		return was
 	}
@@ -431,6 +436,10 @@ func (w *worker) known(cgroup string, now uint64) *unit {
 		u.bornNs = now
 		u.growth.atNs = now // it has written nothing before
 	}
+	if now-u.bornNs > uint64(youngFor) && w.lacksLayer(u, now) && !w.missing[u.uid] {
+		w.missing[u.uid] = true
+		w.o.Log.Warn().Str("uid", u.uid).Str("cgroup", u.cgroup).Msg("degraded: a container's writable layer is nowhere to be found")
+	}
 	return u
 }
 
@@ -438,6 +447,17 @@ func (w *worker) grows(u *unit, now uint64) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return u.growth.grows(now)
+}
+
+// lacksLayer reports whether nobody tells what a container of a unit has written into its layer,
+// not even the runtime. For the visiting goroutine, or under the lock.
+func (w *worker) lacksLayer(u *unit, now uint64) bool {
+	if !u.isUnlayered() {
+		return false
+	}
+	list, listed := w.asked.of(u.uid, now)
+	all, _, _ := u.rootfs(list, listed, now, time.Now())
+	return all.missing
 }
 
 // replace makes these the units, and ends what the others have under way.
@@ -486,6 +506,7 @@ func (w *worker) samples(ctx context.Context) {
 	dirtied, _ := nodeDirtied(w.o.Procfs)
 	for ctx.Err() == nil {
 		w.lay()
+		g.unattributed = !isAttributing(w.dirOf("nodefs")) || !isAttributing(w.dirOf("containerfs"))
 		horizon, fell := d.horizon(monotonicNs())
 		w.horizon.Store(int64(horizon))
 		now, err := nodeDirtied(w.o.Procfs)
@@ -512,8 +533,8 @@ const settleWithin = time.Second
 
 // measureGrowers has units looked for, and those that grow measured, once more: one that
 // filled its disk within a second was seen last before it began. So is what was never measured:
-// a container of a second ago has no counters yet to grow by. It returns when that is
-// done, or after settleWithin.
+// a container of a second ago has no counters yet to grow by. A layer that is not known is looked
+// for again and again. It returns when that is done, or after settleWithin.
 func (w *worker) measureGrowers(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
@@ -548,6 +569,13 @@ func (w *worker) hasMeasured(since uint64) bool {
 			if u.isAwaited(p, since, now) {
 				return false
 			}
+		}
+		if u.goneNs == 0 && w.lacksLayer(u, now) && u.growth.atMost(now).Bytes != 0 {
+			if now > w.foundNs.Load()+uint64(findAgain) {
+				w.refind.Store(true)
+				hasten(w.visitNow)
+			}
+			return false
 		}
 	}
 	return true
