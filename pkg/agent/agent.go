@@ -54,11 +54,13 @@ type Agent struct {
 	open      [maxOpen]eviction
 	shadowMet [decide.MaxBounds]bool
 	refused   [decide.MaxBounds]decide.Reason
-	entropy   [10]byte
-	crossings crossings     // of this turn
-	canary    sample.Sample // a drill's crossing of this turn
-	taken     sample.Sample // the last record
-	passedNs  uint64
+	// unmeasured is the unit without disk figures for which nobody is killed, nil: there is none.
+	unmeasured *unit
+	entropy    [10]byte
+	crossings  crossings     // of this turn
+	canary     sample.Sample // a drill's crossing of this turn
+	taken      sample.Sample // the last record
+	passedNs   uint64
 	// onlyCrossings: this turn is for a crossing or for nothing; no clock asked for it.
 	onlyCrossings bool
 
@@ -273,19 +275,21 @@ func (a *Agent) rearm(d *decide.Decision) {
 
 // report records a refusal, once for each time and reason.
 func (a *Agent) report(d *decide.Decision) {
+	a.noteUnmeasured(d)
 	if d.Verdict != decide.Refuse || a.refused[d.Bound] == d.Reason {
 		return
 	}
 	a.refused[d.Bound] = d.Reason
 	b := &a.settings.Bounds[d.Bound]
+	reason := a.refusal(d.Reason)
 	a.log.Error().Str("signal", string(b.Signal)).Int64("available", d.Observed.Available).
-		Str("reason", string(d.Reason)).Msg("threshold met, and nobody is killed")
+		Str("reason", reason).Msg("threshold met, and nobody is killed")
 	a.recorder.send(&record.Line{
 		Kind: record.KindEviction, ID: record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()),
 		Node: a.node, Mode: a.mode, Signal: string(b.Signal),
 		Tier: a.tierFor(b.Signal), Threshold: thresholdLine(b, d),
 		Observed: &record.Observed{Available: d.Observed.Available, Capacity: d.Observed.Capacity},
-		Reclaim:  a.precededBy(b, d), Ranked: a.ranked(d), Outcome: record.OutcomeRefused, Reason: string(d.Reason), By: record.ByAgent,
+		Reclaim:  a.precededBy(b, d), Ranked: a.ranked(d), Outcome: record.OutcomeRefused, Reason: reason, By: record.ByAgent,
 	}, nil)
 }
 

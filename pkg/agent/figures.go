@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"time"
 
@@ -137,17 +138,34 @@ func (s *scout) addFigures() {
 	}
 	l.figures, l.figuresAt = table, time.Now()
 	for _, u := range s.known.units {
-		var usage *workload.DiskUsage
-		if table != nil {
-			if e := table.Entry(u.UID); e != nil {
-				usage = e.Usage(sample.Now(), figuresAge)
-			}
-		}
-		if was := u.disk.Load(); was == nil || usage == nil || *was != *usage {
-			u.disk.Store(usage)
+		f, said := figuresOf(u, table)
+		switch was := u.disk.Load(); {
+		case !said:
+			u.disk.Store(nil)
+		case was == nil || *was != f:
+			changed := f
+			u.disk.Store(&changed)
 		}
 	}
 	s.applied.Store(table)
+}
+
+// figuresOf is what a table says of a unit. A pod that it does not know can have filled anything
+// since it came; what is no pod has figures where directories are configured for it alone.
+func figuresOf(u *unit, table *workload.DiskTable) (f diskFigures, said bool) {
+	if table == nil {
+		return f, false
+	}
+	e := table.Entry(u.UID)
+	if e == nil {
+		f.unmeasured = workload.FsUsage{Bytes: math.MaxInt64, Inodes: math.MaxInt64}
+		return f, u.QOSClass != ""
+	}
+	f.unmeasured = e.Unmeasured()
+	if usage := e.Usage(sample.Now(), figuresAge); usage != nil {
+		f.isKnown, f.usage = true, *usage
+	}
+	return f, true
 }
 
 // fresh are the disk figures that serve at a moment, nil when there are none: the process
@@ -176,4 +194,31 @@ func (a *Agent) holdDisks(nowNs uint64) decide.Hold {
 		return decide.Hold{Verdict: decide.Wait, Reason: decide.ReasonLimits}
 	}
 	return decide.Hold{}
+}
+
+// noteUnmeasured keeps in mind for whom a disk was refused last, while it is short.
+func (a *Agent) noteUnmeasured(d *decide.Decision) {
+	isShort := false
+	for i := range a.settings.Bounds {
+		isShort = isShort || d.Met[i] && a.settings.Bounds[i].Signal.Disk()
+	}
+	switch {
+	case d.Bound >= 0 && d.Reason == decide.ReasonUnmeasured:
+		a.unmeasured = a.scene.units[d.Unmeasured]
+	case !isShort, d.Bound >= 0 && a.settings.Bounds[d.Bound].Signal.Disk():
+		a.unmeasured = nil
+	}
+}
+
+// refusal is why nobody is killed, with the unit that it is about.
+func (a *Agent) refusal(reason decide.Reason) string {
+	if reason != decide.ReasonUnmeasured {
+		return string(reason)
+	}
+	w := &a.unmeasured.Workload
+	name := w.Cgroup
+	if w.Namespace != "" {
+		name = w.Namespace + "/" + w.Name + ", " + name
+	}
+	return string(reason) + ": " + name
 }

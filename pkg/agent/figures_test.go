@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/load"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
@@ -507,6 +508,82 @@ func TestNobodyDiesBeforeAllAreMeasured(t *testing.T) {
 	}
 	b.measuring = false
 	b.rounds(a, "somebody to die", func() bool { return !known.Alive() })
+}
+
+// A pod that the disk process knows nothing of, or nothing whole, may be the one that fills the
+// disk: it is named, and nobody dies in its place, unless it has shown that it can't be it.
+func TestNobodyDiesInThePlaceOfAPodThatIsNotMeasured(t *testing.T) {
+	const wrote = "wroteBytes"
+	for name, tc := range map[string]struct {
+		// entry is what is said of the pod; nil: nothing. later makes a victim of the other.
+		entry, later map[string]any
+		compat       string
+	}{
+		"it is not known yet":     {nil, map[string]any{wrote: 0}, ""},
+		"it has no counters":      {map[string]any{}, map[string]any{wrote: 1 << 20}, ""},
+		"it wrote more":           {map[string]any{wrote: 40 << 20}, map[string]any{wrote: 40 << 20, "ephemeralStorage": map[string]any{"readNs": 1, "rootfsBytes": 1, "logsBytes": 0, "localVolumesBytes": 0}}, ""},
+		"strictly as the kubelet": {map[string]any{wrote: 40 << 20}, nil, config.CompatKubelet},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newDiskBed(t)
+			b.conf.Compat = tc.compat
+			known, unknown := b.sleeper("known", 1<<20), b.sleeper(podA+"/c", 1<<20)
+			uid := strings.TrimPrefix(path.Base(podA), "pod")
+			b.put(b.conf.Workloads, map[string]any{"schema": workload.TableSchema, "node": "n", "generation": 1, "workloads": []any{
+				map[string]any{"uid": uid, "namespace": "shop", "name": "web-0"},
+			}})
+			says := func(entry map[string]any) {
+				delete(b.units, podA)
+				if entry != nil {
+					b.units[podA] = maps.Clone(entry)
+					b.units[podA]["uid"] = uid
+					if s, ok := entry["ephemeralStorage"].(map[string]any); ok {
+						s["readNs"] = sample.Now()
+					}
+				}
+			}
+			b.fill()
+			b.holds("known", 30<<20)
+			says(tc.entry)
+			b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+			a := b.open(withMemory(lowDisk), nil)
+			if tc.compat != "" {
+				b.rounds(a, "somebody to die", func() bool { return !known.Alive() || !unknown.Alive() })
+				return
+			}
+			b.rounds(a, "the refusal", func() bool { return len(b.refusals("nodefs.available")) == 1 })
+			b.memoryIsProtected(a)
+			b.quiet(a, 300*time.Millisecond)
+			r := b.refusals("nodefs.available")
+			if !known.Alive() || !unknown.Alive() || len(r) != 1 || !strings.HasPrefix(r[0], string(decide.ReasonUnmeasured)+": shop/web-0, ") || !strings.Contains(r[0], podA) {
+				t.Errorf("they live: %v, %v; refused %q", known.Alive(), unknown.Alive(), r)
+			}
+			if s := a.view().Disk; s == nil || s.Error != r[0] {
+				t.Errorf("state %+v", s)
+			}
+			b.holds("known", 30<<20)
+			says(tc.later)
+			b.rounds(a, "the known one to die", func() bool { return !known.Alive() })
+			if s := a.view().Disk; !unknown.Alive() || s == nil || s.Error != "" {
+				t.Errorf("the other lives: %v; state %+v", unknown.Alive(), s)
+			}
+		})
+	}
+}
+
+// A unit that is no pod has no figures where no directory is configured for it, and keeps nobody
+// from being evicted.
+func TestAUnitWithoutDirectoriesKeepsNobodyAlive(t *testing.T) {
+	b := newDiskBed(t)
+	known, other := b.sleeper("known", 1<<20), b.sleeper("other", 1<<20)
+	b.fill()
+	b.holds("known", 30<<20)
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+	a := b.open(lowDisk, nil)
+	b.rounds(a, "the known one to die", func() bool { return !known.Alive() })
+	if !other.Alive() || len(b.refusals("nodefs.available")) != 0 {
+		t.Errorf("the other lives: %v; refused %q", other.Alive(), b.refusals("nodefs.available"))
+	}
 }
 
 func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {

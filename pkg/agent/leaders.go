@@ -84,7 +84,7 @@ func (s *scout) weigh() {
 		l.workloads = append(l.workloads, u.Workload)
 		w := &l.workloads[len(l.workloads)-1]
 		u.rows.usage(s.kernel, &w.Usage)
-		w.Usage.Disk = u.disk.Load()
+		u.addDisk(&w.Usage)
 	}
 	for dir := range s.known.opened {
 		if i := s.known.index[dir]; s.known.units[i].isHollow() && l.workloads[i].Protected == "" {

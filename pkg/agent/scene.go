@@ -218,7 +218,7 @@ func (s *scene) fill(k kernel) {
 	}
 	if s.disk {
 		for i, u := range s.units {
-			s.workloads[i].Usage.Disk = u.disk.Load()
+			u.addDisk(&s.workloads[i].Usage)
 		}
 	}
 }

@@ -32,7 +32,7 @@ type grip struct {
 	revived atomic.Bool
 	ranNs   atomic.Uint64
 	// disk is what the disk process says, nil where it says nothing.
-	disk atomic.Pointer[workload.DiskUsage]
+	disk atomic.Pointer[diskFigures]
 	// figuresFrom is since when figures tell of who is in it now, CLOCK_MONOTONIC: since it was
 	// seen first, or killed. limitSaid is the limit whose excess was recorded and not acted on.
 	figuresFrom atomic.Uint64
@@ -44,6 +44,24 @@ type grip struct {
 	tasks                 int64
 	wasVoid               bool
 	queued                bool
+}
+
+// diskFigures are what a unit holds on disk, as far as that is known, and may hold beside that.
+type diskFigures struct {
+	isKnown    bool
+	usage      workload.DiskUsage
+	unmeasured workload.FsUsage
+}
+
+// addDisk adds what is known to be held on disk.
+func (g *grip) addDisk(u *workload.Usage) {
+	u.Disk, u.Unmeasured = nil, nil
+	if f := g.disk.Load(); f != nil {
+		u.Unmeasured = &f.unmeasured
+		if f.isKnown {
+			u.Disk = &f.usage
+		}
+	}
 }
 
 // open returns the unit's handle, without its processes where nobody has prepared it.

@@ -46,8 +46,11 @@ func (a *Agent) viewDisk() *record.DiskState {
 		}
 		return v
 	}
-	if a.reclaim.hung {
+	switch {
+	case a.reclaim.hung:
 		v.Error = string(reasonHung)
+	case a.unmeasured != nil:
+		v.Error = a.refusal(decide.ReasonUnmeasured)
 	}
 	age, oldest := (workload.Reading{ReadNs: t.WrittenNs}).Age(nowNs).Seconds(), time.Duration(0)
 	v.AgeSeconds = &age
