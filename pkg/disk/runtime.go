@@ -24,6 +24,9 @@ type Runtime interface {
 const (
 	// askEvery is between two questions to the runtime, askWithin how long it may think.
 	askEvery, askWithin = 5 * time.Second, 5 * time.Second
+	// askAgain is the least between two, where a container has come that the last list lacks: it
+	// alone tells the container's name, by which it may have a limit.
+	askAgain = time.Second
 	// containersAge is how old a list of containers may be: without a younger one their
 	// names and the runtime's own figures are not known.
 	containersAge = 30 * time.Second
@@ -37,11 +40,12 @@ type asked struct {
 	filesystems *cri.Filesystems
 }
 
-// ask keeps the answers fresh until ctx is done.
-func (a *asked) ask(ctx context.Context, r Runtime, log zerolog.Logger) {
+// ask keeps the answers fresh until ctx is done; now has it ask soon. told is called after each.
+func (a *asked) ask(ctx context.Context, r Runtime, now <-chan struct{}, told func(), log zerolog.Logger) {
 	said := ""
 	for every := time.NewTicker(askEvery); ; {
 		err := a.once(ctx, r)
+		told()
 		text := ""
 		if err != nil {
 			text = err.Error()
@@ -57,10 +61,12 @@ func (a *asked) ask(ctx context.Context, r Runtime, log zerolog.Logger) {
 				log.Info().Msg("the container runtime answers again")
 			}
 		}
+		sleep(ctx, askAgain)
 		select {
 		case <-ctx.Done():
 			every.Stop()
 			return
+		case <-now:
 		case <-every.C:
 		}
 	}

@@ -16,6 +16,8 @@ type unit struct {
 	// read is the unit as it was read at readNs; bornNs is when it was read first.
 	read           workload.Unit
 	readNs, bornNs uint64
+	// links are how many cgroups were in its own then.
+	links uint64
 	// goneNs is since when its cgroup is gone, 0: it is there.
 	goneNs uint64
 	parts  []*part

@@ -99,6 +99,7 @@ type fakeUnits struct {
 
 func (f *fakeUnits) LoadTable()           {}
 func (f *fakeUnits) Judge(*workload.Unit) {}
+func (f *fakeUnits) Levels() []string     { return []string{"/kubepods", "/machine"} }
 
 func (f *fakeUnits) List() ([]string, error) {
 	f.mu.Lock()

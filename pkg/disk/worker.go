@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,10 +57,11 @@ type Options struct {
 
 // Units are the units of the node: a workload.Scanner.
 type Units interface {
-	// LoadTable takes a newer workload table over, List names the units' cgroups, Unit reads
-	// one, and Judge makes anew what the table says of it.
+	// LoadTable takes a newer workload table over, List names the units' cgroups, Levels those
+	// that it found them in, Unit reads one, and Judge makes anew what the table says of it.
 	LoadTable()
 	List() ([]string, error)
+	Levels() []string
 	Unit(cgroup string) (workload.Unit, error)
 	Judge(u *workload.Unit)
 }
@@ -69,6 +72,8 @@ const (
 	leastWrite, quietWrite = time.Second, 5 * time.Second
 	// findEvery is between two looks for units and their directories.
 	findEvery = 5 * time.Second
+	// findSoon is the same where cgroups have come or gone, which is looked for at each sample.
+	findSoon = time.Second
 	// findAgain is the same while a container is waited for whose layer is not known.
 	findAgain = 100 * time.Millisecond
 	// turn is for how long parts are visited in one order.
@@ -108,8 +113,8 @@ type worker struct {
 	refind atomic.Bool
 	// startNs is when this began, firstNs when units were first looked for.
 	startNs, firstNs uint64
-	// countNow and visitNow end a sleep.
-	countNow, visitNow chan struct{}
+	// countNow, visitNow and askNow end a sleep.
+	countNow, visitNow, askNow chan struct{}
 
 	// missing are the directories of the configuration, and the uids of units without layers, that
 	// were said not to be there.
@@ -118,6 +123,8 @@ type worker struct {
 	mu      sync.Mutex
 	units   map[string]*unit
 	reclaim *workload.Reclaim
+	// links are how many cgroups each level had when units were looked for.
+	links map[string]uint64
 	// news: the table is to be written soon; answered: at once.
 	news     atomic.Bool
 	answered chan struct{}
@@ -128,7 +135,7 @@ func monotonicNs() uint64 { return uint64(monotonic()) }
 
 // newWorker prepares; nothing is read yet.
 func newWorker(o Options) *worker {
-	w := &worker{o: o, visitor: newVisitor(monotonicNs), table: workload.NewDiskWriter(o.Table), units: map[string]*unit{}, missing: map[string]bool{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1)}
+	w := &worker{o: o, visitor: newVisitor(monotonicNs), table: workload.NewDiskWriter(o.Table), units: map[string]*unit{}, missing: map[string]bool{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1), askNow: make(chan struct{}, 1)}
 	w.finder = finder{
 		kubelet:     kubelet{root: o.NodeFs, logs: o.Logs},
 		layers:      layers{procfs: o.Procfs, stores: o.Stores, docker: o.DockerLogs},
@@ -151,7 +158,7 @@ func Run(ctx context.Context, o Options) error {
 	go w.visits(ctx)
 	go w.samples(ctx)
 	if o.Runtime != nil {
-		go w.asked.ask(ctx, o.Runtime, o.Log)
+		go w.asked.ask(ctx, o.Runtime, w.askNow, func() { w.news.Store(true) }, o.Log)
 	}
 	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, kubeletHas: o.KubeletHas, imageAge: o.ImageAge, stat: w.stat, settle: w.measureGrowers, answer: w.answer, log: o.Log}
 	go r.run(ctx)
@@ -381,11 +388,16 @@ func (w *worker) tell(p *part, isFirst bool) {
 // find brings units and parts up to date.
 func (w *worker) find() {
 	w.o.Units.LoadTable()
+	links := make(map[string]uint64, len(w.links)) // of before: what comes meanwhile is seen later
+	for level := range w.links {
+		links[level] = w.o.FS.Links(level)
+	}
 	cgroups, err := w.o.Units.List()
 	if err != nil {
 		w.o.Log.Error().Err(err).Msg("degraded: units can't be listed; the figures are of those that were known")
 		return
 	}
+	w.follow(links)
 	now := monotonicNs()
 	former := w.units // nobody else replaces it
 	w.finder.logs = nil
@@ -397,6 +409,39 @@ func (w *worker) find() {
 	}
 	w.keepGone(former, units, now)
 	w.replace(former, units, now)
+}
+
+// follow keeps in mind how many cgroups the levels had that units are listed from.
+func (w *worker) follow(links map[string]uint64) {
+	levels := make(map[string]uint64, len(links))
+	for _, level := range w.o.Units.Levels() {
+		n, known := links[level]
+		if !known {
+			n = w.o.FS.Links(level)
+		}
+		levels[level] = n
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.links = levels
+}
+
+// hasMoved reports whether a pod or a container has come or gone since units were looked for.
+func (w *worker) hasMoved() bool {
+	w.mu.Lock()
+	links := maps.Clone(w.links)
+	for _, u := range w.units {
+		if u.isPod && u.goneNs == 0 {
+			links[u.cgroup] = u.links
+		}
+	}
+	w.mu.Unlock()
+	for cgroup, n := range links {
+		if w.o.FS.Links(cgroup) != n {
+			return true
+		}
+	}
+	return false
 }
 
 // keepGone keeps the pods that went not long ago.
@@ -418,8 +463,8 @@ func (w *worker) keepGone(former, units map[string]*unit, now uint64) {
 
 // known is a unit as it was read not long ago, or is now; nil when it can't be read.
 func (w *worker) known(cgroup string, now uint64) *unit {
-	was := w.byCgroup[cgroup]
-	if was != nil && !w.grows(was, now) && !w.lacksLayer(was, now) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
+	was, links := w.byCgroup[cgroup], w.o.FS.Links(cgroup)
+	if was != nil && was.links == links && !w.grows(was, now) && !w.lacksLayer(was, now) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
 		was.limit(w.o.Units)
 		return was
 	}
@@ -428,7 +473,10 @@ func (w *worker) known(cgroup string, now uint64) *unit {
 		return nil // gone, as a rule
 	}
 	u := w.finder.find(&read, was)
-	u.readNs = now
+	u.readNs, u.links = now, links
+	if slices.ContainsFunc(u.containers, func(id string) bool { return was == nil || !slices.Contains(was.containers, id) }) {
+		hasten(w.askNow)
+	}
 	switch {
 	case was != nil:
 		u.bornNs = was.bornNs
@@ -507,6 +555,10 @@ func (w *worker) samples(ctx context.Context) {
 	for ctx.Err() == nil {
 		w.lay()
 		g.unattributed = !isAttributing(w.dirOf("nodefs")) || !isAttributing(w.dirOf("containerfs"))
+		if now := monotonicNs(); now > w.foundNs.Load()+uint64(findSoon) && w.hasMoved() {
+			w.refind.Store(true)
+			hasten(w.visitNow)
+		}
 		horizon, fell := d.horizon(monotonicNs())
 		w.horizon.Store(int64(horizon))
 		now, err := nodeDirtied(w.o.Procfs)

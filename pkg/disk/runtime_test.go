@@ -1,0 +1,99 @@
+package disk
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
+)
+
+// asking counts questions.
+type asking struct {
+	fakeRuntime
+	at []time.Time
+}
+
+func (r *asking) Containers(context.Context) ([]cri.Container, error) {
+	r.at = append(r.at, time.Now())
+	return nil, nil
+}
+
+// The runtime is asked at once for a container that has come, and not more often than once a
+// second, however many come.
+func TestTheRuntimeIsAskedForWhoHasCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		now, r, told := make(chan struct{}, 1), new(asking), 0
+		go new(asked).ask(ctx, r, now, func() { told++ }, zerolog.Nop())
+		began := time.Now()
+		time.Sleep(2 * time.Second)
+		hasten(now)
+		for range 10 {
+			time.Sleep(50 * time.Millisecond)
+			hasten(now)
+		}
+		time.Sleep(2500 * time.Millisecond)
+		stop()
+		synctest.Wait()
+		want := []time.Duration{0, 2 * time.Second, 3 * time.Second, 5 * time.Second}
+		if len(r.at) != len(want) || told != len(want) {
+			t.Fatalf("asked at %v, told %d times, want %v", r.at, told, want)
+		}
+		for i, at := range r.at {
+			if got := at.Sub(began); got != want[i] {
+				t.Errorf("question %d after %s, want %s", i, got, want[i])
+			}
+		}
+	})
+}
+
+// A container that comes is noticed by its cgroup, its old and quiet pod is read again, and the
+// runtime asked for it.
+func TestAContainerThatComesIsLookedForSoon(t *testing.T) {
+	n := newNode(t)
+	w := newWorker(n.Options)
+	isAsked := func() bool {
+		select {
+		case <-w.askNow:
+			return true
+		default:
+			return false
+		}
+	}
+	look := func() *unit {
+		w.find()
+		u := w.units[podUID]
+		u.bornNs = 0
+		return u
+	}
+	u := look()
+	for _, id := range u.containers {
+		u.layered[id] = true
+		u.add(&part{place: place{n.base, "store/" + id}, kind: layer, name: id})
+	}
+	if !isAsked() || w.hasMoved() {
+		t.Fatalf("asked for who was there: want that; cgroups have moved: %t", w.hasMoved())
+	}
+	if look() != u || isAsked() {
+		t.Fatal("a quiet pod was read again")
+	}
+	pod := n.units.units[u.cgroup]
+	pod.Targets = append(pod.Targets, workload.Target{Cgroup: u.cgroup + "/" + "3" + id1[1:]})
+	n.units.units[u.cgroup] = pod
+	u.links++ // as the container's directory does
+	if !w.hasMoved() {
+		t.Error("not noticed")
+	}
+	if look() == u || !isAsked() || w.hasMoved() {
+		t.Error("the pod was not read again, or the runtime not asked")
+	}
+	w.links["/kubepods"]++
+	if !w.hasMoved() {
+		t.Error("a pod that comes is not noticed")
+	}
+}
