@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,8 +29,14 @@ func init() {
 const writtenMiB = 24
 
 // writeOnRequest writes at the first line, makes many empty files at the second, and ends
-// at the end of the input.
+// at the end of the input, as when the test dies. Until the first it is put into its cgroup. It
+// goes first where memory is short.
 func writeOnRequest(dir string) {
+	time.AfterFunc(10*time.Minute, func() { os.Exit(1) })
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+		fmt.Println(err)
+		return
+	}
 	lines := bufio.NewReader(os.Stdin)
 	for step := range 2 {
 		if _, err := lines.ReadString('\n'); err != nil {
@@ -110,6 +117,14 @@ func startWriter(t *testing.T, fs *cgroupfs.FS, group, dir string) (tell io.Writ
 				}
 			}
 		})
+	}
+	c, err := fs.Open(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := errors.Join(c.SetMemoryMax(256<<20), c.SetPidsMax(100)); err != nil {
+		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), writerEnv+"="+dir)

@@ -110,6 +110,7 @@ func (p *pod) Run(name, image string, args ...string) *container {
 		Labels:   labels,
 		Mounts:   p.mounts(),
 		Linux: &runtime.LinuxContainerConfig{
+			Resources:       &runtime.LinuxContainerResources{OomScoreAdj: 1000}, // it goes first where memory is short
 			SecurityContext: &runtime.LinuxContainerSecurityContext{NamespaceOptions: onHostNetwork()},
 		},
 	}

@@ -20,7 +20,11 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
+// deadline is far longer than any scene, and ends a writer that its bed has lost.
+const deadline = 30 * time.Minute
+
 func run(args []string) int {
+	time.AfterFunc(deadline, func() { os.Exit(1) })
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
 	if len(args) == 0 {
