@@ -2,6 +2,7 @@ package disk
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -132,13 +133,14 @@ func (n *node) process(t *testing.T, id, pid, upper string) {
 
 // fakeRuntime answers at once.
 type fakeRuntime struct {
+	imageDir   string // "" is "/"
 	containers []cri.Container
 	err        error
 	reclaim    func(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error)
 }
 
 func (r *fakeRuntime) Filesystems(context.Context) (cri.Filesystems, error) {
-	return cri.Filesystems{ImageDir: "/"}, r.err
+	return cri.Filesystems{ImageDir: cmp.Or(r.imageDir, "/")}, r.err
 }
 
 func (r *fakeRuntime) Containers(context.Context) ([]cri.Container, error) {
@@ -397,6 +399,26 @@ func TestLayersOutsideAStoreAreNotBelieved(t *testing.T) {
 		if p := w.units[podUID].layer(id1); p != nil {
 			t.Errorf("%s was taken for a layer", p)
 		}
+	}
+}
+
+// Where the runtime keeps its layers is asked of it, too: it may be a directory that nobody
+// configured.
+func TestLayersLieWhereTheRuntimeSays(t *testing.T) {
+	n := newNode(t)
+	n.Stores = nil
+	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+	n.process(t, id2, "4712", n.base+"/elsewhere/fs")
+	n.Runtime = &fakeRuntime{imageDir: n.base + "/store"}
+	w := newWorker(n.Options)
+	if w.find(); w.units[podUID].layer(id1) != nil {
+		t.Fatal("believed before the runtime said so")
+	}
+	if err := w.asked.once(t.Context(), n.Runtime); err != nil {
+		t.Fatal(err)
+	}
+	if w.find(); w.units[podUID].layer(id1) == nil || w.units[podUID].layer(id2) != nil {
+		t.Errorf("layers %v and %v, want the first alone", w.units[podUID].layer(id1), w.units[podUID].layer(id2))
 	}
 }
 

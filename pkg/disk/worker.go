@@ -400,7 +400,7 @@ func (w *worker) find() {
 	w.follow(links)
 	now := monotonicNs()
 	former := w.units // nobody else replaces it
-	w.finder.logs = nil
+	w.finder.logs, w.finder.layers.stores = nil, w.stores()
 	units := make(map[string]*unit, len(cgroups))
 	for _, cgroup := range cgroups {
 		if u := w.known(cgroup, now); u != nil {
@@ -409,6 +409,20 @@ func (w *worker) find() {
 	}
 	w.keepGone(former, units, now)
 	w.replace(former, units, now)
+}
+
+// stores are the directories in which layers are believed to lie: the configured ones, and what the
+// runtime names.
+func (w *worker) stores() []string {
+	all := slices.Clone(w.o.Stores)
+	if fs := w.asked.dirs(); fs != nil {
+		for _, dir := range []string{fs.ImageDir, fs.ContainerDir} {
+			if dir != "" && dir != "/" && !slices.Contains(all, dir) {
+				all = append(all, dir)
+			}
+		}
+	}
+	return all
 }
 
 // follow keeps in mind how many cgroups the levels had that units are listed from.
