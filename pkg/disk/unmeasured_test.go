@@ -98,6 +98,7 @@ func TestALayerIsLookedForAgain(t *testing.T) {
 	put(t, filepath.Join(n.base, "cgroup/kubepods/pod"+podUID, id1, "cgroup.procs"), "4711\n")
 	put(t, filepath.Join(n.base, "proc/4711/mountinfo"), "1 0 8:1 / / rw - ext4 /dev/vda rw\n")
 	w := newWorker(n.Options)
+	w.freshNs.Store(monotonicNs() + 3600*second) // somebody waits for as long as it takes
 	look := func() uint64 {
 		w.foundNs.Store(monotonicNs())
 		w.find()

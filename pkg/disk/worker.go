@@ -400,7 +400,8 @@ func (w *worker) find() {
 	w.follow(links)
 	now := monotonicNs()
 	former := w.units // nobody else replaces it
-	w.finder.logs, w.finder.layers.stores = nil, w.stores()
+	w.finder.logs = nil
+	w.lookInStores()
 	units := make(map[string]*unit, len(cgroups))
 	for _, cgroup := range cgroups {
 		if u := w.known(cgroup, now); u != nil {
@@ -409,6 +410,20 @@ func (w *worker) find() {
 	}
 	w.keepGone(former, units, now)
 	w.replace(former, units, now)
+}
+
+// lookInStores has units read again whose layers may lie where the runtime has since said so.
+func (w *worker) lookInStores() {
+	stores := w.stores()
+	if slices.Equal(stores, w.finder.layers.stores) {
+		return
+	}
+	w.finder.layers.stores = stores
+	for _, u := range w.byCgroup {
+		if u.isUnlayered() {
+			u.readNs = 0
+		}
+	}
 }
 
 // stores are the directories in which layers are believed to lie: the configured ones, and what the
@@ -478,7 +493,7 @@ func (w *worker) keepGone(former, units map[string]*unit, now uint64) {
 // known is a unit as it was read not long ago, or is now; nil when it can't be read.
 func (w *worker) known(cgroup string, now uint64) *unit {
 	was, links := w.byCgroup[cgroup], w.o.FS.Links(cgroup)
-	if was != nil && was.links == links && !w.grows(was, now) && !w.lacksLayer(was, now) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
+	if was != nil && was.links == links && !w.grows(was, now) && !(w.isWaitedFor() && w.lacksLayer(was, now)) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
 		was.limit(w.o.Units)
 		return was
 	}
@@ -614,7 +629,7 @@ func (w *worker) measureGrowers(ctx context.Context) {
 
 // isWaitedFor: somebody may be in measureGrowers.
 func (w *worker) isWaitedFor() bool {
-	return monotonicNs()-w.freshNs.Load() < uint64(settleWithin)
+	return monotonicNs() < w.freshNs.Load()+uint64(settleWithin)
 }
 
 // isFindWanted: it is known who grows, and units were looked for before that.
