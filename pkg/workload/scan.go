@@ -319,10 +319,10 @@ func (r *Reader) containers(pod *Unit) error {
 			return err
 		}
 		to := pod
-		if isSandbox, isEmpty := r.inhabitants(c); isSandbox || isMonitor(name) {
+		if arePauses, runs := r.inhabitants(c); isMonitor(name) || arePauses && r.isSandbox(pod.UID, name, c) {
 			to = &runtimes
 		} else {
-			pod.Runs = pod.Runs || !isEmpty
+			pod.Runs = pod.Runs || runs
 		}
 		to.Targets = append(to.Targets, Target{dir})
 		to.TargetIDs = append(to.TargetIDs, Identity{MemoryID: c.MemoryID(), PidsID: c.PidsID()})
@@ -339,27 +339,72 @@ func (r *Reader) containers(pod *Unit) error {
 	return nil
 }
 
-// inhabitants reports whether all processes of a cgroup are the pause container's, and
-// whether there are none. One that has no name any more has ended since.
-func (r *Reader) inhabitants(c *cgroupfs.Cgroup) (isSandbox, isEmpty bool) {
+// inhabitants reports whether all processes of a cgroup are named as a sandbox's is, and whether
+// there are any. One that has no name any more has ended since.
+func (r *Reader) inhabitants(c *cgroupfs.Cgroup) (arePauses, runs bool) {
 	var err error
 	if r.pids, err = c.Procs(r.pids[:0]); err != nil {
-		return false, true
+		return false, false
 	}
 	for _, pid := range r.pids {
 		switch comm := r.comm(pid); {
 		case comm == "pause":
-			isSandbox = true
+			arePauses = true
 		case comm != "":
-			return false, false
+			return false, true
 		}
 	}
-	return isSandbox, !isSandbox
+	return arePauses, arePauses
+}
+
+const (
+	// sandboxAdj is the oom_score_adj of a sandbox by containerd, CRI-O and cri-dockerd. The
+	// kubelet gives no container less than -997, and nobody lowers its own without
+	// CAP_SYS_RESOURCE.
+	sandboxAdj = -998
+	// sandboxBytes and sandboxTasks are far above what a process takes that waits for signals,
+	// under 1 MiB and one task, and below what anybody is evicted for.
+	sandboxBytes = 16 << 20
+	sandboxTasks = 64
+)
+
+// isSandbox reports whether a child of a pod, of whose processes r.pids all are named pause, is
+// its sandbox. Anybody may take that name, to be spared beside another container. So it is none
+// of the containers that the table knows, and has a sandbox's oom_score_adj; or, where the
+// runtime can't set that (containerd's restrict_oom_score_adj), one process that holds nothing.
+func (r *Reader) isSandbox(uid, name string, c *cgroupfs.Cgroup) bool {
+	if r.rules.Load().isContainer(uid, name) {
+		return false
+	}
+	isMarked, processes := true, 0
+	for _, pid := range r.pids {
+		if adj, err := r.adjOf(pid); err == nil {
+			isMarked = isMarked && adj == sandboxAdj
+			processes++
+		}
+	}
+	return isMarked || processes == 1 && holdsNothing(c)
+}
+
+// holdsNothing: no more than a sandbox does. Without a figure that is not known.
+func holdsNothing(c *cgroupfs.Cgroup) bool {
+	bytes, err := c.MemoryCurrentBytes()
+	tasks, tasksErr := c.PidsCurrent()
+	return err == nil && tasksErr == nil && bytes <= sandboxBytes && tasks <= sandboxTasks
 }
 
 func (r *Reader) comm(pid int) string {
 	b, _ := os.ReadFile(filepath.Join(r.o.Procfs, strconv.Itoa(pid), "comm"))
 	return strings.TrimSpace(string(b))
+}
+
+// adjOf is a process's oom_score_adj, an error when it has ended.
+func (r *Reader) adjOf(pid int) (int64, error) {
+	b, err := os.ReadFile(filepath.Join(r.o.Procfs, strconv.Itoa(pid), "oom_score_adj"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 }
 
 // vital are processes without which the node's pods can't be run at all.
@@ -424,12 +469,7 @@ func (r *Reader) inferRequest(c *cgroupfs.Cgroup, qos QOSClass) int64 {
 		}
 	case QOSBurstable:
 		for _, pid := range r.pids {
-			b, err := os.ReadFile(filepath.Join(r.o.Procfs, strconv.Itoa(pid), "oom_score_adj"))
-			if err != nil {
-				continue
-			}
-			adj, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-			if err == nil && adj >= 3 && adj <= 999 {
+			if adj, err := r.adjOf(pid); err == nil && adj >= 3 && adj <= 999 {
 				return r.o.NodeMemoryBytes / 1000 * (1000 - adj)
 			}
 		}

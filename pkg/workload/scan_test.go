@@ -267,6 +267,57 @@ func TestTargetsLeaveTheSandboxOut(t *testing.T) {
 	}
 }
 
+// Who calls itself pause is not spared for that beside another container of its pod.
+func TestASandboxIsToldFromWhoTakesItsName(t *testing.T) {
+	const pod = "/kubepods/besteffort/pod" + uidA
+	const mebibyte = 1 << 20
+	type child struct {
+		pids         []int
+		adj          int
+		bytes, tasks int64
+	}
+	for name, tc := range map[string]struct {
+		child
+		id     string // of a container of the pod in the table
+		spared bool
+	}{
+		"a sandbox":                   {child{[]int{10}, -998, mebibyte, 1}, "9a1e", true},
+		"a sandbox with a page cache": {child{[]int{10}, -998, 20 * mebibyte, 1}, "9a1e", true},
+		"a sandbox of a runtime that can't lower the score": {child{[]int{10}, 0, 4 * mebibyte, 6}, "9a1e", true},
+		"a sandbox, no table":                               {child{[]int{10}, 0, 4 * mebibyte, 6}, "", true},
+		"a hog":                                             {child{[]int{10}, 1000, 17 * mebibyte, 1}, "", false},
+		"threads":                                           {child{[]int{10}, 1000, mebibyte, 65}, "", false},
+		"processes":                                         {child{[]int{10, 13}, 1000, mebibyte, 2}, "", false},
+		"a container of the table that holds nothing yet": {child{[]int{10}, 1000, mebibyte, 1}, "c0de", false},
+		"a container of the table with CAP_SYS_RESOURCE":  {child{[]int{10}, -998, mebibyte, 1}, "c0de", false},
+	} {
+		for _, cgroup := range []string{"c0de", "cri-containerd-c0de.scope", "crio-c0de", "crio-c0de.scope"} {
+			t.Run(name+" in "+cgroup, func(t *testing.T) {
+				n := newNode(t)
+				n.process(11, "web", 1000)
+				n.cgroup(pod+"/a", 11)
+				for _, pid := range tc.pids {
+					n.process(pid, "pause", tc.adj)
+				}
+				n.cgroup(pod+"/"+cgroup, tc.pids...)
+				n.file(filepath.Join(n.cgroups, pod, cgroup, "memory.current"), strconv.FormatInt(tc.bytes, 10)+"\n")
+				n.file(filepath.Join(n.cgroups, pod, cgroup, "pids.current"), strconv.FormatInt(tc.tasks, 10)+"\n")
+				o := Options{Roots: []string{"/kubepods"}}
+				if tc.id != "" {
+					n.table(&o, `{"uid":"`+uidA+`","containers":[{"name":"waits"},{"name":"runs","id":"`+tc.id+`"}]}`)
+				}
+				want := []Target{{pod + "/a"}, {pod + "/" + cgroup}}
+				if tc.spared {
+					want = want[:1]
+				}
+				if diff := cmp.Diff(want, n.scan(o)[pod].Targets); diff != "" {
+					t.Errorf("(-want +got)\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
 func TestProtectedUnits(t *testing.T) {
 	const job, pod = "/jobs/a", "/kubepods/pod" + uidA
 	for name, tc := range map[string]struct {

@@ -248,3 +248,11 @@ func (k *rules) apply(u *Unit) {
 		u.Evict = e.Evict
 	}
 }
+
+// isContainer reports whether a pod's child cgroup is that of a container in the table.
+func (k *rules) isContainer(uid, name string) bool {
+	e := k.entries[uid]
+	return e != nil && slices.ContainsFunc(e.Containers, func(c EntryContainer) bool {
+		return c.ID != "" && strings.Contains(name, c.ID)
+	})
+}

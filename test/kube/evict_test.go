@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -152,6 +153,46 @@ func (p *pod) awaitAfterwards(kill record.Line) string {
 	}
 	return fmt.Sprintf("%s after the kill: phase %s, reason %q, restarts %d, container ended with %d (%s)",
 		took, s.Status.Phase, s.Status.Reason, c.RestartCount, ended.ExitCode, ended.Reason)
+}
+
+// A container whose processes bear the sandbox's name is killed as any other, beside one that
+// does not. No companion tells the agent which are the pod's containers.
+func TestAHogThatIsNamedAsASandboxIsKilled(t *testing.T) {
+	n := theNodeIs(t)
+	bs := n.Bystanders(t)
+	a := n.Agent(t, shortly)
+	h := n.Pod(t, "hog", hog("-rate", "268435456"), onCall, restarted(v1.RestartPolicyNever), func(p *v1.Pod) {
+		second := v1.Container{Name: "second", Image: loadImage, ImagePullPolicy: v1.PullNever, Args: []string{"wait"}}
+		p.Spec.Containers = append(p.Spec.Containers, second)
+		p.Spec.Containers[0].Image = infraImage
+	})
+	pause, shims, hogs := h.Processes(h.Sandbox), h.shims(), h.Processes(h.first)
+	if name := commOf(t, hogs[0]); name != "pause" || len(pause) != 1 {
+		t.Fatalf("the hog is named %s, the sandbox has the processes %v", name, pause)
+	}
+	h.Call()
+	kill := a.KillOf(h)
+	closed := a.Eviction(kill.ID)
+	t.Log(timesOf(closed))
+	if closed.Timeline.Dead == 0 || closed.Timeline.Recovered == 0 || len(h.Processes(h.first)) > 0 {
+		t.Errorf("closed as %s, %s; the hog has the processes %v", closed.Outcome, closed.Reason, h.Processes(h.first))
+	}
+	if got := h.Processes(h.Sandbox); !slices.Equal(got, pause) || !slices.Equal(h.shims(), shims) {
+		t.Errorf("sandbox has the processes %v, had %v; shims are %v, were %v", got, pause, h.shims(), shims)
+	}
+	if kills := a.Lines(record.KindKill); len(kills) != 1 {
+		t.Errorf("%d kills, want one", len(kills))
+	}
+	h.await("kubelet's part", func(s *v1.Pod) bool { return s.Status.Phase == v1.PodFailed })
+	bs.AreUntouched(t)
+	n.kubeletDidNotEvict(t)
+}
+
+func commOf(t testing.TB, pid int) string {
+	t.Helper()
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	must(t, err)
+	return strings.TrimSpace(string(name))
 }
 
 func TestAForkBombIsKilledAndNobodyElse(t *testing.T) {

@@ -57,7 +57,8 @@ func (n *node) Submit(t testing.TB, object *v1.Pod) *pod {
 func (p *pod) AwaitStart() {
 	p.t.Helper()
 	p.find(p.await("pod that runs", func(s *v1.Pod) bool {
-		return len(s.Status.ContainerStatuses) > 0 && s.Status.ContainerStatuses[0].State.Running != nil
+		waits := func(c v1.ContainerStatus) bool { return c.State.Running == nil }
+		return len(s.Status.ContainerStatuses) > 0 && !slices.ContainsFunc(s.Status.ContainerStatuses, waits)
 	}))
 }
 
@@ -145,7 +146,7 @@ func (p *pod) find(found *v1.Pod) {
 	}
 	p.Cgroup += "/pod" + p.UID
 	for _, id := range p.Children() {
-		if id != p.first {
+		if !slices.ContainsFunc(found.Status.ContainerStatuses, func(c v1.ContainerStatus) bool { return strings.HasSuffix(c.ContainerID, id) }) {
 			p.Sandbox = id
 		}
 	}
