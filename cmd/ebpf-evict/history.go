@@ -114,8 +114,12 @@ func printHistory(out io.Writer, all []record.Eviction) error {
 		if l.Timeline != nil {
 			t = *l.Timeline
 		}
+		ended := outcome(e)
+		if l.Attempts > 1 {
+			ended += fmt.Sprintf(", %d attempts", l.Attempts)
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Time.UTC().Format("2006-01-02 15:04:05"), l.ID,
-			record.Printable(l.Signal), record.Printable(victim), since(t.Crossed, t.Signalled), since(t.Crossed, t.Dead), freed, outcome(e))
+			record.Printable(l.Signal), record.Printable(victim), since(t.Crossed, t.Signalled), since(t.Crossed, t.Dead), freed, ended)
 	}
 	return w.Flush()
 }
@@ -132,8 +136,9 @@ func outcome(e record.Eviction) string {
 	if e.Closed == nil {
 		return "still open, or the agent died"
 	}
+	text := record.Printable(string(e.Closed.Outcome))
 	if e.Closed.By == record.ByBackstop {
-		return record.Printable(string(e.Closed.Outcome)) + " by the backstop"
+		text += " by the backstop"
 	}
-	return record.Printable(string(e.Closed.Outcome))
+	return text
 }

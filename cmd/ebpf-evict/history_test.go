@@ -66,7 +66,7 @@ func TestHistory(t *testing.T) {
 		want string
 	}{
 		"table": {nil, head +
-			"2026-01-02 03:04:05  01KDYAK383041061050R3GG28A  memory.available   default/hog  85.0 µs  1.32 ms  600 MiB   killed\n" +
+			"2026-01-02 03:04:05  01KDYAK383041061050R3GG28A  memory.available   default/hog  85.0 µs  1.32 ms  600 MiB   killed, 2 attempts\n" +
 			"2026-01-02 03:05:05  01KDYAZZZZ041061050R3GG28A  pid.available      /root/bo?mb  -        -        -         still open, or the agent died\n" +
 			"2026-01-02 03:05:30  01KDYB0000004106105000R3GG  imagefs.available  -            -        -        3.00 GiB  recovered\n" +
 			"2026-01-02 03:06:05  00000000000000000000000000                     -            -        -        -         refused\n"},

@@ -80,6 +80,8 @@ type Agent struct {
 	state    string
 	stateMu  sync.Mutex // one writer of the state file at a time
 
+	comebacks [maxComebacks]comeback
+
 	reclaim   reclaim
 	reclaimMu sync.Mutex // one writer of the request at a time
 	limits    limits

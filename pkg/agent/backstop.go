@@ -149,7 +149,7 @@ func (a *Agent) nominateFor(bound, wire int, listed leads) bool {
 	}
 	i := b.found.Victim
 	*n = nominee{
-		named: true, id: record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()),
+		named: true, id: a.nomineeID(&a.scene.workloads[i]),
 		decision: wouldDecide(&a.settings.Bounds[bound], bound, o, i),
 		victim:   a.scene.workloads[i], unit: a.scene.units[i],
 	}
@@ -167,6 +167,14 @@ func (a *Agent) nominateFor(bound, wire int, listed leads) bool {
 	}
 	n.named = a.kernel.Nominate(wire, s)
 	return n.named
+}
+
+// nomineeID is the id of the nominee's eviction, should there be one.
+func (a *Agent) nomineeID(w *workload.Workload) record.ID {
+	if c := a.comebackOf(w); c != nil {
+		return c.eviction
+	}
+	return record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy())
 }
 
 // wouldDecide is what the record of the nominee's eviction says that was decided.
@@ -301,7 +309,9 @@ func (a *Agent) takeNote() {
 	}
 	e.decision.Observed.Available, e.decision.Observed.Ns = k.Available, k.CrossedNs
 	e.timeline.Crossed, e.timeline.Signalled = k.CrossedNs, k.SignalledNs
-	a.memory.Killed(k.SignalledNs)
+	if a.resume(e); !e.isAgain() {
+		a.memory.Killed(k.SignalledNs)
+	}
 	a.explain(e) // by the last pass's figures, like the nomination
 	a.refresh()
 	if i := a.scene.unit(n.victim.ID); i >= 0 && sameRows(a.scene.units[i].targets, n.unit.targets) && a.takeHandle(e, a.scene.units[i]) {

@@ -61,6 +61,10 @@ type eviction struct {
 	reason      string
 	// limit is what a unit of its own was above, nil where the node was short of something.
 	limit *offence
+	// attempt is which kill of its pod this is, 0 and 1: the first. unasked: no pressure asked
+	// for it.
+	attempt int
+	unasked bool
 	// reclaim is what was freed of the node before, nil: nothing was tried.
 	reclaim *record.Reclaim
 	// lowest is the least that was available from the crossing to the recovery.
@@ -188,8 +192,11 @@ func (a *Agent) opened(e *eviction, struck int) {
 	a.noted(e)
 }
 
-// noted writes the kill line.
+// noted writes the kill line, of a pod that came back no other one: whoever acts on it has.
 func (a *Agent) noted(e *eviction) {
+	if a.expect(e); e.isAgain() {
+		return
+	}
 	if e.message == "" {
 		a.explain(e)
 	}
@@ -241,7 +248,7 @@ func (a *Agent) line(kind record.Kind, e *eviction) *record.Line {
 			Priority: e.victim.Priority, RequestBytes: requestBytes(&e.bound, &e.victim),
 			UsageBytes: figure(usageBytes(&a.settings, &e.bound, &e.victim)), Tasks: figure(e.victim.Usage.Tasks),
 		},
-		Ranked: e.ranked, Attempts: 1, Outcome: e.outcome, Reason: e.reason, By: e.killer,
+		Ranked: e.ranked, Attempts: max(1, e.attempt), Outcome: e.outcome, Reason: e.reason, By: e.killer,
 		Message: e.message, Annotations: e.annotations,
 	}
 	if e.victim.ID.MemoryID != 0 {
@@ -430,6 +437,9 @@ func (a *Agent) settle(e *eviction) {
 	a.pardon(e) // dead, or given up: a frozen one dies when it is thawed, a word would be missed
 	if e.timeline.Dead != 0 {
 		a.viewed = time.Time{}
+		if c := a.comebackBy(e.id); c != nil {
+			c.deadNs = e.timeline.Dead
+		}
 		e.unit.figuresFrom.Store(e.timeline.Dead)
 		a.at(stageDead)
 	}
@@ -441,7 +451,12 @@ func (a *Agent) closeEviction(e *eviction) {
 	a.viewed = time.Time{}
 	e.outcome, e.reason = e.ending()
 	intent := e.intent
-	a.recorder.send(a.line(record.KindEviction, e), func() { a.kernel.FreeIntent(intent) })
+	free := func() { a.kernel.FreeIntent(intent) }
+	if l := a.closedAs(e, a.line(record.KindEviction, e)); l != nil {
+		a.recorder.send(l, free)
+	} else {
+		a.recorder.after(free)
+	}
 }
 
 // ending says how the eviction ended.
@@ -463,7 +478,7 @@ func (e *eviction) ending() (record.Outcome, string) {
 	if e.timeline.Signalled == 0 {
 		how = "ended within its grace period"
 	}
-	if e.limit != nil {
+	if e.limit != nil || e.unasked {
 		return record.OutcomeKilled, how
 	}
 	if e.timeline.Recovered != 0 {
@@ -481,11 +496,15 @@ func (a *Agent) runsAgain(e *eviction) bool {
 	if i < 0 {
 		return false
 	}
-	u := a.scene.units[i]
-	if u.grip == e.unit.grip {
+	return runsSince(a.scene.units[i], e.unit, e.timeline.Dead)
+}
+
+// runsSince reports whether a unit has processes that came after the death of what was struck.
+func runsSince(u, struck *unit, deadNs uint64) bool {
+	if u.grip == struck.grip {
 		return u.revived.Load()
 	}
-	return u.ranNs.Load() > e.timeline.Dead // else the runtime has removed what was struck, and nothing was started
+	return u.ranNs.Load() > deadNs // else the runtime has removed what was struck, and nothing was started
 }
 
 // holds reports whether something is left to credit: zombies of a dead victim, anything
@@ -508,7 +527,7 @@ func (e *eviction) over(nowNs uint64, leaving bool) bool {
 	if e.bound.Signal.Disk() {
 		patience = cleanUp
 	}
-	return leaving || e.limit != nil || e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(patience)
+	return leaving || e.limit != nil || e.unasked || e.timeline.Recovered != 0 || nowNs-e.timeline.Dead > uint64(patience)
 }
 
 // pardon gives the condemned word back, once: by the next time it may be another victim's.

@@ -50,6 +50,7 @@ func (a *Agent) pass(woke crossings, wokeNs uint64) decide.Decision {
 	a.report(&d)
 	a.concludeReclaim(&d)
 	a.enforceLimits(&d, wokeNs)
+	a.killComebacks(&d, wokeNs)
 	a.watchWait(&d)
 	a.publish(d.Conditions)
 	a.follow()
@@ -172,6 +173,7 @@ func (a *Agent) evict(d *decide.Decision, woke crossings, wokeNs uint64) bool {
 // kill strikes an eviction's unit, after what a crash must not lose is stored. False: the unit
 // is gone, and another may be found.
 func (a *Agent) kill(e *eviction, woke crossings) bool {
+	a.resume(e)
 	e.intent = a.kernel.StoreIntent(&e.intended)
 	a.at(stageStored)
 	sent := a.kernel.SignalsSent()
@@ -189,7 +191,9 @@ func (a *Agent) kill(e *eviction, woke crossings) bool {
 	}
 	a.at(stageStruck)
 	a.kernel.IntentSignalled(e.intent)
-	a.memory.Killed(e.timeline.Signalled)
+	if !e.isAgain() {
+		a.memory.Killed(e.timeline.Signalled)
+	}
 	a.drills.proven.Store(true)
 	a.at(stageSignalled)
 	e.unit.figuresFrom.Store(e.timeline.Signalled)
@@ -288,6 +292,8 @@ func (a *Agent) standDown(e *eviction, err error) {
 	} else {
 		e.outcome, e.reason = record.OutcomeFailed, err.Error()
 	}
-	e.used, e.timeline.Signalled = false, 0
+	if e.used, e.timeline.Signalled = false, 0; e.isAgain() {
+		return // what was killed before stays as it is recorded
+	}
 	a.recorder.send(a.line(record.KindEviction, e), nil)
 }

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
-	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 )
 
@@ -22,9 +21,12 @@ func (a *Agent) ask(e *eviction) error {
 	if err != nil {
 		return err
 	}
+	a.resume(e)
 	e.handle, e.timeline.Asked = h, sample.Now()
 	a.viewed = time.Time{}
-	a.memory.Killed(e.timeline.Asked)
+	if !e.isAgain() {
+		a.memory.Killed(e.timeline.Asked)
+	}
 	a.spendReclaim(e)
 	grace := max(minGrace, time.Duration(a.settings.GracePeriodSeconds(&e.bound, e.victim.TerminationGracePeriodSeconds))*time.Second)
 	go func() {
@@ -32,8 +34,7 @@ func (a *Agent) ask(e *eviction) error {
 		e.finished.Store(&out)
 		a.wake()
 	}()
-	a.explain(e)
-	a.recorder.send(a.line(record.KindKill, e), nil)
+	a.noted(e)
 	return nil
 }
 

@@ -114,6 +114,26 @@ func TestEvictionsAreCountedOnceEachFromTheOldestLine(t *testing.T) {
 	want(t, metrics.New(o), all, "evictions_total") // a restart counts the same
 }
 
+// A pod that came back has a closing line for each kill, and is one eviction.
+func TestKillsAgainAreNoEvictions(t *testing.T) {
+	o := files(t)
+	var lines []record.Line
+	for attempts := range 3 {
+		l := eviction(record.OutcomeKilled, record.ByAgent)
+		l.ID, l.Attempts = record.MakeID(1, [10]byte{}), attempts+1
+		lines = append(lines, l)
+	}
+	appendLines(t, o.Journal, lines...)
+	c := metrics.New(o)
+	want(t, c, `
+		evictions_total{by="agent",outcome="killed",signal="memory.available"} 1
+		kills_again_total{signal="memory.available"} 2
+	`, "evictions_total", "kills_again_total")
+	if n := histogram(t, c, "overshoot_bytes", "memory.available").GetSampleCount(); n != 1 {
+		t.Errorf("%d overshoots, want the first kill's", n)
+	}
+}
+
 // histogram of one series of a family, by the value of a label.
 func histogram(t *testing.T, c prometheus.Collector, family, label string) *dto.Histogram {
 	t.Helper()

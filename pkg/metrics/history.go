@@ -9,11 +9,13 @@ import (
 // history is what the lines of a journal add up to.
 type history struct {
 	evictions, degraded *prometheus.CounterVec
+	again               *prometheus.CounterVec
 	reclaims, freed     *prometheus.CounterVec
 	starts, drillsBad   prometheus.Counter
 	errors              prometheus.Counter
 	stages, overshoot   *prometheus.HistogramVec
 
+	attempts  map[record.ID]int    // of each eviction so far: one of a pod that came back has several lines
 	reclaimed map[string]record.ID // the last reclaim of each signal: several lines may tell of it
 	badDrill  record.ID            // the last drill that failed: it has a line for each signal
 }
@@ -21,6 +23,7 @@ type history struct {
 func newHistory() *history {
 	return &history{
 		evictions: counters("evictions_total", "Evictions that are closed, by how they ended (outcome) and who killed (by).", "signal", "outcome", "by"),
+		again:     counters("kills_again_total", "Kills of pods that came back before their eviction was on record, the first of each left out.", "signal"),
 		degraded:  counters("degraded_total", "Times that the agent said it does less than it should; signal is empty where all are concerned.", "signal"),
 		reclaims:  counters("reclaims_total", "Node-level reclaims that ended, by result: ok or error.", "signal", "result"),
 		freed:     counters("reclaim_freed_bytes_total", "Bytes that node-level reclaims freed.", "signal"),
@@ -35,7 +38,7 @@ func newHistory() *history {
 			Name: "overshoot_bytes", Help: "How far below a hard threshold the signal fell.",
 			Buckets: prometheus.ExponentialBuckets(4<<10, 4, 11), NativeHistogramZeroThreshold: 4 << 10,
 		}, "signal"),
-		reclaimed: map[string]record.ID{},
+		attempts: map[record.ID]int{}, reclaimed: map[string]record.ID{},
 	}
 }
 
@@ -62,7 +65,7 @@ func histograms(o prometheus.HistogramOpts, labels ...string) *prometheus.Histog
 }
 
 func (h *history) collectors() []prometheus.Collector {
-	return []prometheus.Collector{h.evictions, h.degraded, h.reclaims, h.freed, h.starts, h.drillsBad, h.errors, h.stages, h.overshoot}
+	return []prometheus.Collector{h.evictions, h.again, h.degraded, h.reclaims, h.freed, h.starts, h.drillsBad, h.errors, h.stages, h.overshoot}
 }
 
 // expect makes the counters of what may happen start at zero: an increase is seen only of
@@ -75,6 +78,7 @@ func (h *history) expect(signals []record.SignalState) {
 		h.evictions.WithLabelValues(s, string(record.OutcomeFailed), record.ByAgent)
 		h.evictions.WithLabelValues(s, string(record.OutcomeRefused), record.ByAgent)
 		h.evictions.WithLabelValues(s, string(record.OutcomeShadow), record.ByAgent)
+		h.again.WithLabelValues(s)
 		h.degraded.WithLabelValues(s)
 	}
 	h.degraded.WithLabelValues("")
@@ -112,6 +116,16 @@ func (h *history) addReclaim(r *record.Reclaim) {
 }
 
 func (h *history) addEviction(l *record.Line) {
+	former := h.attempts[l.ID]
+	if !l.ID.IsZero() {
+		h.attempts[l.ID] = max(1, l.Attempts)
+	}
+	if again := l.Attempts - max(1, former); again > 0 {
+		h.again.WithLabelValues(l.Signal).Add(float64(again))
+	}
+	if former > 0 {
+		return
+	}
 	h.evictions.WithLabelValues(l.Signal, string(l.Outcome), l.By).Inc()
 	if l.Threshold == nil || !l.Threshold.Hard {
 		return // a soft eviction takes as long as it was told to, a unit's own limit has no crossing

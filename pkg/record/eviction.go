@@ -4,8 +4,9 @@ package record
 type Eviction struct {
 	// Kill is the first line written after SIGKILL, nil where nobody was killed.
 	Kill *Entry
-	// Closed is the closing line. While it is nil the eviction is still open, or the
-	// agent died before it closed it.
+	// Closed is the closing line, of a pod that was killed again the last one, with its
+	// Attempts. While it is nil the eviction is still open, or the agent died before it
+	// closed it.
 	Closed *Entry
 }
 

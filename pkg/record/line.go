@@ -88,12 +88,15 @@ type Line struct {
 	// OvershootBytes is how far below the threshold the signal fell.
 	OvershootBytes *int64 `json:"overshootBytes,omitempty"`
 	// FreedBytes may be negative: others took more than the victim gave back.
-	FreedBytes      *int64  `json:"freedBytes,omitempty"`
-	ProcessesKilled int     `json:"processesKilled,omitempty"`
-	Attempts        int     `json:"attempts,omitempty"`
-	Outcome         Outcome `json:"outcome,omitempty"`
-	Reason          string  `json:"reason,omitempty"`
-	By              string  `json:"by,omitempty"`
+	FreedBytes      *int64 `json:"freedBytes,omitempty"`
+	ProcessesKilled int    `json:"processesKilled,omitempty"`
+	// Attempts are the kills so far of a pod that came back before its eviction was on record.
+	// Each closes the eviction anew, with a line that is the first one but for attempts, outcome,
+	// reason and processesKilled. There is one kill line.
+	Attempts int     `json:"attempts,omitempty"`
+	Outcome  Outcome `json:"outcome,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+	By       string  `json:"by,omitempty"`
 	// Message is what the kubelet would write into the pod's status and its event, and
 	// Annotations are those of the event.
 	Message     string            `json:"message,omitempty"`

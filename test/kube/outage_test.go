@@ -40,6 +40,37 @@ func TestAnOutageOfTheAPIServerLosesNothing(t *testing.T) {
 	n.kubeletDidNotEvict(t)
 }
 
+// A kubelet that can't learn of the eviction starts the container again. It is killed again,
+// though nothing is short by then, and that is the same eviction: one kill line, one record.
+func TestAPodThatComesBackBeforeItsRecordIsKilledAgain(t *testing.T) {
+	n := theNodeIs(t)
+	bs := n.Bystanders(t)
+	a := n.Agent(t, shortly)
+	c := a.Companion(t)
+	h := n.Pod(t, "hog", hog("-ignore-term"), onCall) // started again it waits for another call
+	other := n.Pod(t, "other", []string{"wait"})
+	must(t, n.await("ranking that knows the pod's name", func() bool { return a.ranks(h) }))
+	var kill record.Line
+	n.WithoutAPIServer(t, func() {
+		h.Call()
+		kill = a.KillOf(h)
+		c.await("second kill", func() bool { return a.Eviction(kill.ID).Attempts > 1 })
+	})
+	h.isOnRecordOnce(c, kill)
+	closed := a.Eviction(kill.ID)
+	t.Logf("%s; %d attempts, %d processes killed: %s", timesOf(closed), closed.Attempts, closed.ProcessesKilled, closed.Reason)
+	if closed.Outcome != record.OutcomeKilled || closed.ProcessesKilled < closed.Attempts || len(a.Lines(record.KindKill)) != 1 {
+		t.Errorf("closed as %+v after the kill lines %+v", closed, a.Lines(record.KindKill))
+	}
+	for _, l := range a.Lines(record.KindEviction) {
+		if l.ID != kill.ID {
+			t.Errorf("another eviction: %+v", l)
+		}
+	}
+	append(bs, other).AreUntouched(t)
+	n.kubeletDidNotEvict(t)
+}
+
 // WithoutAPIServer kills the API server, and starts it again afterwards.
 func (n *node) WithoutAPIServer(t *testing.T, during func()) {
 	t.Helper()
