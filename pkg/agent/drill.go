@@ -47,7 +47,8 @@ type drilling struct {
 	passes atomic.Uint64
 	mode   atomic.Pointer[string]
 	state  atomic.Pointer[record.DrillState]
-	// proven: a unit was struck since the start, which says more than a canary does.
+	// proven: a unit was struck since the start, by the agent or by the kernel in its place, which
+	// says more than a canary does.
 	proven atomic.Bool
 }
 

@@ -436,18 +436,33 @@ func TestStartRemovesWhatADeadDrillLeft(t *testing.T) {
 // In the middle of a fork bomb a canary may get no CPU, and whoever ends then protects nobody.
 func TestADrillThatFailsAtStartEndsNoAgentThatIsNeeded(t *testing.T) {
 	hog := load.Spec{Kind: load.Hog, Bytes: 400 << 20}
+	opened := func(b *bed) *Agent { return b.open(map[string]string{"allocatableMemory.available": "200Mi"}, nil) }
 	for name, tc := range map[string]struct {
-		before func(*bed, *Agent)
-		ends   bool
+		start func(*bed) *Agent
+		ends  bool
 	}{
-		"nothing has happened":                       {func(*bed, *Agent) {}, true},
-		"it has evicted a hog":                       {func(b *bed, a *Agent) { b.evictBy(a, "hog", hog) }, false},
-		"a hog has crossed that it has not seen yet": {func(b *bed, _ *Agent) { b.sleeper("hog", hog.Bytes) }, false},
+		"nothing has happened": {opened, true},
+		"it has evicted a hog": {func(b *bed) *Agent {
+			a := opened(b)
+			b.evictBy(a, "hog", hog)
+			return a
+		}, false},
+		"the kernel has evicted one in its place": {func(b *bed) *Agent {
+			hog := b.leak("hog")
+			a := b.stalled()
+			must(b.t, hog.Go())
+			b.turns(a, "the eviction's end", func() bool { return len(b.outcomes("hog")) == 1 })
+			return a
+		}, false},
+		"a hog has crossed that it has not seen yet": {func(b *bed) *Agent {
+			a := opened(b)
+			b.sleeper("hog", hog.Bytes)
+			return a
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t)
-			a := b.open(map[string]string{"allocatableMemory.available": "200Mi"}, nil)
-			tc.before(b, a)
+			a := tc.start(b)
 			ctx, end := context.WithCancelCause(t.Context())
 			defer end(nil)
 			results, heard := make(chan drill.Result), make(chan struct{})
