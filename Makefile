@@ -100,7 +100,7 @@ test-vms: build ## in two VMs at once: packages on 6.1; scenes on 6.18, then wha
 test-vm: build test-vm-packages ## the root tests under pure cgroup v2 in qemu: KERNEL=5.10|6.1|6.12|6.18|newest VM_FLAGS='-env EBPF_EVICT_ROUNDS=50'
 	go run ./test/vm -kernel $(KERNEL) -numa 1024,1024 -run NUMA -env EBPF_EVICT_NUMA_NODES=2 -- ./pkg/loader
 	go run ./test/vm -kernel $(KERNEL) -append lockdown=confidentiality -bin $(BIN) -run Lockdown -env EBPF_EVICT_LOCKDOWN=1 -- ./test/e2e
-	$(if $(filter 6.1,$(KERNEL)),go run ./test/vm -kernel $(KERNEL) -filesystems -run 'Quota|Project' -- ./pkg/disk)
+	$(if $(filter 6.1,$(KERNEL)),go run ./test/vm -kernel $(KERNEL) -run 'Quota|Project' -- ./pkg/disk)
 
 .PHONY: test-vm-packages
 test-vm-packages: ## of these the packages VM_PKGS alone, with the bin/ebpf-evict that is there

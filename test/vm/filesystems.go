@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -11,20 +12,30 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/test/vm/guest"
 )
 
-// filesystemModules are those for ext4 and xfs on loop devices, with quotas, and what they
-// stand on, as Debian's kernels name their files; what one has built in has none.
+// filesystemModules are those for ext4, xfs and btrfs on loop devices, with quotas, for FUSE, and
+// before each what it stands on, as Debian's kernels name their files; what one has built in has
+// none.
 var filesystemModules = []string{
-	"loop.ko", "ext4.ko", "jbd2.ko", "mbcache.ko", "crc16.ko", "xfs.ko", "libcrc32c.ko",
-	"crc32c_generic.ko", "quota_v2.ko", "quota_tree.ko",
+	"loop.ko", "mbcache.ko", "crc16.ko", "jbd2.ko", "ext4.ko", "crc32c_generic.ko", "libcrc32c.ko", "xfs.ko",
+	"quota_tree.ko", "quota_v2.ko", "fuse.ko",
+	"libblake2b.ko", "blake2b_generic.ko", "zstd_compress.ko", "xor.ko", "raid6_pq.ko", "btrfs.ko",
 }
 
 // modulesBeside are the modules that lie in the cache with a kernel's image.
-func modulesBeside(image string) []string {
-	files, _ := filepath.Glob(filepath.Join(filepath.Dir(image), "*.ko")) // the pattern is good
+func modulesBeside(image string) (files []string) {
+	for _, name := range filesystemModules {
+		file := filepath.Join(filepath.Dir(image), name)
+		for _, f := range []string{file, file + guest.CompressedModule} {
+			if _, err := os.Stat(f); err == nil {
+				files = append(files, f)
+			}
+		}
+	}
 	return files
 }
 
-// addFilesystems lets the tests make and mount ext4 and xfs, and be told that they can.
+// addFilesystems lets the tests make and mount filesystems, with this machine's mkfs, and be told
+// that they can.
 func addFilesystems(ctx context.Context, archive *initramfs, manifest *guest.Manifest, kernel string) error {
 	modules := modulesBeside(kernel)
 	if len(modules) == 0 {
@@ -35,7 +46,7 @@ func addFilesystems(ctx context.Context, archive *initramfs, manifest *guest.Man
 		archive.file(to, file)
 		manifest.Modules = append(manifest.Modules, to)
 	}
-	for _, name := range []string{"mkfs.ext4", "mkfs.xfs"} {
+	for _, name := range []string{"mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"} {
 		if err := archive.program(ctx, name); err != nil {
 			return err
 		}

@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/test/vm/guest"
 )
 
 // source says where a kernel comes from: the newest of its series in these Debian suites.
@@ -80,7 +82,7 @@ func fetchKernel(ctx context.Context, src source, withModules bool) (string, err
 	switch {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		fmt.Printf("the cached kernel is not used: %v\n", err)
-	case err == nil && withModules && len(modulesBeside(cached)) == 0:
+	case err == nil && withModules && !hasModules(dir):
 	case err == nil && (src.name != newest || age < newestAge):
 		return cached, nil
 	}
@@ -125,6 +127,14 @@ func cachedKernel(dir string) (image string, age time.Duration, err error) {
 	return image, time.Since(info.ModTime()), nil
 }
 
+// modulesList is the cache's record of the modules that were looked for in the packages.
+const modulesList = "modules"
+
+func hasModules(dir string) bool {
+	list, err := os.ReadFile(filepath.Join(dir, modulesList))
+	return err == nil && string(list) == strings.Join(filesystemModules, "\n")
+}
+
 func checksum(name string) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -157,23 +167,20 @@ func downloadKernel(ctx context.Context, src source, dir string) (string, error)
 	if !ok {
 		return "", fmt.Errorf("no kernel %s in %s", src.name, strings.Join(src.suites, ", "))
 	}
-	deb, err := apt.download(ctx, pkg)
-	if err != nil {
-		return "", err
-	}
-
 	image := filepath.Join(dir, "vmlinuz-"+version)
 	old, err := filepath.Glob(filepath.Join(dir, "vmlinuz-*"))
 	if err != nil {
 		return "", err
 	}
 	old = append(old, modulesBeside(image)...)
-	modules, err := extractKernel(ctx, deb, image)
+	files, err := unpackKernel(ctx, apt, image, pkg, modulesPackage(packages, version))
 	if err != nil {
 		return "", err
 	}
-	files := append([]string{image}, modules...)
 	if err := writeChecksums(files); err != nil {
+		return "", err
+	}
+	if err := writeWhole(filepath.Join(dir, modulesList), strings.NewReader(strings.Join(filesystemModules, "\n"))); err != nil {
 		return "", err
 	}
 	for _, name := range old {
@@ -230,9 +237,43 @@ func compareVersions(a, b string) int {
 		})
 }
 
+// modulesPackage is the one that holds the modules since 7.2; "" where they are with the image.
+func modulesPackage(packages []string, version string) string {
+	if name := "linux-modules-" + version; slices.Contains(packages, name) {
+		return name
+	}
+	return ""
+}
+
+// unpackKernel downloads the packages and returns the files of theirs that it has written: the
+// image, and beside it modules.
+func unpackKernel(ctx context.Context, apt privateApt, image string, packages ...string) ([]string, error) {
+	var files []string
+	for _, pkg := range packages {
+		if pkg == "" {
+			continue
+		}
+		deb, err := apt.download(ctx, pkg)
+		if err != nil {
+			return nil, err
+		}
+		found, err := extractKernel(ctx, deb, image)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, found...)
+	}
+	at := slices.Index(files, image)
+	if at < 0 {
+		return nil, fmt.Errorf("%s holds no vmlinuz", packages[0])
+	}
+	files[0], files[at] = files[at], files[0] // the cache names it first
+	return files, nil
+}
+
 // extractKernel writes the package's kernel image, boot/vmlinuz-VERSION, in later packages
 // usr/lib/modules/VERSION/vmlinuz, and beside it the modules that it has of filesystemModules.
-func extractKernel(ctx context.Context, deb, image string) (modules []string, err error) {
+func extractKernel(ctx context.Context, deb, image string) (files []string, err error) {
 	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -247,30 +288,29 @@ func extractKernel(ctx context.Context, deb, image string) (modules []string, er
 		err = errors.Join(err, copyErr, cmd.Wait())
 	}()
 
-	isThere := false
 	for members := tar.NewReader(stdout); ; {
 		member, err := members.Next()
 		switch {
-		case err == io.EOF && isThere:
-			return modules, nil
+		case err == io.EOF:
+			return files, nil
 		case err != nil:
-			return nil, fmt.Errorf("find vmlinuz in %s: %w", filepath.Base(deb), err)
+			return nil, fmt.Errorf("read %s: %w", filepath.Base(deb), err)
 		case member.Typeflag != tar.TypeReg:
 			continue
 		}
 		to := ""
 		switch name := path.Base(member.Name); {
 		case name == "vmlinuz", strings.HasPrefix(name, "vmlinuz-"):
-			to, isThere = image, true
-		case slices.Contains(filesystemModules, name):
+			to = image
+		case slices.Contains(filesystemModules, strings.TrimSuffix(name, guest.CompressedModule)):
 			to = filepath.Join(filepath.Dir(image), name)
-			modules = append(modules, to)
 		default:
 			continue
 		}
 		if err := writeWhole(to, members); err != nil {
 			return nil, err
 		}
+		files = append(files, to)
 	}
 }
 

@@ -49,6 +49,20 @@ func TestNewestKernel(t *testing.T) {
 	}
 }
 
+func TestModulesPackage(t *testing.T) {
+	packages := []string{"linux-binary-7.3.4+deb13-cloud-amd64", "linux-modules-7.2.13+deb14-cloud-amd64", "linux-modules-7.3.4+deb13-cloud-amd64"}
+	for name, tt := range map[string]struct{ version, want string }{
+		"a package of their own": {version: "7.3.4+deb13-cloud-amd64", want: "linux-modules-7.3.4+deb13-cloud-amd64"},
+		"with the image":         {version: "6.18.15+deb13-cloud-amd64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := modulesPackage(packages, tt.version); got != tt.want {
+				t.Errorf("modulesPackage = %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestCachedKernel(t *testing.T) {
 	const sum = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824" // of "hello"
 	tests := map[string]struct {

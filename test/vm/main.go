@@ -4,7 +4,7 @@
 //	go run ./test/vm -kernel 6.1 -bin bin/ebpf-evict -- ./pkg/loader ./test/e2e
 //	go run ./test/vm -kernel 6.1 -bin bin/ebpf-evict -exec 'check -o json' -out check.json
 //
-// amd64 only. Needs qemu, apt-get, dpkg-deb and no root.
+// amd64 only. Needs qemu, apt-get, dpkg-deb, the mkfs of ext4, xfs and btrfs, and no root.
 package main
 
 import (
@@ -38,7 +38,7 @@ type options struct {
 	packages               []string
 	numa, append           string
 	exec, out              string
-	icount, filesystems    bool
+	icount                 bool
 }
 
 func main() {
@@ -66,7 +66,6 @@ func runMain() int {
 	flag.StringVar(&opts.exec, "exec", "", "run the program under test with these arguments, and no tests; blanks part them")
 	flag.StringVar(&opts.out, "out", "", "with -exec: the file for its standard output, whatever its exit code; standard error goes to the console")
 	flag.BoolVar(&opts.icount, "icount", false, "emulate, and let the guest's clock count instructions: one is one nanosecond")
-	flag.BoolVar(&opts.filesystems, "filesystems", false, "let the guest make and mount ext4 and xfs: the kernel's modules of them and of loop, and this machine's mkfs")
 	flag.DurationVar(&opts.timeout, "timeout", 45*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
@@ -97,7 +96,7 @@ func testInVM(ctx context.Context, opts options) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	kernel, err := fetchKernel(ctx, src, opts.filesystems)
+	kernel, err := fetchKernel(ctx, src, len(packages) > 0)
 	if err != nil {
 		return 1, fmt.Errorf("get kernel %s: %w", opts.kernel, err)
 	}
@@ -161,7 +160,7 @@ func build(ctx context.Context, dir, kernel string, opts options, packages []str
 		archive.file(guestBin, opts.bin)
 		manifest.Env = append(manifest.Env, "EBPF_EVICT_BIN="+guestBin)
 	}
-	if opts.filesystems {
+	if len(packages) > 0 {
 		if err := addFilesystems(ctx, archive, &manifest, kernel); err != nil {
 			return nil, err
 		}

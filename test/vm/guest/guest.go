@@ -16,6 +16,8 @@ const (
 	// SkipVariable, given on the kernel's command line, reaches PID 1 as an environment
 	// variable: how many jobs an earlier boot has finished.
 	SkipVariable = "VM_SKIP"
+	// CompressedModule ends the name of a module that the kernel decompresses itself.
+	CompressedModule = ".xz"
 	// ClockInterval is how often PID 1 shows on the console that user space runs.
 	ClockInterval = 5 * time.Second
 
@@ -29,7 +31,7 @@ const (
 type Manifest struct {
 	// Env is the environment of every job, KEY=value.
 	Env []string
-	// Modules are files of the kernel's modules to load before, in any order.
+	// Modules are files of the kernel's modules to load before; one that needs another comes behind it.
 	Modules []string
 	Jobs    []Job
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/test/vm/guest"
 )
 
 // cgroupRoot is the unified hierarchy; the command line keeps v1 controllers away.
@@ -43,20 +45,11 @@ func delegateControllers() error {
 	return os.WriteFile(control, []byte("+memory +pids"), 0)
 }
 
-// loadModules loads them in rounds: one that needs another fails until that is there.
 func loadModules(files []string) error {
-	for len(files) > 0 {
-		var left []string
-		var failed error
-		for _, file := range files {
-			if err := loadModule(file); err != nil {
-				left, failed = append(left, file), errors.Join(failed, fmt.Errorf("load %s: %w", file, err))
-			}
+	for _, file := range files {
+		if err := loadModule(file); err != nil {
+			return fmt.Errorf("load %s: %w", file, err)
 		}
-		if len(left) == len(files) {
-			return failed
-		}
-		files = left
 	}
 	return nil
 }
@@ -67,7 +60,11 @@ func loadModule(file string) error {
 		return err
 	}
 	defer f.Close()
-	return unix.FinitModule(int(f.Fd()), "", 0)
+	flags := 0
+	if strings.HasSuffix(file, guest.CompressedModule) {
+		flags = unix.MODULE_INIT_COMPRESSED_FILE
+	}
+	return unix.FinitModule(int(f.Fd()), "", flags)
 }
 
 // loopbackUp brings lo up; the kernel gives it its addresses.
