@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,7 +52,8 @@ func (w *world) diskFile() string { return filepath.Join(w.dir, "disk.json") }
 
 // onDisk are the keys that make dir the one filesystem of the node.
 func (w *world) onDisk(dir string) string {
-	return fmt.Sprintf("nodefs: %q\nimagefs: %q\ndisk: %q\nreclaim: %q\nreclaimDeadline: 1s\n", dir, dir, w.diskFile(), w.reclaimFile())
+	return fmt.Sprintf("nodefs: %q\nimagefs: %q\ndisk: %q\nreclaim: %q\nreclaimDeadline: %s\n",
+		dir, dir, w.diskFile(), w.reclaimFile(), cmp.Or(w.answersWithin, time.Second))
 }
 
 func (w *world) reclaimFile() string { return filepath.Join(w.dir, "reclaim.json") }
@@ -149,6 +152,7 @@ func TestImagesGoBeforeAUnit(t *testing.T) {
 	must(t, os.WriteFile(image, make([]byte, 32<<20), 0o600))
 	supply := func() { w.figures(map[string]int64{"unit": 20 << 20}, map[string]int64{"unit": 5}) }
 	supply()
+	w.answersWithin = patience
 	w.extra = w.onDisk(dir)
 	w.start(map[string]string{"nodefs.available": "32Mi"})
 	w.await("the line of the reclaim", func() bool {

@@ -86,6 +86,8 @@ type world struct {
 	// tier is forced, "" for the best.
 	tier  string
 	agent *exec.Cmd
+	// answersWithin is how long the agent waits for the disk process; a second where nobody answers.
+	answersWithin time.Duration
 	// reclaimed is what the disk process has answered last.
 	reclaimed map[string]any
 }
