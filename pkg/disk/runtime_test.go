@@ -2,6 +2,7 @@ package disk
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,14 +86,15 @@ func TestAContainerThatComesIsLookedForSoon(t *testing.T) {
 	pod := n.units.units[u.cgroup]
 	pod.Targets = append(pod.Targets, workload.Target{Cgroup: u.cgroup + "/" + "3" + id1[1:]})
 	n.units.units[u.cgroup] = pod
-	u.links++ // as the container's directory does
+	u.links++ // the container's directory has come since
+	(*w.families.Load())[slices.IndexFunc(*w.families.Load(), func(f family) bool { return f.cgroup == u.cgroup })].links++
 	if !w.hasMoved() {
 		t.Error("not noticed")
 	}
 	if look() == u || !isAsked() || w.hasMoved() {
 		t.Error("the pod was not read again, or the runtime not asked")
 	}
-	w.links["/kubepods"]++
+	(*w.families.Load())[slices.IndexFunc(*w.families.Load(), func(f family) bool { return f.isLevel })].links++
 	if !w.hasMoved() {
 		t.Error("a pod that comes is not noticed")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -72,7 +71,7 @@ const (
 	leastWrite, quietWrite = time.Second, 5 * time.Second
 	// findEvery is between two looks for units and their directories.
 	findEvery = 5 * time.Second
-	// findSoon is the same where cgroups have come or gone, which is looked for at each sample.
+	// findSoon is the same where cgroups have come or gone.
 	findSoon = time.Second
 	// findAgain is the same while a container is waited for whose layer is not known.
 	findAgain = 100 * time.Millisecond
@@ -109,6 +108,8 @@ type worker struct {
 	// freshNs is when figures of growing units were wanted anew. foundNs is when the last look
 	// for units began, unitsNs when it was over, countedNs when that at counters began.
 	freshNs, foundNs, unitsNs, countedNs atomic.Uint64
+	// families are those of the last look for units; never changed.
+	families atomic.Pointer[[]family]
 	// refind: what was missing at the last look may be there now.
 	refind atomic.Bool
 	// startNs is when this began, firstNs when units were first looked for.
@@ -123,8 +124,6 @@ type worker struct {
 	mu      sync.Mutex
 	units   map[string]*unit
 	reclaim *workload.Reclaim
-	// links are how many cgroups each level had when units were looked for.
-	links map[string]uint64
 	// news: the table is to be written soon; answered: at once.
 	news     atomic.Bool
 	answered chan struct{}
@@ -388,16 +387,13 @@ func (w *worker) tell(p *part, isFirst bool) {
 // find brings units and parts up to date.
 func (w *worker) find() {
 	w.o.Units.LoadTable()
-	links := make(map[string]uint64, len(w.links)) // of before: what comes meanwhile is seen later
-	for level := range w.links {
-		links[level] = w.o.FS.Links(level)
-	}
+	before := w.levels()
 	cgroups, err := w.o.Units.List()
 	if err != nil {
 		w.o.Log.Error().Err(err).Msg("degraded: units can't be listed; the figures are of those that were known")
 		return
 	}
-	w.follow(links)
+	families := w.levelsSince(before)
 	now := monotonicNs()
 	former := w.units // nobody else replaces it
 	w.finder.logs = nil
@@ -406,8 +402,12 @@ func (w *worker) find() {
 	for _, cgroup := range cgroups {
 		if u := w.known(cgroup, now); u != nil {
 			units[u.uid] = u
+			if u.isPod {
+				families = append(families, family{u.cgroup, u.links, false})
+			}
 		}
 	}
+	w.families.Store(&families)
 	w.keepGone(former, units, now)
 	w.replace(former, units, now)
 }
@@ -440,37 +440,48 @@ func (w *worker) stores() []string {
 	return all
 }
 
-// follow keeps in mind how many cgroups the levels had that units are listed from.
-func (w *worker) follow(links map[string]uint64) {
-	levels := make(map[string]uint64, len(links))
+// family is how many cgroups a cgroup had when units were looked for: a pod, or a level that units
+// are listed from.
+type family struct {
+	cgroup  string
+	links   uint64
+	isLevel bool
+}
+
+// levels are those of the last look with their links of now, of before the next: what comes
+// meanwhile is seen later.
+func (w *worker) levels() map[string]uint64 {
+	links := map[string]uint64{}
+	for _, f := range w.lastFamilies() {
+		if f.isLevel {
+			links[f.cgroup] = w.o.FS.Links(f.cgroup)
+		}
+	}
+	return links
+}
+
+func (w *worker) levelsSince(before map[string]uint64) []family {
+	var all []family
 	for _, level := range w.o.Units.Levels() {
-		n, known := links[level]
+		n, known := before[level]
 		if !known {
 			n = w.o.FS.Links(level)
 		}
-		levels[level] = n
+		all = append(all, family{level, n, true})
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.links = levels
+	return all
+}
+
+func (w *worker) lastFamilies() []family {
+	if all := w.families.Load(); all != nil {
+		return *all
+	}
+	return nil
 }
 
 // hasMoved reports whether a pod or a container has come or gone since units were looked for.
 func (w *worker) hasMoved() bool {
-	w.mu.Lock()
-	links := maps.Clone(w.links)
-	for _, u := range w.units {
-		if u.isPod && u.goneNs == 0 {
-			links[u.cgroup] = u.links
-		}
-	}
-	w.mu.Unlock()
-	for cgroup, n := range links {
-		if w.o.FS.Links(cgroup) != n {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(w.lastFamilies(), func(f family) bool { return w.o.FS.Links(f.cgroup) != f.links })
 }
 
 // keepGone keeps the pods that went not long ago.
@@ -578,15 +589,18 @@ func (w *worker) samples(ctx context.Context) {
 	g := newGauges(w.o.FS, w.o.Procfs)
 	defer g.keep(nil)
 	d := distances{marks: w.o.Marks, stat: w.stat}
-	var readAt time.Time
+	var readAt, comparedAt time.Time
 	var took time.Duration
 	dirtied, _ := nodeDirtied(w.o.Procfs)
 	for ctx.Err() == nil {
 		w.lay()
 		g.unattributed = !isAttributing(w.dirOf("nodefs")) || !isAttributing(w.dirOf("containerfs"))
-		if now := monotonicNs(); now > w.foundNs.Load()+uint64(findSoon) && w.hasMoved() {
-			w.refind.Store(true)
-			hasten(w.visitNow)
+		if time.Since(comparedAt) >= findSoon {
+			comparedAt = time.Now()
+			if w.hasMoved() {
+				w.refind.Store(true)
+				hasten(w.visitNow)
+			}
 		}
 		horizon, fell := d.horizon(monotonicNs())
 		w.horizon.Store(int64(horizon))
