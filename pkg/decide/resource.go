@@ -118,9 +118,9 @@ func (s *Settings) diskUse(r resource, d *workload.DiskUsage) int64 {
 }
 
 // mayHold is what a unit whose usage is not known holds of a resource at most; 0 where nobody
-// has asked what it can have filled.
+// has asked what it can have filled, and of one that nobody is in: it fills nothing.
 func (s *Settings) mayHold(r resource, w *workload.Workload) int64 {
-	if !r.disk() || w.Usage.Unmeasured == nil {
+	if !r.disk() || w.Usage.Unmeasured == nil || w.Usage.Tasks == 0 {
 		return 0
 	}
 	more := w.Usage.Unmeasured.Bytes

@@ -42,6 +42,9 @@ func TestNobodyDiesInThePlaceOfAnUnmeasuredUnit(t *testing.T) {
 		"it is spared": {
 			unknown: with(logs(0), func(w *workload.Workload) { unmeasured(math.MaxInt64, 0)(w); w.Protected = "no process" }),
 		},
+		"nobody is in it any more": {
+			unknown: with(logs(0), func(w *workload.Workload) { unmeasured(math.MaxInt64, 0)(w); w.Usage.Tasks = 0 }),
+		},
 		"inodes are short, and it made none": {
 			unknown: with(logs(0), unmeasured(math.MaxInt64, 0)), by: bound(signal.NodeFsInodesFree, "", 100, 0),
 		},
