@@ -524,7 +524,7 @@ func (w *worker) known(cgroup string, now uint64) *unit {
 		u.bornNs = now
 		u.growth.atNs = now // it has written nothing before
 	}
-	if now-u.bornNs > uint64(youngFor) && w.lacksLayer(u, now) && !w.missing[u.uid] {
+	if now > max(u.bornNs, w.startNs)+uint64(youngFor) && w.lacksLayer(u, now) && !w.missing[u.uid] {
 		w.missing[u.uid] = true
 		w.o.Log.Warn().Str("uid", u.uid).Str("cgroup", u.cgroup).Msg("degraded: a container's writable layer is nowhere to be found")
 	}
