@@ -66,6 +66,14 @@ func TestAContainerThatComesIsLookedForSoon(t *testing.T) {
 			return false
 		}
 	}
+	hasMoved := func() (moved int) {
+		for turn := range oldShares {
+			if w.hasMoved(turn) {
+				moved++
+			}
+		}
+		return moved
+	}
 	look := func() *unit {
 		w.find()
 		u := w.units[podUID]
@@ -77,8 +85,8 @@ func TestAContainerThatComesIsLookedForSoon(t *testing.T) {
 		u.layered[id] = true
 		u.add(&part{place: place{n.base, "store/" + id}, kind: layer, name: id})
 	}
-	if !isAsked() || w.hasMoved() {
-		t.Fatalf("asked for who was there: want that; cgroups have moved: %t", w.hasMoved())
+	if !isAsked() || hasMoved() != 0 {
+		t.Fatal("not asked for who was there, or cgroups have moved")
 	}
 	if look() != u || isAsked() {
 		t.Fatal("a quiet pod was read again")
@@ -88,14 +96,14 @@ func TestAContainerThatComesIsLookedForSoon(t *testing.T) {
 	n.units.units[u.cgroup] = pod
 	u.links++ // the container's directory has come since
 	(*w.families.Load())[slices.IndexFunc(*w.families.Load(), func(f family) bool { return f.cgroup == u.cgroup })].links++
-	if !w.hasMoved() {
-		t.Error("not noticed")
+	if n := hasMoved(); n != 1 {
+		t.Errorf("noticed in %d turns, want one: it is old", n)
 	}
-	if look() == u || !isAsked() || w.hasMoved() {
+	if look() == u || !isAsked() || hasMoved() != 0 {
 		t.Error("the pod was not read again, or the runtime not asked")
 	}
 	(*w.families.Load())[slices.IndexFunc(*w.families.Load(), func(f family) bool { return f.isLevel })].links++
-	if !w.hasMoved() {
-		t.Error("a pod that comes is not noticed")
+	if n := hasMoved(); n != oldShares {
+		t.Errorf("a pod that comes is noticed in %d turns, want all", n)
 	}
 }
