@@ -40,12 +40,14 @@ type asked struct {
 	filesystems *cri.Filesystems
 }
 
-// ask keeps the answers fresh until ctx is done; now has it ask soon. told is called after each.
+// ask keeps the answers fresh until ctx is done; now has it ask soon, and told is called after that.
 func (a *asked) ask(ctx context.Context, r Runtime, now <-chan struct{}, told func(), log zerolog.Logger) {
-	said := ""
+	said, isSoon := "", false
 	for every := time.NewTicker(askEvery); ; {
 		err := a.once(ctx, r)
-		told()
+		if isSoon {
+			told()
+		}
 		text := ""
 		if err != nil {
 			text = err.Error()
@@ -67,7 +69,9 @@ func (a *asked) ask(ctx context.Context, r Runtime, now <-chan struct{}, told fu
 			every.Stop()
 			return
 		case <-now:
+			isSoon = true
 		case <-every.C:
+			isSoon = false
 		}
 	}
 }
