@@ -73,7 +73,9 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &usage), errors.As(err, &bad), errors.Is(err, agent.ErrNoRoot), errors.Is(err, bench.ErrOptions):
 		return exitUsage
-	case errors.Is(err, loader.ErrNoBTF), errors.Is(err, loader.ErrForeignBTF), errors.Is(err, loader.ErrPrivilege), errors.Is(err, loader.ErrLockdown), errors.Is(err, errUnprotected), errors.Is(err, agent.ErrTier), errors.Is(err, errNoDrill):
+	case errors.Is(err, loader.ErrNoBTF), errors.Is(err, loader.ErrNotBTF), errors.Is(err, loader.ErrForeignBTF),
+		errors.Is(err, loader.ErrPrivilege), errors.Is(err, loader.ErrLockdown), errors.Is(err, errUnprotected),
+		errors.Is(err, agent.ErrTier), errors.Is(err, agent.ErrForced), errors.Is(err, errNoDrill):
 		return exitUnprotected
 	}
 	return exitFailed

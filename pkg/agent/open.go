@@ -193,7 +193,10 @@ func openKernel(o Options, fs *cgroupfs.FS) (kernel, error) {
 		if err == nil {
 			return k, nil
 		}
-		if o.Tier != "" || errors.Is(err, loader.ErrPrivilege) && !mayKill() {
+		if o.Tier != "" {
+			return nil, fmt.Errorf("%w: %s: %w", ErrForced, o.Tier, err)
+		}
+		if errors.Is(err, loader.ErrPrivilege) && !mayKill() {
 			return nil, err
 		}
 		why = err

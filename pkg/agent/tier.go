@@ -19,6 +19,9 @@ var Tiers = []string{record.TierCharge, record.TierAlloc, record.TierTask, recor
 // ErrTier means that a signal can't be watched by a tier as good as the key leastTier asks for.
 var ErrTier = errors.New("watched by less than leastTier allows")
 
+// ErrForced means that the tier of Options.Tier can't be had on this node.
+var ErrForced = errors.New("the tier that was asked for can't be had")
+
 // half is one of the two halves of the wires: those of memory, and those of tasks.
 type half int
 

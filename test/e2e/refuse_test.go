@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
 // refused runs the program, which must end with this exit code, nothing on standard output
@@ -53,6 +55,15 @@ func TestBadConfigurationIsRefusedInOneSentence(t *testing.T) {
 
 func TestUnknownTierIsRefusedInOneSentence(t *testing.T) {
 	refused(t, exec.Command(binary(t), "run", "--tier", "bpf", "--log-level", "error"), 2, "--tier")
+}
+
+// Whatever keeps it away, such as a file that holds no types.
+func TestATierThatCannotBeHadIsRefusedInOneSentence(t *testing.T) {
+	w := newWorld(t)
+	for _, tier := range []string{record.TierCharge, record.TierAlloc, record.TierTask} {
+		file := w.config(map[string]string{"memory.available": "1Mi"})
+		refused(t, exec.Command(binary(t), "run", "--config", file, "--tier", tier, "--btf", "/proc/self/exe", "--log-level", "error"), 3, tier)
+	}
 }
 
 const nobody = 65534
