@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
@@ -161,6 +163,7 @@ func TestRuntimeThatIsGoneIsAnAlarm(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(writer.EmptyDir("data"), "go"), nil, 0o600))
 			n.killed(writer)
 			find()
+			n.ended(writer)
 			said := strings.Join(n.degraded(), "\n")
 			if !strings.Contains(said, "reclaim") {
 				t.Errorf("no alarm of the reclaim that failed:\n%s", said)
@@ -183,4 +186,40 @@ func TestWithoutTheDiskProcessNobodyDies(t *testing.T) {
 	n.await("an alarm", func() bool { return len(n.degraded()) > 0 })
 	n.nobodyElse(0, w)
 	t.Log(fmt.Sprint(n.degraded()))
+}
+
+// The writer's layer lies where nobody looks, and no runtime tells: nobody dies in its place, and it
+// is named. It is evicted when somebody looks there.
+func TestWhoCantBeMeasuredIsNamed(t *testing.T) {
+	n := newNode(t, filesystems{kind: "ext4"})
+	n.end(n.disk)
+	files, unit := filepath.Join(n.NodeFs, "unit"), n.Root+"/unit"
+	must(t, os.Mkdir(files, 0o755))
+	must(t, os.WriteFile(filepath.Join(files, "old"), make([]byte, 64*mebibyte), 0o600))
+	idle := n.sleeps(unit)
+	good := n.diskConfig() + fmt.Sprintf("diskDirectories: {%q: [%q]}\n", unit, files)
+	astray := strings.NewReplacer(n.Socket, n.file("no-socket"), n.containerdDir(), n.KubeletDir).Replace(good)
+	must(t, os.WriteFile(n.file("disk.yaml"), []byte(astray), 0o600))
+	n.disk = n.run("disk", "--config", n.file("disk.yaml"))
+	writer := n.Pod("writer", "data")
+	n.knows(writer, nil)
+	n.sync(n.NodeFs)
+	n.watch("nodefs.available", n.nodeLeft("nodefs.available")-64*mebibyte)
+	w := writer.Writer("w", intoLayer, fast, 128*mebibyte)
+	n.await("refusal", func() bool { return n.count(record.KindEviction) > 0 })
+	l := n.lines(record.KindEviction)[0]
+	n.told(l)
+	if want := string(decide.ReasonUnmeasured) + ": " + namespace + "/writer, " + writer.Cgroup; l.Outcome != record.OutcomeRefused || l.Reason != want {
+		t.Errorf("%s %q, want a refusal: %q", l.Outcome, l.Reason, want)
+	}
+	n.nobodyElse(0, w)
+
+	n.end(n.disk)
+	must(t, os.WriteFile(n.file("disk.yaml"), []byte(good), 0o600))
+	n.disk = n.run("disk", "--config", n.file("disk.yaml"))
+	n.killed(writer)
+	n.ended(writer)
+	if err := idle.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("who did not write: %v", err)
+	}
 }

@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -160,6 +162,13 @@ func (n *node) killed(p *pod) {
 	}
 }
 
+// ended waits for a killed pod's end: a runtime that is asked to stop a container that is dying
+// says that it can't.
+func (n *node) ended(p *pod) {
+	n.t.Helper()
+	n.await("end of "+p.Name, func() bool { return !n.HasCgroup(p.UID) })
+}
+
 // told logs what explain says.
 func (n *node) told(l record.Line) {
 	n.t.Helper()
@@ -196,4 +205,22 @@ func (n *node) nodeLeft(signal string) int64 {
 		return inodes
 	}
 	return bytes
+}
+
+// sleeps has a process sleep in a new cgroup, at most for the time that a test may take.
+func (n *node) sleeps(cgroup string) *exec.Cmd {
+	n.t.Helper()
+	all, err := cgroupfs.New("/sys/fs/cgroup")
+	must(n.t, err)
+	must(n.t, all.Create(cgroup))
+	cmd := exec.Command("sleep", "1800")
+	must(n.t, cmd.Start())
+	n.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for _, procs := range all.ProcsFiles(cgroup) {
+		must(n.t, os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)), 0))
+	}
+	return cmd
 }
