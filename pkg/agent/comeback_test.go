@@ -112,6 +112,27 @@ func TestAPodThatComesBackIsKilledAgainAsOneEviction(t *testing.T) {
 	}
 }
 
+// Two pods are two evictions, though the first may come back.
+func TestAnotherPodIsAnotherEviction(t *testing.T) {
+	p := newPods(t)
+	p.list(uidPodA, uidPodB)
+	p.restart(podA, "c1", "", 64<<20)
+	p.a = p.open(met, nil)
+	p.turns(p.a, "the eviction", func() bool { return len(p.evictions()) == 1 })
+	p.create(podB)
+	p.sleeper(podB+"/c", 64<<20)
+	p.looks("the other one's", func() bool { return len(p.evictions()) == 2 })
+	if diff := cmp.Diff([]string{
+		"eviction 1 of pod" + uidPodA + ": killed, 1 attempts, 1 killed",
+		"eviction 2 of pod" + uidPodB + ": killed, 1 attempts, 1 killed",
+	}, p.evictions()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if kills := p.lines(record.KindKill); len(kills) != 2 {
+		t.Errorf("%d kill lines, want two:\n%s", len(kills), p.journal())
+	}
+}
+
 // due has the pods that came back be killed at the next pass, if at all.
 func (p *pods) due() {
 	for i := range p.a.comebacks {
