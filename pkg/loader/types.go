@@ -57,13 +57,27 @@ func loadTypes(file string) (*kernelTypes, error) {
 }
 
 // fillCache has hooks and kfuncs found in the file too: cilium/ebpf 0.22 takes it for CO-RE
-// alone (ProgramOptions.KernelTypes), and looks for the rest in /sys/kernel/btf.
+// alone (ProgramOptions.KernelTypes), and looks for the rest in /sys/kernel/btf; for a kfunc that
+// the kernel lacks in each loaded module's types, which are not there either. Ours are in no
+// module.
 func (t *kernelTypes) fillCache() error {
-	field := reflect.ValueOf(t.cache).Elem().FieldByName("kernelTypes")
-	if !field.IsValid() || field.Type() != reflect.TypeOf(t.spec) {
+	modules := map[string]*btf.Spec{}
+	all := new(btf.HandleIterator)
+	defer func() { _ = all.Handle.Close() }()
+	for all.Next() {
+		if info, err := all.Handle.Info(); err == nil && info.IsModule() {
+			modules[info.Name] = t.spec
+		}
+	}
+	return errors.Join(t.setCached("kernelTypes", t.spec), t.setCached("moduleTypes", modules))
+}
+
+func (t *kernelTypes) setCached(name string, value any) error {
+	field := reflect.ValueOf(t.cache).Elem().FieldByName(name)
+	if !field.IsValid() || field.Type() != reflect.TypeOf(value) {
 		return errors.New("a BTF file can't be used with this version of cilium/ebpf")
 	}
-	reflect.NewAt(field.Type(), unsafe.Pointer(field.UnsafeAddr())).Elem().Set(reflect.ValueOf(t.spec))
+	reflect.NewAt(field.Type(), unsafe.Pointer(field.UnsafeAddr())).Elem().Set(reflect.ValueOf(value))
 	return nil
 }
 
