@@ -36,7 +36,7 @@ func newExportCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 			if _, _, err := net.SplitHostPort(listen); err != nil {
 				return usageError{fmt.Errorf("--listen %q: want host:port", listen)}
 			}
-			c, err := loadConfig(file)
+			c, err := loadPaths(file)
 			if err != nil {
 				return err
 			}

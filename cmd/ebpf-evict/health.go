@@ -27,7 +27,7 @@ func newHealthCmd(out io.Writer) *cobra.Command {
 		Example: "  ebpf-evict health --config /etc/ebpf-evict/config.yaml && echo well",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			c, err := loadConfig(file)
+			c, err := loadPaths(file)
 			if err != nil {
 				return err
 			}

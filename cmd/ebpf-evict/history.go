@@ -24,7 +24,7 @@ func (f *journalFlags) add(cmd *cobra.Command) {
 }
 
 func (f *journalFlags) journal() (string, error) {
-	c, err := loadConfig(f.config)
+	c, err := loadPaths(f.config)
 	if err != nil {
 		return "", err
 	}
@@ -36,7 +36,7 @@ func (f *journalFlags) read(warnings io.Writer) ([]record.Eviction, error) {
 	if f.output != "table" && f.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %q: want table or json", f.output)}
 	}
-	c, err := loadConfig(f.config)
+	c, err := loadPaths(f.config)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func newKubeCmd(log func() (zerolog.Logger, error)) *cobra.Command {
 // prepareKube is for an init container: the companion is not root, and the directory is made
 // by who is.
 func prepareKube(file string, log zerolog.Logger) error {
-	c, err := loadConfig(file)
+	c, err := loadPaths(file)
 	if err != nil {
 		return err
 	}

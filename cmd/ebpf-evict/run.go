@@ -161,10 +161,19 @@ func onHangup(ctx context.Context, load func() (*config.Config, error), log zero
 }
 
 func loadConfig(file string) (*config.Config, error) {
+	return loadConfigBy(config.Load, file)
+}
+
+// loadPaths is for commands without privileges: the kubelet's file may be not theirs to read.
+func loadPaths(file string) (*config.Config, error) {
+	return loadConfigBy(config.LoadOwn, file)
+}
+
+func loadConfigBy(load func(path string) (*config.Config, error), file string) (*config.Config, error) {
 	if file == "" {
 		return config.Default(), nil
 	}
-	c, err := config.Load(file)
+	c, err := load(file)
 	if err != nil {
 		return nil, usageError{err}
 	}

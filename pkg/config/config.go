@@ -221,6 +221,21 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
+// LoadOwn reads what the file itself says, for who needs its paths alone: the kubelet's file, which
+// not everybody may read, is left alone. What would be inherited has its default, and thresholds are
+// not validated. Errors are as in Load.
+func LoadOwn(path string) (*Config, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	c, _, err := parseOwn(data)
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
 // readFile does not hang on a fifo and does not read more than maxFileBytes.
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)

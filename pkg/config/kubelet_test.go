@@ -324,3 +324,24 @@ func TestHeadroomOfNoThresholdWarns(t *testing.T) {
 		t.Errorf("(-want +got)\n%s", d)
 	}
 }
+
+func TestLoadOwnLeavesTheKubeletsFileAlone(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	for text, ok := range map[string]bool{
+		"kubeletConfig: /none\nheadroom: 20%\njournal: /j\n": true,
+		"journal: j\n":           false,
+		"journal: /j\n---\na: 1": false,
+		"journall: /j\n":         false,
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c, err := LoadOwn(file)
+		if (err == nil) != ok || ok && (c.Journal != "/j" || c.State != Default().State) {
+			t.Errorf("%q: %+v, %v", text, c, err)
+		}
+	}
+	if _, err := LoadOwn(file + "x"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}

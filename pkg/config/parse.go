@@ -29,15 +29,8 @@ type decoder func(key string, raw json.RawMessage) error
 func Parse(data []byte) (*Config, error) { return parse(data, readFile) }
 
 func parse(data []byte, read func(path string) ([]byte, error)) (*Config, error) {
-	own, err := yaml.YAMLToJSONStrict(data)
+	c, own, err := parseOwn(data)
 	if err != nil {
-		return nil, err
-	}
-	if secondDocument(data) {
-		return nil, &Error{Key: "the file", Want: "one YAML document"}
-	}
-	c := Default()
-	if err := decodeObject("", own, c.keys()); err != nil {
 		return nil, err
 	}
 	if c, err = c.inherit(own, read); err != nil {
@@ -47,6 +40,19 @@ func parse(data []byte, read func(path string) ([]byte, error)) (*Config, error)
 		return nil, err
 	}
 	return c, nil
+}
+
+// parseOwn returns what the file says beside the defaults, and the file as JSON.
+func parseOwn(data []byte) (*Config, json.RawMessage, error) {
+	own, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return nil, nil, err
+	}
+	if secondDocument(data) {
+		return nil, nil, &Error{Key: "the file", Want: "one YAML document"}
+	}
+	c := Default()
+	return c, own, decodeObject("", own, c.keys())
 }
 
 // secondDocument reports what the YAML parser would silently ignore. "---" at the start of
