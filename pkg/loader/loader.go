@@ -15,7 +15,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
@@ -124,9 +123,7 @@ func Open(o Options) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		o.Log.Debug().Err(err).Msg("memlock limit not raised; needed below 5.11 only")
-	}
+	raiseMemlock(o.Log)
 	can, err := abilities(o, types)
 	if err != nil {
 		return nil, err

@@ -8,7 +8,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
 	"github.com/rs/zerolog"
 )
 
@@ -33,9 +32,7 @@ func Probe(o Options) ([]Hook, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		o.Log.Debug().Err(err).Msg("memlock limit not raised; needed below 5.11 only")
-	}
+	raiseMemlock(o.Log)
 	all, err := spec(o)
 	if err != nil {
 		return nil, err
