@@ -78,7 +78,7 @@ check-deploy: ## check dashboard, alert rules, systemd units and chart in deploy
 	scripts/check-deploy.sh
 
 .PHONY: test
-test: deps test-unit test-root test-vms ## everything but test-disk and test-kube: all packages, as root for real, and in VMs
+test: deps test-unit test-root test-vms ## everything but test-disk, test-kube and test-systemd: all packages, as root for real, and in VMs
 
 .PHONY: test-unit
 test-unit: ## packages whose tests need no root
@@ -109,6 +109,10 @@ test-vm-packages: ## of these the packages VM_PKGS alone, with the bin/ebpf-evic
 .PHONY: test-disk
 test-disk: build ## disk scenes as root: a containerd of its own, on ext4 and xfs of its own
 	scripts/test.sh disk
+
+.PHONY: test-systemd
+test-systemd: build ## the systemd units as they are shipped, as root, in a VM of Debian 12 (mmdebstrap, qemu)
+	scripts/as-root.sh scripts/test-systemd.sh
 
 .PHONY: test-kube
 test-kube: build ## scenes on a real Kubernetes node, as root: builds a cluster (the first time 10 minutes, 8 GB of caches)
