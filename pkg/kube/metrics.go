@@ -41,8 +41,10 @@ func newMeters() *meters {
 		}),
 	}
 	// An increase is seen only of a series that was there before.
-	for _, result := range []string{resultDone, resultGone, resultEnded, resultRefused, resultGaveUp} {
-		m.reports.WithLabelValues(ReportStatus, result)
+	for _, kind := range []string{ReportStatus, ReportDelete} {
+		for _, result := range []string{resultDone, resultGone, resultEnded, resultRefused, resultGaveUp} {
+			m.reports.WithLabelValues(kind, result)
+		}
 	}
 	for _, doing := range []string{doingReport, doingNode, doingPods, doingTable, doingJournal} {
 		m.errors.WithLabelValues(doing)

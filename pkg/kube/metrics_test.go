@@ -49,6 +49,10 @@ ebpf_evict_kube_backlog 0
 # HELP ebpf_evict_kube_reports_total Evictions that were brought to the cluster, by kind of report (status or delete) and result.
 # TYPE ebpf_evict_kube_reports_total counter
 ebpf_evict_kube_reports_total{kind="delete",result="done"} 1
+ebpf_evict_kube_reports_total{kind="delete",result="ended"} 0
+ebpf_evict_kube_reports_total{kind="delete",result="gave-up"} 0
+ebpf_evict_kube_reports_total{kind="delete",result="gone"} 0
+ebpf_evict_kube_reports_total{kind="delete",result="refused"} 0
 ebpf_evict_kube_reports_total{kind="status",result="done"} 1
 ebpf_evict_kube_reports_total{kind="status",result="ended"} 0
 ebpf_evict_kube_reports_total{kind="status",result="gave-up"} 0
