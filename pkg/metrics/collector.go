@@ -104,7 +104,7 @@ func (c *Collector) tellState(e emitter) {
 	if err != nil {
 		return
 	}
-	c.history.expect(s.Signals)
+	c.history.expect(&s)
 	tell(e, &s)
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/metrics"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 )
 
 const mib = 1 << 20
@@ -296,10 +297,31 @@ func TestStateAsGauges(t *testing.T) {
 			workloads 3
 		`, append(stateNames, "state_age_seconds")...)
 		want(t, c, `build_info{version="v1"} 1`, "build_info")
-		if n := testutil.CollectAndCount(c, "ebpf_evict_evictions_total"); n != 2*5 {
+		if n := testutil.CollectAndCount(c, "ebpf_evict_evictions_total"); n != 2*5+3*4 {
 			t.Errorf("%d series of evictions before the first, want those that may come, at 0", n)
 		}
 	})
+}
+
+// Of a series that begins with 1 no increase is seen.
+func TestWhatMayHappenBeginsAtZero(t *testing.T) {
+	o := files(t)
+	s := state()
+	s.Signals = []record.SignalState{{Signal: string(signal.NodeFsInodesFree)}}
+	writeState(t, o.State, s)
+	var text strings.Builder
+	text.WriteString("degraded_total{signal=\"\"} 0\ndegraded_total{signal=\"nodefs.inodesFree\"} 0\n")
+	for _, outcome := range []string{"failed", "killed", "refused", "shadow"} {
+		for _, of := range []string{decide.CheckEmptyDir, decide.CheckContainer, decide.CheckPod, string(signal.NodeFsInodesFree)} {
+			fmt.Fprintf(&text, "evictions_total{by=\"agent\",outcome=%q,signal=%q} 0\n", outcome, of)
+		}
+	}
+	want(t, metrics.New(o), text.String()+`
+		evictions_total{by="backstop",outcome="killed",signal="nodefs.inodesFree"} 0
+		reclaim_freed_bytes_total{signal="nodefs.inodesFree"} 0
+		reclaims_total{result="error",signal="nodefs.inodesFree"} 0
+		reclaims_total{result="ok",signal="nodefs.inodesFree"} 0
+	`, "evictions_total", "degraded_total", "reclaim_freed_bytes_total", "reclaims_total")
 }
 
 func TestOldStateIsNoData(t *testing.T) {

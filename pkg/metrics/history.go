@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
@@ -70,19 +72,41 @@ func (h *history) collectors() []prometheus.Collector {
 
 // expect makes the counters of what may happen start at zero: an increase is seen only of
 // a series that was there before.
-func (h *history) expect(signals []record.SignalState) {
-	for i := range signals {
-		s := signals[i].Signal
-		h.evictions.WithLabelValues(s, string(record.OutcomeKilled), record.ByAgent)
+func (h *history) expect(state *record.State) {
+	for i := range state.Signals {
+		s := state.Signals[i].Signal
 		h.evictions.WithLabelValues(s, string(record.OutcomeKilled), record.ByBackstop)
-		h.evictions.WithLabelValues(s, string(record.OutcomeFailed), record.ByAgent)
-		h.evictions.WithLabelValues(s, string(record.OutcomeRefused), record.ByAgent)
-		h.evictions.WithLabelValues(s, string(record.OutcomeShadow), record.ByAgent)
+		h.expectEvictions(s)
 		h.again.WithLabelValues(s)
 		h.degraded.WithLabelValues(s)
+		if strings.Contains(s, "fs.") { // nodefs, imagefs, containerfs: where reclaim comes first
+			h.reclaims.WithLabelValues(s, reclaimOK)
+			h.reclaims.WithLabelValues(s, reclaimError)
+			h.freed.WithLabelValues(s)
+		}
+	}
+	if state.Disk != nil {
+		for _, limit := range ownLimits {
+			h.expectEvictions(limit)
+		}
 	}
 	h.degraded.WithLabelValues("")
 }
+
+func (h *history) expectEvictions(signal string) {
+	for _, outcome := range []record.Outcome{record.OutcomeKilled, record.OutcomeFailed, record.OutcomeRefused, record.OutcomeShadow} {
+		h.evictions.WithLabelValues(signal, string(outcome), record.ByAgent)
+	}
+}
+
+// ownLimits are in the place of a signal where a unit was above a limit of its own (decide.Offender).
+var ownLimits = []string{"emptydirfs.limit", "ephemeralpodfs.limit", "ephemeralcontainerfs.limit"}
+
+// The results of a reclaim.
+const (
+	reclaimOK    = "ok"
+	reclaimError = "error"
+)
 
 func (h *history) add(l *record.Line) {
 	if l.Reclaim != nil {
@@ -105,9 +129,9 @@ func (h *history) addReclaim(r *record.Reclaim) {
 		return
 	}
 	h.reclaimed[r.Signal] = r.ID
-	result := "ok"
+	result := reclaimOK
 	if r.Error != "" {
-		result = "error"
+		result = reclaimError
 	}
 	h.reclaims.WithLabelValues(r.Signal, result).Inc()
 	if r.FreedBytes != nil {
