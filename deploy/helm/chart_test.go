@@ -401,6 +401,53 @@ func monitored(t *testing.T, set ...string) (ports []string) {
 	return ports
 }
 
+func TestTheKubeletsFileIsMounted(t *testing.T) {
+	for file, want := range map[string]string{
+		`"/etc/kubernetes/kubelet/config.json"`: "/etc/kubernetes/kubelet",
+		`"/var/lib/kubelet-x/config.yaml"`:      "/var/lib/kubelet-x",
+		`"/var/lib/kubelet/config.yaml"`:        "",
+		`"/var/lib/containerd/a/config.yaml"`:   "",
+		`null`:                                  "",
+	} {
+		spec := podSpec(t, "config.kubeletConfig="+file)
+		for _, c := range spec.Containers {
+			var more []string
+			for _, m := range c.VolumeMounts {
+				if m.MountPath == want && m.ReadOnly {
+					more = append(more, m.MountPath)
+				}
+			}
+			reads := c.Name == "agent" || c.Name == "disk"
+			if got := len(more) == 1; got != (reads && want != "") {
+				t.Errorf("%s: %s has its directory: %t", file, c.Name, got)
+			}
+		}
+		if want == "" && len(spec.Volumes) != len(podSpec(t).Volumes) {
+			t.Errorf("%s: %d volumes", file, len(spec.Volumes))
+		}
+	}
+}
+
+// The API server's own words name neither value nor reason.
+func TestDirectoriesThatCantBeMountedAreRefused(t *testing.T) {
+	for set, want := range map[string]string{
+		`host.runtimeDirs=["/var/lib/kubelet"]`:            "/var/lib/kubelet of the host is named twice",
+		`host.runtimeDirs=["/a","/a/"]`:                    "/a of the host is named twice",
+		`host.runtimeDirs=["/a_b","/a-b"]`:                 "/a-b of the host is named twice, or the name of its volume, a-b, is taken",
+		`host.runtimeDirs=["/run/containerd"]`:             "/run/containerd of the host is named twice",
+		`host.runtimeDirs=["/var/log/pods"]`:               "/var/log/pods of the host is named twice",
+		`host.runtimeDirs=["/"]`:                           "/ of the host",
+		`host.runtimeDirs=["/run"]`:                        "/run/ebpf-evict is the container's own",
+		`host.kubeletDir="/run/ebpf-evict/kubelet"`:        "/run/ebpf-evict is the container's own",
+		`config.kubeletConfig="/etc/kubelet.yaml"`:         "/etc/ebpf-evict is the container's own",
+		`config.kubeletConfig="/var/log/pods/config.yaml"`: "/var/log/pods of the host is named twice",
+	} {
+		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", set, err)
+		}
+	}
+}
+
 func TestBadValuesAreRefused(t *testing.T) {
 	for name, set := range map[string]string{
 		"a typing error":              "agent.privilegd=true",

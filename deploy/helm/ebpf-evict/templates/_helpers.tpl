@@ -31,6 +31,44 @@ resources:
 {{- . | trimPrefix "/" | replace "/" "-" | replace "_" "-" | replace "." "-" | lower | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- /* Whether the path (second) is the directory (first) or below it. */ -}}
+{{- define "ebpf-evict.below" -}}
+{{- if hasPrefix (printf "%s/" (index . 0 | clean)) (printf "%s/" (index . 1 | clean)) }}yes{{ end -}}
+{{- end -}}
+
+{{- /* The directories that the agent and the disk process have of the host, as a YAML list. The kubelet's
+file is in it by its directory where no other one has it. */ -}}
+{{- define "ebpf-evict.dirs" -}}
+{{- $dirs := concat (list .Values.host.kubeletDir) .Values.host.runtimeDirs -}}
+{{- with .Values.config.kubeletConfig -}}
+  {{- $file := . -}}
+  {{- $mounted := "" -}}
+  {{- range $dirs -}}
+    {{- $mounted = printf "%s%s" $mounted (include "ebpf-evict.below" (list . $file)) -}}
+  {{- end -}}
+  {{- if not $mounted -}}
+    {{- $dirs = append $dirs (dir $file) -}}
+  {{- end -}}
+{{- end -}}
+{{- $seen := list (clean .Values.host.runtimeSocketDir) -}}
+{{- $names := list "config" "run" "run-agent" "run-table" "run-disk" "token" "cgroup" "bpffs" "runtime-socket" -}}
+{{- range append $dirs .Values.host.podLogsDir -}}
+  {{- $path := clean . -}}
+  {{- $name := include "ebpf-evict.volume" $path -}}
+  {{- range list "/proc" "/sys" "/dev" "/run/ebpf-evict" "/etc/ebpf-evict" -}}
+    {{- if or (include "ebpf-evict.below" (list . $path)) (include "ebpf-evict.below" (list $path .)) (eq $path "/") -}}
+      {{- fail (printf "values: the directory %s of the host (host.kubeletDir, host.podLogsDir, host.runtimeDirs or that of config.kubeletConfig) can't be mounted: %s is the container's own" $path .) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if or (has $path $seen) (has $name $names) -}}
+    {{- fail (printf "values: the directory %s of the host is named twice, or the name of its volume, %s, is taken (host.kubeletDir, host.podLogsDir, host.runtimeDirs, host.runtimeSocketDir, config.kubeletConfig)" $path $name) -}}
+  {{- end -}}
+  {{- $seen = append $seen $path -}}
+  {{- $names = append $names $name -}}
+{{- end -}}
+{{- toYaml $dirs -}}
+{{- end -}}
+
 {{- /* Directories of the host, each at its own path. HostToContainer: what the host unmounts is
 unmounted here too, so that no volume of a pod is held. */ -}}
 {{- define "ebpf-evict.hostDirs" -}}
