@@ -36,9 +36,9 @@ help: ## list the targets
 build: ## build bin/ebpf-evict (needs Go alone)
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/ebpf-evict
 
-# Of the image that `make image` makes: its name, and its time (that of the commit, so that the same
-# sources give the same archive).
-IMAGE             ?= localhost/ebpf-evict:$(VERSION)
+# Of the image that `make image` makes: its name (the chart's default), and its time (that of the
+# commit, so that the same sources give the same archive).
+IMAGE             ?= localhost/ebpf-evict:latest
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 .PHONY: image

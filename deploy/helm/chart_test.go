@@ -401,6 +401,18 @@ func monitored(t *testing.T, set ...string) (ports []string) {
 	return ports
 }
 
+// What `make image` makes by default is what the chart runs by default.
+func TestTheImageIsTheOneThatIsMade(t *testing.T) {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := regexp.MustCompile(`(?m)^IMAGE +\?= (\S+)$`).FindSubmatch(makefile)
+	if image := container(t, podSpec(t), "agent").Image; made == nil || image != string(made[1]) {
+		t.Errorf("the chart runs %s, make image makes %s", image, made)
+	}
+}
+
 func TestTheKubeletsFileIsMounted(t *testing.T) {
 	for file, want := range map[string]string{
 		`"/etc/kubernetes/kubelet/config.json"`: "/etc/kubernetes/kubelet",
