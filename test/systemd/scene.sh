@@ -57,11 +57,12 @@ expect "a tier of BPF watches memory" serves 'ebpf_evict_tier.*allocatableMemory
 expect "nothing is degraded" silent ebpf-evict degraded
 says ebpf-evict 'degraded|"level":"(warn|error)"' | cut -c1-300
 
+# shellcheck disable=SC2016 # the hog's own
 systemd-run --quiet --slice=my.slice --unit=hog sh -c 'x=$(head -c 400000000 /dev/zero | tr "\0" a); sleep 100'
 expect "a hog is killed" soon 60 killed
 expect "its neighbours are not" systemctl is-active idle1 idle2
 
-mkdir -p -m 0750 /var/lib/kubelet
+mkdir -m 0750 /var/lib/kubelet
 printf 'apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nevictionHard: {memory.available: 100Mi}\n' >/var/lib/kubelet/config.yaml
 echo 'kubeletConfig: /var/lib/kubelet/config.yaml' >>$config
 systemctl restart ebpf-evict-export
