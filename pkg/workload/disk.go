@@ -151,9 +151,9 @@ var ErrDiskStale = errors.New("disk figures are stale")
 func (t *DiskTable) Entry(uid string) *DiskEntry { return t.entries[uid] }
 
 // LoadDisk reads a disk table that owner wrote. A symbolic link, a fifo, a file of another
-// owner or of more than 16 MiB is ErrDisk; no file is os.ErrNotExist.
+// owner or of more than 8 MiB is ErrDisk; no file is os.ErrNotExist.
 func LoadDisk(path string, owner uint32) (*DiskTable, error) {
-	data, err := readFile(path, owner, ErrDisk)
+	data, err := readFile(path, owner, maxDiskBytes, ErrDisk)
 	if err != nil {
 		return nil, fmt.Errorf("read the disk figures: %w", err)
 	}
@@ -163,12 +163,24 @@ func LoadDisk(path string, owner uint32) (*DiskTable, error) {
 // ParseDisk parses and checks a disk table. All errors are ErrDisk.
 func ParseDisk(data []byte) (*DiskTable, error) {
 	var t DiskTable
-	if err := json.Unmarshal(data, &t); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDisk, err)
+	err := checkBounds(data)
+	if err == nil {
+		err = json.Unmarshal(data, &t)
 	}
-	if err := t.check(); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDisk, err)
+	if err == nil {
+		err = t.check()
 	}
+	if err == nil {
+		err = t.list()
+	}
+	if err != nil {
+		return nil, refuse(ErrDisk, err)
+	}
+	return &t, nil
+}
+
+// list makes entries.
+func (t *DiskTable) list() error {
 	t.entries = make(map[string]*DiskEntry, len(t.Workloads))
 	for i := range t.Workloads {
 		e := &t.Workloads[i]
@@ -177,23 +189,23 @@ func ParseDisk(data []byte) (*DiskTable, error) {
 			err = fmt.Errorf("uid %q twice", e.UID)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: workloads[%d]: %w", ErrDisk, i, err)
+			return fmt.Errorf("workloads[%d]: %w", i, err)
 		}
 		t.entries[e.UID] = e
 	}
-	return &t, nil
+	return nil
 }
 
 func (t *DiskTable) check() error {
 	switch {
 	case t.Schema != DiskSchema:
-		return fmt.Errorf("schema %q, want %q", t.Schema, DiskSchema)
+		return fmt.Errorf("schema %.80q, want %q", t.Schema, DiskSchema)
 	case t.WrittenNs == 0:
 		return errors.New("no writtenNs")
 	case t.Layout != nil && t.Layout.SplitImageFs && !t.Layout.DedicatedImageFs:
 		return errors.New("a split image filesystem is a dedicated one too")
 	case t.Layout != nil && !(isDirectory(t.Layout.ImageDir) && isDirectory(t.Layout.ContainerDir)):
-		return fmt.Errorf("layout: %q and %q are to be absolute and clean", t.Layout.ImageDir, t.Layout.ContainerDir)
+		return fmt.Errorf("layout: %.80q and %.80q are to be absolute and clean", t.Layout.ImageDir, t.Layout.ContainerDir)
 	case t.Reclaim != nil:
 		return t.Reclaim.check(t.WrittenNs)
 	}
@@ -202,7 +214,7 @@ func (t *DiskTable) check() error {
 
 // isDirectory reports whether a name can be a directory's, or none is given.
 func isDirectory(name string) bool {
-	return name == "" || path.IsAbs(name) && path.Clean(name) == name && !strings.Contains(name, "\x00")
+	return name == "" || len(name) <= maxPathBytes && path.IsAbs(name) && path.Clean(name) == name && !strings.Contains(name, "\x00")
 }
 
 func (r *Reclaim) check(writtenNs uint64) error {
@@ -219,6 +231,9 @@ func (e *DiskEntry) check(writtenNs uint64) error {
 	if e.UID == "" {
 		return errors.New("no uid")
 	}
+	if err := checkPaths(e.UID); err != nil {
+		return err
+	}
 	if err := plausible(e.WroteBytes, e.MadeInodes); err != nil {
 		return fmt.Errorf("counters: %w", err)
 	}
@@ -234,6 +249,9 @@ func (e *DiskEntry) check(writtenNs uint64) error {
 	}
 	volumes := make(map[string]bool, len(e.Volumes))
 	for _, v := range e.Volumes {
+		if err := checkNames(v.Name, v.Medium); err != nil {
+			return err
+		}
 		if err := v.check(writtenNs, v.UsedBytes); err != nil || volumes[v.Name] {
 			return fmt.Errorf("volume %q: %w", v.Name, orTwice(err))
 		}
@@ -241,6 +259,9 @@ func (e *DiskEntry) check(writtenNs uint64) error {
 	}
 	containers := make(map[string]bool, len(e.Containers))
 	for _, c := range e.Containers {
+		if err := checkNames(c.Name); err != nil {
+			return err
+		}
 		if err := c.check(writtenNs, c.RootfsBytes, c.LogsBytes); err != nil || containers[c.Name] {
 			return fmt.Errorf("container %q: %w", c.Name, orTwice(err))
 		}
@@ -282,8 +303,10 @@ type DiskReader struct {
 	owner  uint32
 	maxAge time.Duration
 	last   *DiskTable
-	// seen is the file that last came from.
-	seen os.FileInfo
+	// seen is the file that was parsed last, into parsed or to parseErr.
+	seen     stamp
+	parsed   *DiskTable
+	parseErr error
 	// refused counts the tables that were not taken over.
 	refused uint64
 }
@@ -306,14 +329,18 @@ const aheadTolerance = time.Second
 // file was refused and the last good table still serves. Without a table that serves the
 // error is os.ErrNotExist (nobody writes one), ErrDisk, ErrDiskStale, or several of them.
 //
-// A good file is parsed once, so Read may be called often.
+// A file is parsed once, so Read may be called often.
 func (r *DiskReader) Read(nowNs uint64) (*DiskTable, error) {
-	fi, err := os.Lstat(r.path)
-	if err != nil || !r.isSeen(fi) {
-		err = r.load(nowNs)
+	file, err := stampOf(r.path)
+	isNew := err != nil || file != r.seen
+	if isNew {
+		r.parse(file)
 	}
-	if err == nil {
-		r.seen = fi
+	if err = r.parseErr; err == nil {
+		err = r.take(r.parsed, nowNs) // one dated ahead may be due by now
+	}
+	if isNew && err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.refused++
 	}
 	if r.last == nil {
 		return nil, err
@@ -324,22 +351,19 @@ func (r *DiskReader) Read(nowNs uint64) (*DiskTable, error) {
 	return r.last, err
 }
 
-func (r *DiskReader) isSeen(fi os.FileInfo) bool {
-	return r.seen != nil && os.SameFile(fi, r.seen) && fi.Size() == r.seen.Size() && fi.ModTime().Equal(r.seen.ModTime())
+func (r *DiskReader) parse(file stamp) {
+	r.parsed, r.parseErr = LoadDisk(r.path, r.owner)
+	if r.seen = file; r.parseErr != nil && !errors.Is(r.parseErr, ErrDisk) {
+		r.seen = stamp{} // what kept it from being read may be over
+	}
 }
 
-func (r *DiskReader) load(nowNs uint64) error {
-	t, err := LoadDisk(r.path, r.owner)
-	if err == nil {
-		err = r.follows(t, nowNs)
+func (r *DiskReader) take(t *DiskTable, nowNs uint64) error {
+	if err := r.follows(t, nowNs); err != nil {
+		return err
 	}
-	switch {
-	case err == nil:
-		r.last = t
-	case !errors.Is(err, os.ErrNotExist):
-		r.refused++
-	}
-	return err
+	r.last = t
+	return nil
 }
 
 // follows says what keeps t from replacing the last table.

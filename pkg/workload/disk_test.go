@@ -259,8 +259,8 @@ func TestDiskReaderKeepsTheLastGoodTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	read("removed", 160*second, 140*second, os.ErrNotExist)
-	if r.Refused() != 4 {
-		t.Errorf("%d refused, want 4", r.Refused())
+	if r.Refused() != 3 {
+		t.Errorf("%d refused, want 3", r.Refused())
 	}
 }
 

@@ -53,7 +53,7 @@ func (w *DiskWriter) replace(data []byte) error {
 	err := ReplaceFile(w.path, data)
 	switch {
 	case err == nil:
-		w.makeRoom(2 * len(data))
+		w.makeRoom(min(2*len(data), maxDiskBytes)) // no reader takes more, blanks included
 		return nil
 	case errors.Is(err, unix.ENOSPC) && w.reserved && len(data) <= w.room:
 		if failed := w.exchange(data); failed != nil {

@@ -10,16 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFileBytes holds the figures or the names of some 40,000 pods.
-const maxFileBytes = 16 << 20
-
 // readFile reads what another process wrote for us, whatever lies at path: it neither
 // follows a symbolic link nor waits for a fifo's writer. What is no regular file of owner
-// and of at most maxFileBytes is refused; no file is os.ErrNotExist. One that is no longer at
+// and of at most most bytes is refused; no file is os.ErrNotExist. One that is no longer at
 // path when it was read may have been written over meanwhile, and the other one is read.
-func readFile(path string, owner uint32, refused error) ([]byte, error) {
+func readFile(path string, owner uint32, most int64, refused error) ([]byte, error) {
 	for tries := 1; ; tries++ {
-		data, read, err := readOnce(path, owner, refused)
+		data, read, err := readOnce(path, owner, most, refused)
 		if err != nil {
 			return nil, err
 		}
@@ -33,7 +30,7 @@ func readFile(path string, owner uint32, refused error) ([]byte, error) {
 // mostTries keeps a writer without rest from holding a reader up.
 const mostTries = 3
 
-func readOnce(path string, owner uint32, refused error) (_ []byte, st unix.Stat_t, _ error) {
+func readOnce(path string, owner uint32, most int64, refused error) (_ []byte, st unix.Stat_t, _ error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, st, fmt.Errorf("%w: %s is a symbolic link", refused, path)
@@ -50,17 +47,17 @@ func readOnce(path string, owner uint32, refused error) (_ []byte, st unix.Stat_
 		return nil, st, fmt.Errorf("%w: %s is no regular file", refused, path)
 	case st.Uid != owner:
 		return nil, st, fmt.Errorf("%w: %s belongs to uid %d, not %d", refused, path, st.Uid, owner)
-	case st.Size > maxFileBytes:
-		return nil, st, fmt.Errorf("%w: %s has %d bytes, more than %d", refused, path, st.Size, maxFileBytes)
+	case st.Size > most:
+		return nil, st, fmt.Errorf("%w: %s has %d bytes, more than %d", refused, path, st.Size, most)
 	}
 	// It may grow while it is read. Room for all of it at once leaves no garbage behind.
 	var data bytes.Buffer
 	data.Grow(int(st.Size) + bytes.MinRead)
-	if _, err := data.ReadFrom(io.LimitReader(f, maxFileBytes+1)); err != nil {
+	if _, err := data.ReadFrom(io.LimitReader(f, most+1)); err != nil {
 		return nil, st, err
 	}
-	if data.Len() > maxFileBytes {
-		return nil, st, fmt.Errorf("%w: %s has more than %d bytes", refused, path, maxFileBytes)
+	if int64(data.Len()) > most {
+		return nil, st, fmt.Errorf("%w: %s has more than %d bytes", refused, path, most)
 	}
 	return data.Bytes(), st, nil
 }

@@ -42,9 +42,9 @@ func (r *ReclaimRequest) Left(nowNs uint64) time.Duration {
 }
 
 // LoadReclaim reads a request that owner wrote. A symbolic link, a fifo, a file of another
-// owner or of more than 16 MiB is ErrReclaim; no file is os.ErrNotExist.
+// owner or of more than 64 KiB is ErrReclaim; no file is os.ErrNotExist.
 func LoadReclaim(path string, owner uint32) (*ReclaimRequest, error) {
-	data, err := readFile(path, owner, ErrReclaim)
+	data, err := readFile(path, owner, maxReclaimBytes, ErrReclaim)
 	if err != nil {
 		return nil, fmt.Errorf("read the reclaim request: %w", err)
 	}
@@ -59,7 +59,7 @@ func ParseReclaim(data []byte) (*ReclaimRequest, error) {
 		err = r.check()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrReclaim, err)
+		return nil, refuse(ErrReclaim, err)
 	}
 	return &r, nil
 }
@@ -72,6 +72,9 @@ func (r *ReclaimRequest) check() error {
 		return errors.New("no id or no signal")
 	case r.DeadlineNs == 0:
 		return errors.New("no deadlineNs")
+	}
+	if err := checkNames(r.ID, r.Signal); err != nil {
+		return err
 	}
 	return plausible(&r.AvailableWanted)
 }

@@ -108,7 +108,7 @@ type rules struct {
 type Scanner struct {
 	Reader
 	table  *Table
-	loaded os.FileInfo // the file that table came from
+	seen   stamp // the file that was taken over or refused last
 	status TableStatus
 	levels []string
 }

@@ -89,9 +89,9 @@ type TableStatus struct {
 var ErrTable = errors.New("workload table refused")
 
 // LoadTable reads a table that owner wrote. A symbolic link, a fifo, a file of another
-// owner or of more than 16 MiB is ErrTable; no file is os.ErrNotExist.
+// owner or of more than 4 MiB is ErrTable; no file is os.ErrNotExist.
 func LoadTable(path string, owner uint32) (*Table, error) {
-	data, err := readFile(path, owner, ErrTable)
+	data, err := readFile(path, owner, maxTableBytes, ErrTable)
 	if err != nil {
 		return nil, fmt.Errorf("read the workload table: %w", err)
 	}
@@ -101,28 +101,45 @@ func LoadTable(path string, owner uint32) (*Table, error) {
 // ParseTable parses and checks a table. All errors are ErrTable.
 func ParseTable(data []byte) (*Table, error) {
 	var t Table
-	if err := json.Unmarshal(data, &t); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTable, err)
+	err := checkBounds(data)
+	if err == nil {
+		err = json.Unmarshal(data, &t)
 	}
-	if t.Schema != TableSchema {
-		return nil, fmt.Errorf("%w: schema %q, want %q", ErrTable, t.Schema, TableSchema)
+	if err == nil {
+		err = t.check()
 	}
-	seen := make(map[string]bool, len(t.Workloads))
-	for i := range t.Workloads {
-		if err := t.Workloads[i].check(seen); err != nil {
-			return nil, fmt.Errorf("%w: workloads[%d]: %w", ErrTable, i, err)
-		}
+	if err != nil {
+		return nil, refuse(ErrTable, err)
 	}
 	return &t, nil
 }
 
+func (t *Table) check() error {
+	if t.Schema != TableSchema {
+		return fmt.Errorf("schema %.80q, want %q", t.Schema, TableSchema)
+	}
+	if err := checkNames(t.Node); err != nil {
+		return err
+	}
+	seen := make(map[string]bool, len(t.Workloads))
+	for i := range t.Workloads {
+		if err := t.Workloads[i].check(seen); err != nil {
+			return fmt.Errorf("workloads[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
 func (e *Entry) check(seen map[string]bool) error {
+	if err := errors.Join(checkPaths(e.UID, e.Cgroup), checkNames(e.Namespace, e.Name, e.QOSClass, e.Evict)); err != nil {
+		return err
+	}
 	switch {
 	case e.UID == "":
 		return errors.New("no uid")
 	case seen[e.UID]:
 		return fmt.Errorf("uid %q twice", e.UID)
-	case slices.Contains(strings.Split(e.Cgroup, "/"), ".."):
+	case strings.Contains("/"+e.Cgroup+"/", "/../"):
 		return fmt.Errorf("cgroup %q leads upwards", e.Cgroup)
 	case !slices.Contains([]string{"", "allow", "never", "first"}, e.Evict):
 		return fmt.Errorf("evict %q, want allow, never or first", e.Evict)
@@ -139,6 +156,9 @@ func (e *Entry) list() error {
 	named := make(map[string]bool, len(e.Containers))
 	for i := range e.Containers {
 		c := &e.Containers[i]
+		if err := checkNames(c.Name, c.ID); err != nil {
+			return err
+		}
 		if named[c.Name] {
 			return fmt.Errorf("container %q twice", c.Name)
 		}
@@ -150,6 +170,9 @@ func (e *Entry) list() error {
 	}
 	clear(named)
 	for _, v := range e.Volumes {
+		if err := checkNames(v.Name, v.Medium); err != nil {
+			return err
+		}
 		if named[v.Name] {
 			return fmt.Errorf("volume %q twice", v.Name)
 		}
@@ -181,37 +204,32 @@ func (e *Entry) checkAmounts() error {
 func (s *Scanner) TableStatus() TableStatus { return s.status }
 
 // LoadTable takes a newer table over and keeps the last good one otherwise. Units that were
-// read before are to be judged anew.
+// read before are to be judged anew. One file is parsed once, also when it was refused.
 func (s *Scanner) LoadTable() {
 	if s.o.TablePath == "" {
 		return
 	}
-	fi, err := os.Lstat(s.o.TablePath)
-	if errors.Is(err, os.ErrNotExist) {
-		return // no companion: the cgroups alone tell enough
-	}
-	if err == nil && s.isLoaded(fi) {
+	file, err := stampOf(s.o.TablePath)
+	if err == nil && file == s.seen {
 		return
 	}
 	t, err := LoadTable(s.o.TablePath, s.o.TableUID)
 	if err == nil && s.table != nil && t.Generation < s.table.Generation {
 		err = fmt.Errorf("%w: generation %d after %d", ErrTable, t.Generation, s.table.Generation)
 	}
-	if err != nil {
-		s.status.Refused++
-		s.status.LastError = err
+	switch {
+	case errors.Is(err, os.ErrNotExist): // no companion: the cgroups alone tell enough
 		return
+	case err == nil:
+		s.take(t)
+		s.seen = file
+		s.status.Generation, s.status.LastError = t.Generation, nil
+		return
+	case errors.Is(err, ErrTable): // what else kept it from being read may be over
+		s.seen = file
 	}
-	s.take(t)
-	s.loaded = fi
-	s.status.Generation, s.status.LastError = t.Generation, nil
-}
-
-// isLoaded reports whether a file is the one that was taken over last: parsing 13 MiB at
-// each scan would take a tenth of a CPU.
-func (s *Scanner) isLoaded(fi os.FileInfo) bool {
-	return s.loaded != nil && s.status.LastError == nil && os.SameFile(fi, s.loaded) &&
-		fi.Size() == s.loaded.Size() && fi.ModTime().Equal(s.loaded.ModTime())
+	s.status.Refused++
+	s.status.LastError = err
 }
 
 // take makes t the table in use.

@@ -15,8 +15,11 @@ func WriteTable(path string, t *Table) error {
 	if err == nil {
 		_, err = ParseTable(data)
 	}
+	if data = append(data, '\n'); err == nil && len(data) > maxTableBytes {
+		err = fmt.Errorf("%w: %d bytes, more than %d", ErrTable, len(data), maxTableBytes)
+	}
 	if err == nil {
-		err = ReplaceFile(path, append(data, '\n'))
+		err = ReplaceFile(path, data)
 	}
 	if err != nil {
 		return fmt.Errorf("write the workload table: %w", err)
