@@ -128,6 +128,9 @@ func reportTable(r *preflight.Report) string {
 			t.line(false, "diskDirectories", dir+" is not there: its units have no figure, and are not evicted for a disk")
 		}
 	}
+	if w := &r.WorkloadTable; w.Wanted || w.OK {
+		t.line(w.OK, "workload table", tableLine(w))
+	}
 	t.group("signals: tier, crossing to SIGKILL" + latencyCaveat(&r.Scheduling) + ", why")
 	for _, s := range sameTiers(r.Tiers) {
 		t.line(s.Tier != preflight.TierNone, s.Signal, fmt.Sprintf("%-11s%-14s%s", s.Tier, latencyOf(s), s.Why))
@@ -193,6 +196,13 @@ func figuresLine(d *preflight.DiskFigures) string {
 		return d.Error + "; thresholds and limits of disks would kill nobody"
 	}
 	return fmt.Sprintf("of %d units, written %.0f s ago, the oldest read %.0f s ago", d.Workloads, d.AgeSeconds, d.OldestSeconds)
+}
+
+func tableLine(w *preflight.WorkloadTable) string {
+	if !w.OK {
+		return w.Error + after("; ", w.Effect)
+	}
+	return fmt.Sprintf("of %d units, written %.0f s ago", w.Workloads, w.AgeSeconds)
 }
 
 // backstopLines say what the kernel can do in the place of an agent that stalls.

@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/fallback"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
@@ -50,7 +51,8 @@ type scout struct {
 	stoodDown uint64            // how often the backstop had when that was said last
 	tiers     [halves]string    // as they were said last
 	tracked   []fallback.Cgroup // what the kernel was told of, where it has to be
-	tableErr  string
+	table     tableWatch
+	enforces  atomic.Bool // and not in shadow mode
 	published atomic.Pointer[roster]
 	kicks     chan struct{}
 	changes   changes
@@ -156,30 +158,13 @@ func (s *scout) run(ctx context.Context) {
 // betweenRounds bounds what a storm of cgroups that come and go can cost.
 const betweenRounds = 10 * time.Millisecond
 
-// watchTable says when a workload table is refused, and when one is good again.
-func (s *scout) watchTable() {
-	text := ""
-	if err := s.scanner.TableStatus().LastError; err != nil {
-		text = err.Error()
-	}
-	if text == s.tableErr {
-		return
-	}
-	s.tableErr = text
-	reason := "workload table refused, the last good one stays: " + text
-	if text == "" {
-		reason = "workload table is good again"
-	}
-	s.log.Warn().Msg(reason)
-	s.raise(alarm{reason: reason})
-}
-
 // adopt takes over what a configuration says of units.
 func (s *scout) adopt(p *plan) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.scanner.Configure(p.config.Protect, p.config.AllowEvictFirst)
 	s.watchesDisk.Store(p.disks != nil)
+	s.enforces.Store(p.config.Mode == config.ModeEnforce)
 	settings := p.settings
 	s.settings.Store(&settings)
 }
@@ -220,8 +205,9 @@ const (
 // publish makes a roster, and places the wires by it. The caller holds the lock.
 func (s *scout) publish(d depth) error {
 	s.scanner.LoadTable()
+	err := s.look(d)
 	s.watchTable()
-	if err := s.look(d); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := s.track(); err != nil {

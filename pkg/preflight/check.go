@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -39,7 +40,8 @@ func Check(o Options) Report {
 		Capabilities: capabilities(o.Root), Lockdown: lockdown(o.Root), Cgroup: cgroups(fs, fsErr),
 		Hooks: []Hook{}, Fallback: tryFallback(fs, fsErr, zerolog.Nop()),
 		Scheduling: scheduling(), MemoryLocking: memoryLocking(), Drill: drillable(fs, fsErr),
-		DiskFigures: diskFigures(o.Config, os.Geteuid(), sample.Now()), Missing: []Missing{},
+		DiskFigures:   diskFigures(o.Config, os.Geteuid(), sample.Now()),
+		WorkloadTable: workloadTable(c, holdPods(c, fs), time.Now()), Missing: []Missing{},
 	}
 	load := loader.Options{BTF: c.BTF, Log: o.Log}
 	r.probe(load)

@@ -22,6 +22,7 @@ type Report struct {
 	Backstop      Backstop      `json:"backstop"`
 	Drill         Drill         `json:"drill"`
 	DiskFigures   DiskFigures   `json:"diskFigures"`
+	WorkloadTable WorkloadTable `json:"workloadTable"`
 	Tiers         []Tier        `json:"tiers"`
 	// Protects: with this configuration `run --mode enforce` starts and watches every
 	// threshold.
@@ -139,6 +140,20 @@ type DiskFigures struct {
 	// are for have no figures.
 	MissingDirectories []string `json:"missingDirectories,omitempty"`
 	Error              string   `json:"error,omitempty"`
+}
+
+// WorkloadTable is whether somebody tells what the pods are.
+type WorkloadTable struct {
+	// Wanted: the units below the roots are pods, or would be.
+	Wanted bool `json:"wanted"`
+	OK     bool `json:"ok"`
+	// AgeSeconds is since it was written, which it is when pods change.
+	AgeSeconds float64 `json:"ageSeconds,omitempty"`
+	Workloads  int     `json:"workloads"`
+	Generation uint64  `json:"generation,omitempty"`
+	Error      string  `json:"error,omitempty"`
+	// Effect is what follows where it is wanted and there is none.
+	Effect string `json:"effect,omitempty"`
 }
 
 // Tier is what a signal is watched with: bpf-charge, bpf-alloc, bpf-task, event, poll or none.

@@ -172,6 +172,11 @@ func (s *Scanner) List() ([]string, error) {
 // between them and their units. What is made in one of them may be a unit.
 func (s *Scanner) Levels() []string { return s.levels }
 
+// HasPods reports whether what List looked at holds pods, or would: the kubelet's levels are there.
+func (s *Scanner) HasPods() bool {
+	return slices.ContainsFunc(s.levels, func(level string) bool { return isKubeletLevel(path.Base(level)) })
+}
+
 func (s *Scanner) below(dir string) ([]string, error) {
 	s.levels = append(s.levels, dir)
 	names, err := s.o.FS.Children(dir)
@@ -292,7 +297,7 @@ func (r *Reader) Judge(u *Unit) {
 	if u.UID != u.Cgroup {
 		u.Name = u.UID
 	}
-	u.Priority, u.Static, u.Mirror, u.Evict = 0, false, false, ""
+	u.Priority, u.Static, u.Mirror, u.Evict = 0, u.UID != u.Cgroup && isStaticUID(u.UID), false, ""
 	u.MemoryRequestBytes, u.Protected = u.seen.requestBytes, u.seen.protected
 	u.TerminationGracePeriodSeconds, u.PodLevelRequest = NoData, false
 	u.EphemeralStorageRequestBytes, u.EphemeralStorageLimitBytes, u.Containers, u.Volumes = 0, nil, nil, nil
@@ -451,6 +456,8 @@ func (k *rules) protectUnit(u *Unit) {
 		}
 	}
 	switch {
+	case u.Static:
+		u.Protected = "static pod"
 	case u.Critical():
 		u.Protected = "critical"
 	case u.Evict == "never":

@@ -320,6 +320,8 @@ func TestASandboxIsToldFromWhoTakesItsName(t *testing.T) {
 
 func TestProtectedUnits(t *testing.T) {
 	const job, pod = "/jobs/a", "/kubepods/pod" + uidA
+	const hash = "0123456789abcdef0123456789abcdef"
+	const hashed = "/kubepods/burstable/pod" + hash
 	for name, tc := range map[string]struct {
 		unit, comm string
 		pid        int
@@ -340,7 +342,10 @@ func TestProtectedUnits(t *testing.T) {
 		"a pod may run its own systemd": {unit: pod, comm: "systemd", want: ""},
 		"critical priority":             {unit: pod, table: `{"uid":"` + uidA + `","priority":2000000000}`, want: "critical"},
 		"just below critical":           {unit: pod, table: `{"uid":"` + uidA + `","priority":1999999999}`, want: ""},
-		"static":                        {unit: pod, table: `{"uid":"` + uidA + `","static":true}`, want: "critical"},
+		"static":                        {unit: pod, table: `{"uid":"` + uidA + `","static":true}`, want: "static pod"},
+		"static by its cgroup":          {unit: hashed, want: "static pod"},
+		"the table can't lift that":     {unit: hashed, table: `{"uid":"` + hash + `","static":false,"evict":"first"}`, o: Options{AllowFirst: true}, want: "static pod"},
+		"a uid without dashes is a job": {unit: "/jobs/" + hash, want: ""},
 		"mirror":                        {unit: pod, table: `{"uid":"` + uidA + `","mirror":true}`, want: "critical"},
 		"never":                         {unit: pod, table: `{"uid":"` + uidA + `","evict":"never"}`, want: "table: never"},
 		"first does not lift a glob":    {unit: pod, o: Options{Protect: []string{pod}, AllowFirst: true}, table: `{"uid":"` + uidA + `","evict":"first"}`, want: "protect: " + pod},

@@ -79,6 +79,8 @@ type EntryContainer struct {
 
 // TableStatus says how the table is doing.
 type TableStatus struct {
+	// Taken: there is a table in use.
+	Taken      bool
 	Generation uint64
 	// Refused counts the tables that were not taken over; the last good one stays.
 	Refused   uint64
@@ -223,7 +225,7 @@ func (s *Scanner) LoadTable() {
 	case err == nil:
 		s.take(t)
 		s.seen = file
-		s.status.Generation, s.status.LastError = t.Generation, nil
+		s.status.Taken, s.status.Generation, s.status.LastError = true, t.Generation, nil
 		return
 	case errors.Is(err, ErrTable): // what else kept it from being read may be over
 		s.seen = file
@@ -250,7 +252,7 @@ func (k *rules) apply(u *Unit) {
 		return
 	}
 	u.Namespace, u.Name = e.Namespace, e.Name
-	u.Priority, u.Static, u.Mirror = e.Priority, e.Static, e.Mirror
+	u.Priority, u.Static, u.Mirror = e.Priority, u.Static || e.Static, e.Mirror // the cgroup's name outranks the table
 	if e.Memory.RequestBytes != nil {
 		u.MemoryRequestBytes = *e.Memory.RequestBytes
 	}
