@@ -7,36 +7,39 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
-// tableState is how the workload table does.
-type tableState int
-
-const (
-	tableGood tableState = iota // or nobody needs one
-	tableRefused
-	tableMissing
-	tableStates
-)
-
 // NoTable is what follows where there are pods and no workload table.
 const NoTable = "no pod's priority is known: critical pods can be evicted (static ones never), requests are guessed from " +
 	"cgroups, and nothing is reported; run ebpf-evict kube, or stay in shadow mode"
 
-// tableWatch is what was said of the table last.
+// tableWatch is what is wrong with the table, as it was said last; "" for nothing.
 type tableWatch struct {
-	state tableState
-	at    [tableStates]time.Time // when each was said
+	trouble string
+	since   time.Time // the first of the troubles that were said within tableAgain
+	said    int
 }
 
-// tableAgain is the least time between two lines of one trouble: whoever writes the table may not
+// tableSays is how many troubles are said within tableAgain at most: whoever writes the table may not
 // fill the journal by it.
-const tableAgain = time.Minute
+const (
+	tableSays  = 6
+	tableAgain = time.Minute
+)
 
-// turns reports whether a state is to be said. One that is not goes unsaid until it may.
-func (w *tableWatch) turns(state tableState, now time.Time) bool {
-	if state == w.state || state != tableGood && !w.at[state].IsZero() && now.Sub(w.at[state]) < tableAgain {
+// turns reports whether it is to be said that this is wrong now. What is not goes unsaid until it may.
+func (w *tableWatch) turns(trouble string, now time.Time) bool {
+	if trouble == w.trouble {
 		return false
 	}
-	w.state, w.at[state] = state, now
+	if trouble != "" {
+		if now.Sub(w.since) >= tableAgain {
+			w.since, w.said = now, 0
+		}
+		if w.said == tableSays {
+			return false
+		}
+		w.said++
+	}
+	w.trouble = trouble
 	return true
 }
 
@@ -44,34 +47,37 @@ func (w *tableWatch) turns(state tableState, now time.Time) bool {
 // pods, and when a good one is there. The caller has looked at the cgroups.
 func (s *scout) watchTable() {
 	status := s.scanner.TableStatus()
-	state, reason := s.tableOf(&status)
-	if !s.table.turns(state, time.Now()) {
+	reason := s.tableTrouble(&status)
+	if !s.table.turns(reason, time.Now()) {
 		return
 	}
-	if state == tableGood {
-		s.log.Info().Uint64("generation", status.Generation).Msg(reason)
-	} else {
+	switch {
+	case reason != "":
 		s.log.Error().Msg("degraded: " + reason)
+	case status.Taken:
+		reason = "workload table is good again"
+		s.log.Info().Uint64("generation", status.Generation).Msg(reason)
+	default:
+		reason = "no workload table is needed any more"
+		s.log.Info().Msg(reason)
 	}
 	s.raise(alarm{reason: reason})
 }
 
-func (s *scout) tableOf(status *workload.TableStatus) (state tableState, reason string) {
+func (s *scout) tableTrouble(status *workload.TableStatus) string {
 	isMissed := !status.Taken && s.enforces.Load() && s.scanner.HasPods()
 	switch err := status.LastError; {
 	case err != nil:
-		reason = "workload table refused, the last good one stays: "
+		reason := "workload table refused, the last good one stays: "
 		if !status.Taken {
 			reason = "workload table refused, and there was none before: "
 		}
 		if reason += strings.TrimPrefix(err.Error(), workload.ErrTable.Error()+": "); isMissed {
 			reason += "; " + NoTable
 		}
-		return tableRefused, reason
+		return reason
 	case isMissed:
-		return tableMissing, "no workload table: " + NoTable
-	case !status.Taken:
-		return tableGood, "no workload table is needed any more"
+		return "no workload table: " + NoTable
 	}
-	return tableGood, "workload table is good again"
+	return ""
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,30 +11,26 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
 
-func TestATroubledTableIsSaidOnceInAWhile(t *testing.T) {
-	start := time.Now()
+func TestTroublesOfATableAreSaidOnceAndNotWithoutEnd(t *testing.T) {
 	var w tableWatch
-	for _, step := range []struct {
-		after time.Duration
-		state tableState
-		said  bool
-	}{
-		{0, tableGood, false},
-		{0, tableMissing, true},
-		{0, tableMissing, false},
-		{time.Second, tableRefused, true},
-		{2 * time.Second, tableRefused, false},
-		{3 * time.Second, tableGood, true},
-		{4 * time.Second, tableRefused, false},
-		{5 * time.Second, tableGood, false},
-		{time.Second + tableAgain, tableRefused, true},
-		{2*time.Second + tableAgain, tableGood, true},
-		{3*time.Second + tableAgain, tableMissing, true},
-	} {
-		if got := w.turns(step.state, start.Add(step.after)); got != step.said {
-			t.Errorf("state %d after %s: said %v, want %v", step.state, step.after, got, step.said)
+	start := time.Now()
+	says := func(step, trouble string, after time.Duration, want bool) {
+		t.Helper()
+		if got := w.turns(trouble, start.Add(after)); got != want {
+			t.Errorf("%s: said %v, want %v", step, got, want)
 		}
 	}
+	says("good from the start", "", 0, false)
+	says("missing", "missing", 0, true)
+	says("still missing", "missing", time.Hour, false)
+	says("good", "", time.Hour, true)
+	for i := range tableSays {
+		says("another one each time", strconv.Itoa(i), 2*time.Hour, true)
+	}
+	says("one too many", "more", 2*time.Hour+tableAgain-1, false)
+	says("its end", "", 2*time.Hour+tableAgain-1, true)
+	says("another one too many", "more", 2*time.Hour+tableAgain-1, false)
+	says("that one, a while later", "more", 2*time.Hour+tableAgain, true)
 }
 
 func TestTheTableOfPodsIsSaidToBeMissingOrRefused(t *testing.T) {
