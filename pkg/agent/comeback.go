@@ -18,7 +18,7 @@ const (
 	// again after one or two seconds, and then after 10 s, twice as long each time.
 	comebackFirst = time.Second
 	comebackMost  = time.Minute
-	// comebackFor is how long the companion can be expected to try (giveUp in pkg/kube).
+	// comebackFor is how long the companion can be expected to try (overwrittenMost in pkg/kube).
 	comebackFor = 10 * time.Minute
 )
 

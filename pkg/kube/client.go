@@ -46,8 +46,8 @@ func newClient(config *rest.Config, node string) (*client, error) {
 }
 
 // pods lists and watches the node's pods.
-func (c *client) pods() cache.ListerWatcher {
-	return cache.NewListWatchFromClient(c.rest, "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", c.node))
+func (c *client) pods(h *heard) cache.ListerWatcher {
+	return h.listen(cache.NewListWatchFromClient(c.rest, "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", c.node)))
 }
 
 // listPods is a fresh list, never one of a cache.

@@ -47,6 +47,7 @@ type Companion struct {
 	cursor   cursor // as it was saved last
 	// settle and taintMost are the constants of these names.
 	settle, taintMost time.Duration
+	spacing, retry    backoff // between the statuses of one pod, and after a try that failed
 	tabled            atomic.Bool
 	read              atomic.Int64 // when the journal was read last, Unix nanoseconds
 
@@ -77,7 +78,8 @@ func New(o Options) (*Companion, error) {
 	p := newPressure(o.TransitionPeriod, cursor.Pressure)
 	return &Companion{
 		o: o, log: o.Log, client: client, store: store, pressure: p, keeper: newKeeper(client, p, m, o.Log), meters: m,
-		cursor: cursor, settle: settle, taintMost: taintMost, reports: map[string][]*ticket{}, results: map[string]int{},
+		cursor: cursor, settle: settle, taintMost: taintMost,
+		spacing: backoff{first: spacingFirst, most: retryMost}, retry: backoff{first: retryFirst, most: retryMost}, reports: map[string][]*ticket{}, results: map[string]int{},
 	}, nil
 }
 
@@ -183,7 +185,7 @@ func (c *Companion) report(ctx context.Context, l *record.Line, before record.Po
 		return
 	}
 	changed, stop := c.store.watch(uid)
-	r := newReport(c, *l, time.Now())
+	r := newReport(c, *l)
 	c.running.Go(func() {
 		defer stop()
 		if result := r.run(ctx, changed); result != "" {

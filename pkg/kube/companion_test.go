@@ -38,6 +38,8 @@ type bed struct {
 	options kube.Options
 	// taintMost is how long a status waits for the taint.
 	taintMost time.Duration
+	// quarrel has statuses and failed tries follow each other at once.
+	quarrel bool
 
 	companion *kube.Companion
 	stop      func()
@@ -69,6 +71,9 @@ func (b *bed) start() *bed {
 	}
 	c.SetSettle(50 * time.Millisecond)
 	c.SetTaintMost(b.taintMost)
+	if b.quarrel {
+		c.SetSpacing(time.Millisecond)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -273,6 +278,32 @@ func TestRunningWrittenBackIsWrittenAgain(t *testing.T) {
 	if n := len(b.server.eventsNow()); n != 1 {
 		t.Errorf("%d events, want 1", n)
 	}
+}
+
+func TestOnlyStatusesThatWereTakenAndReplacedEndAReport(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "hog"))
+	b.quarrel = true
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	var refused atomic.Int32
+	b.server.setFault(func(c call) error { // an outage of more tries than a quarrel may have
+		if strings.HasSuffix(c.Path, "/pods/hog/status") && refused.Add(1) <= kube.OverwrittenMost+5 {
+			return apierrors.NewInternalError(fmt.Errorf("etcd"))
+		}
+		return nil
+	})
+	b.append(kill(1, uidA, "hog"))
+	for i := range kube.OverwrittenMost {
+		b.await("the status", func() bool { return b.isEvicted("hog") })
+		if s := b.companion.Stats(); s.Backlog != 1 {
+			t.Fatalf("stats %+v after %d statuses: given up too early", s, i)
+		}
+		b.server.update("shop", "hog", func(p *corev1.Pod) {
+			p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodRunning, "", ""
+		})
+	}
+	b.awaitReports(map[string]int{"gave-up": 1})
 }
 
 func TestAFailedPodWhoseContainersRunIsNotDone(t *testing.T) {

@@ -14,5 +14,14 @@ func (c *Companion) SetSettle(d time.Duration) { c.settle = d }
 // SetTaintMost is for tests on a machine that may be slow.
 func (c *Companion) SetTaintMost(d time.Duration) { c.taintMost = d }
 
+// SetSpacing is for tests that can't wait for a quarrel of ten minutes.
+func (c *Companion) SetSpacing(most time.Duration) {
+	c.spacing = backoff{first: most, most: most}
+	c.retry = c.spacing
+}
+
+// OverwrittenMost is after how many statuses a companion gives up.
+const OverwrittenMost = overwrittenMost
+
 // EntryOf is a pod's entry in the workload table.
 func EntryOf(p *corev1.Pod) workload.Entry { return newEntry(p) }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -14,6 +15,7 @@ import (
 
 func TestMetricsTellOfReportsAndWhatIsUnderWay(t *testing.T) {
 	b := newBed(t)
+	b.taintMost = 50 * time.Millisecond // there is none while the server is away
 	b.options.Report = map[string]string{"ReplicaSet": kube.ReportDelete}
 	kept, deleted := runningPod(uidA, "kept"), runningPod(uidB, "deleted")
 	deleted.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Controller: new(true)}}

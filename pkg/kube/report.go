@@ -40,8 +40,11 @@ const (
 	spacingFirst = 20 * time.Millisecond
 	// settle is how long a status must have held: the kubelet compares every ten seconds.
 	settle = 15 * time.Second
-	// giveUp is after so long a quarrel with somebody who writes another status.
-	giveUp = 10 * time.Minute
+	// overwrittenMost ends a quarrel with somebody who writes another status: 30 statuses that
+	// the server took, written 20 ms to 30 s apart, are some ten minutes.
+	overwrittenMost = 30
+	// endMost is how long containers may run on in a failed pod.
+	endMost = 10 * time.Minute
 	// taintMost is how long a status waits for the taint; containers are started again
 	// within a second.
 	taintMost = 500 * time.Millisecond
@@ -66,7 +69,6 @@ type report struct {
 	line record.Line
 	log  zerolog.Logger
 
-	began    time.Time
 	unknown  time.Time // since when the pod is not known, though pods are
 	known    *pod      // as it was known last
 	tainted  bool
@@ -74,22 +76,26 @@ type report struct {
 	attempts int
 	next     time.Time // no patch before
 	spacing  backoff
-	patched  string    // resource version after our last patch
-	good     time.Time // since when all is as it should be
-	stamp    metav1.Time
+	patched  string // resource version after our last patch
+	written  bool   // a status of ours, and it was not found overwritten yet
+	// overwritten counts the statuses that the server took and somebody else replaced.
+	overwritten int
+	good        time.Time // since when all is as it should be
+	runsOn      time.Time // since when containers are known to run in the failed pod
+	stamp       metav1.Time
 }
 
-func newReport(c *Companion, l record.Line, now time.Time) *report {
+func newReport(c *Companion, l record.Line) *report {
 	return &report{
-		c: c, line: l, began: now, stamp: metav1.NewTime(l.Time.Time),
-		spacing: backoff{first: spacingFirst, most: retryMost},
+		c: c, line: l, stamp: metav1.NewTime(l.Time.Time),
+		spacing: c.spacing,
 		log:     c.log.With().Str("id", l.ID.String()).Str("uid", l.Victim.UID).Logger(),
 	}
 }
 
 // run ends when the cluster shows the eviction, or never will.
 func (r *report) run(ctx context.Context, changed <-chan struct{}) (result string) {
-	retry := backoff{first: retryFirst, most: retryMost}
+	retry := r.c.retry
 	for {
 		result, wait, err := r.step(ctx)
 		if ctx.Err() != nil {
@@ -188,12 +194,16 @@ func (r *report) missing(ctx context.Context, now time.Time) (string, time.Durat
 // patch writes the status as the kubelet does, after the taint: the controller makes a
 // replacement at once.
 func (r *report) patch(ctx context.Context, p *pod, now time.Time) (string, time.Duration, error) {
-	r.good = time.Time{}
+	r.good, r.runsOn = time.Time{}, time.Time{}
+	if r.written {
+		r.written = false
+		r.overwritten++
+	}
 	if left := r.next.Sub(now); left > 0 {
 		return "", left, nil
 	}
-	if now.Sub(r.began) > giveUp && r.attempts > 0 {
-		r.log.Error().Int("attempts", r.attempts).Msg("somebody writes another status again and again: eviction is not shown")
+	if r.overwritten >= overwrittenMost { // never for tries that failed: those are an outage
+		r.log.Error().Int("overwritten", r.overwritten).Msg("somebody writes another status again and again: eviction is not shown")
 		return resultGaveUp, 0, nil
 	}
 	r.taint(ctx, now)
@@ -231,7 +241,7 @@ func (r *report) write(ctx context.Context, p *pod) error {
 	if r.patched == "" {
 		r.c.meters.delay.Observe(max(0, time.Since(r.line.Time.Time).Seconds()))
 	}
-	r.patched = after.ResourceVersion
+	r.patched, r.written = after.ResourceVersion, true
 	return nil
 }
 
@@ -363,13 +373,9 @@ func (r *report) delete(ctx context.Context, p *pod) (string, time.Duration, err
 // watch may have been cut off. The patch changes nothing where all is well.
 func (r *report) settled(ctx context.Context, p *pod, now time.Time) (string, time.Duration, error) {
 	if p.running {
-		r.good = time.Time{}
-		if now.Sub(r.began) > giveUp {
-			r.log.Error().Msg("containers run on in a failed pod")
-			return resultGaveUp, 0, nil
-		}
-		return "", settle, nil
+		return r.outlived(now)
 	}
+	r.runsOn = time.Time{}
 	if r.good.IsZero() {
 		r.good = now
 	}
@@ -389,8 +395,27 @@ func (r *report) settled(ctx context.Context, p *pod, now time.Time) (string, ti
 	if after.ResourceVersion == p.ResourceVersion {
 		return resultDone, 0, nil
 	}
-	r.patched, r.good = after.ResourceVersion, time.Time{}
+	r.patched, r.written, r.good = after.ResourceVersion, true, time.Time{}
 	return "", r.c.settle, nil
+}
+
+// outlived waits for the containers of a failed pod to end. While nothing is heard of the
+// pods they may have: that time does not count.
+func (r *report) outlived(now time.Time) (string, time.Duration, error) {
+	r.good = time.Time{}
+	heard := r.c.store.heardSince()
+	if heard.IsZero() {
+		r.runsOn = time.Time{}
+		return "", settle, nil
+	}
+	if r.runsOn.IsZero() || r.runsOn.Before(heard) {
+		r.runsOn = now
+	}
+	if now.Sub(r.runsOn) > endMost {
+		r.log.Error().Msg("containers run on in a failed pod")
+		return resultGaveUp, 0, nil
+	}
+	return "", settle, nil
 }
 
 // isOlder compares resource versions; what can't be compared is taken for new.

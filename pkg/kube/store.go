@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +16,7 @@ type store struct {
 	informer cache.SharedIndexInformer
 	// changed has a token when any pod changed since it was taken.
 	changed chan struct{}
-	failing atomic.Bool
+	heard   heard
 
 	mu       sync.Mutex
 	watchers map[string]chan struct{} // by the uid in the cgroup's name
@@ -26,14 +26,17 @@ const byUID = "uid"
 
 func newStore(c *client, m *meters, log zerolog.Logger) (*store, error) {
 	s := &store{changed: make(chan struct{}, 1), watchers: map[string]chan struct{}{}}
-	s.informer = cache.NewSharedIndexInformer(c.pods(), &corev1.Pod{}, 0, cache.Indexers{
+	sampled := log.Sample(&zerolog.BurstSampler{Burst: 3, Period: retryMost})
+	s.heard.failed = func(err error) {
+		m.failed(doingPods)
+		sampled.Warn().Err(err).Msg("pods can't be listed or watched, what is known of them stays; it is tried again")
+	}
+	s.informer = cache.NewSharedIndexInformer(c.pods(&s.heard), &corev1.Pod{}, 0, cache.Indexers{
 		byUID: func(o any) ([]string, error) { return []string{o.(*pod).entry.UID}, nil },
 	})
-	sampled := log.Sample(&zerolog.BurstSampler{Burst: 3, Period: retryMost})
+	// A request that failed is told of above, and the reflector keeps some of them for itself.
 	err := s.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-		s.failing.Store(true)
-		m.failed(doingPods)
-		sampled.Warn().Err(err).Msg("pods can't be watched, what is known of them stays; it is tried again")
+		log.Debug().Err(err).Msg("the pods are listed anew")
 	})
 	_, added := s.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { s.note(o) },
@@ -50,7 +53,6 @@ func newStore(c *client, m *meters, log zerolog.Logger) (*store, error) {
 
 // note tells who waits for a change.
 func (s *store) note(o any) {
-	s.failing.Store(false)
 	poke(s.changed)
 	p, ok := o.(*pod)
 	if !ok {
@@ -86,6 +88,15 @@ func (s *store) watch(uid string) (changed <-chan struct{}, stop func()) {
 
 // synced reports whether the first list has come.
 func (s *store) synced() bool { return s.informer.HasSynced() }
+
+// heardSince is since when lists and watches have been answered, zero while they are not.
+func (s *store) heardSince() time.Time {
+	since, _ := s.heard.state()
+	if !s.synced() {
+		return time.Time{}
+	}
+	return since
+}
 
 // get is nil for a pod that is not known.
 func (s *store) get(uid string) *pod {
