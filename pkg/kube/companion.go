@@ -45,6 +45,9 @@ type Companion struct {
 	ledger   ledger
 	meters   *meters
 	cursor   cursor // as it was saved last
+	// since is, until the end of the journal is reached without a cursor, the time before which
+	// no kill is reported.
+	since time.Time
 	// settle and taintMost are the constants of these names.
 	settle, taintMost time.Duration
 	spacing, retry    backoff // between the statuses of one pod, and after a try that failed
@@ -75,10 +78,14 @@ func New(o Options) (*Companion, error) {
 	if err != nil {
 		return nil, err
 	}
+	var since time.Time
+	if cursor.Schema == "" { // the first start, or the cursor is lost
+		since = time.Now().Add(-firstMost)
+	}
 	p := newPressure(o.TransitionPeriod, cursor.Pressure)
 	return &Companion{
 		o: o, log: o.Log, client: client, store: store, pressure: p, keeper: newKeeper(client, p, m, o.Log), meters: m,
-		cursor: cursor, settle: settle, taintMost: taintMost,
+		cursor: cursor, since: since, settle: settle, taintMost: taintMost,
 		spacing: backoff{first: spacingFirst, most: retryMost}, retry: backoff{first: retryFirst, most: retryMost}, reports: map[string][]*ticket{}, results: map[string]int{},
 	}, nil
 }
@@ -121,6 +128,7 @@ func (c *Companion) follow(ctx context.Context, tail *record.Tail) {
 			failing.Error().Err(err).Msg("journal can't be read, it is tried again")
 		} else {
 			c.read.Store(time.Now().UnixNano())
+			c.since = time.Time{}
 		}
 		c.mourn()
 		if err := c.save(); err != nil {
@@ -163,6 +171,10 @@ func (c *Companion) take(ctx context.Context, l *record.Line, before record.Posi
 	case l.Kind == record.KindKill && l.Mode == enforce && isPodKill(l):
 		c.pressure.take(l)
 		poke(c.keeper.wake)
+		if l.Time.Before(c.since) {
+			c.log.Info().Str("id", l.ID.String()).Str("uid", l.Victim.UID).Msg("a kill from before the first start of a companion is not reported")
+			return
+		}
 		c.report(ctx, l, before)
 	}
 }
@@ -185,7 +197,7 @@ func (c *Companion) report(ctx context.Context, l *record.Line, before record.Po
 		return
 	}
 	changed, stop := c.store.watch(uid)
-	r := newReport(c, *l)
+	r := newReport(c, *l, !c.since.IsZero())
 	c.running.Go(func() {
 		defer stop()
 		if result := r.run(ctx, changed); result != "" {
@@ -208,7 +220,7 @@ func (c *Companion) finish(uid, result string) {
 
 // save keeps the cursor if it moved.
 func (c *Companion) save() error {
-	next := cursor{Position: c.ledger.low(), Pressure: c.pressure.saved()}
+	next := cursor{Schema: cursorSchema, Position: c.ledger.low(), Pressure: c.pressure.saved()}
 	if next.equal(c.cursor) {
 		return nil
 	}

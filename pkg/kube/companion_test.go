@@ -40,6 +40,8 @@ type bed struct {
 	taintMost time.Duration
 	// quarrel has statuses and failed tries follow each other at once.
 	quarrel bool
+	// settle is how long a status has to hold.
+	settle time.Duration
 
 	companion *kube.Companion
 	stop      func()
@@ -47,7 +49,7 @@ type bed struct {
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	b := &bed{T: t, server: newAPIServer(t), dir: t.TempDir(), taintMost: time.Minute}
+	b := &bed{T: t, server: newAPIServer(t), dir: t.TempDir(), taintMost: time.Minute, settle: 50 * time.Millisecond}
 	b.options = kube.Options{
 		Rest: b.server.config(), Node: "node-1",
 		Journal: filepath.Join(b.dir, "agent", "journal.jsonl"), State: filepath.Join(b.dir, "agent", "state.json"),
@@ -69,7 +71,7 @@ func (b *bed) start() *bed {
 	if err != nil {
 		b.Fatal(err)
 	}
-	c.SetSettle(50 * time.Millisecond)
+	c.SetSettle(b.settle)
 	c.SetTaintMost(b.taintMost)
 	if b.quarrel {
 		c.SetSpacing(time.Millisecond)
@@ -398,6 +400,86 @@ func TestALostCursorDoublesNothing(t *testing.T) {
 	}
 	if n := len(b.server.eventsNow()); n != 1 {
 		t.Errorf("%d events, want 1", n)
+	}
+}
+
+// startedAt is a running pod whose container was started at a time.
+func startedAt(at time.Time) *corev1.Pod {
+	p := runningPod(uidA, "hog")
+	p.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(at)
+	return p
+}
+
+func TestAPodThatLivesAgainIsNotEvictedByAReport(t *testing.T) {
+	for name, tc := range map[string]struct {
+		killed, started time.Duration // ago; started 0: not since the kill
+		knows           bool          // there is a cursor
+		want            string        // empty: not reported
+	}{
+		"first start, kill of three days ago":                        {killed: 72 * time.Hour},
+		"first start, kill of a moment ago":                          {killed: 5 * time.Second, want: "done"},
+		"first start, kill of a moment ago, started again":           {killed: 40 * time.Second, started: 38 * time.Second, want: "late"},
+		"outage of a minute, started again":                          {killed: time.Minute, started: 50 * time.Second, knows: true, want: "done"},
+		"outage of nine minutes, killed again by the agent since":    {killed: 9 * time.Minute, started: 30 * time.Second, knows: true, want: "done"},
+		"outage of twenty minutes, stays down":                       {killed: 20 * time.Minute, knows: true, want: "done"},
+		"outage of twenty minutes, runs again since five":            {killed: 20 * time.Minute, started: 5 * time.Minute, knows: true, want: "late"},
+		"kill of three days ago, started again within a second":      {killed: 72 * time.Hour, started: 72*time.Hour - 2*time.Second, knows: true, want: "late"},
+		"kill of three days ago, in a crash loop, runs for a moment": {killed: 72 * time.Hour, started: 5 * time.Second, knows: true, want: "late"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			now := time.Now()
+			started := now.Add(-100 * time.Hour)
+			if tc.started > 0 {
+				started = now.Add(-tc.started)
+			}
+			b.server.set(startedAt(started))
+			if tc.knows {
+				b.start()
+				b.await("the cursor", func() bool { _, err := os.Stat(b.options.Cursor); return err == nil })
+				b.stop()
+			}
+			l := kill(1, uidA, "hog")
+			l.Time = record.Time{Time: now.Add(-tc.killed)}
+			b.append(l)
+			b.start()
+			switch tc.want {
+			case "done":
+				b.await("the status", func() bool { return b.isEvicted("hog") })
+				b.server.update("shop", "hog", ends)
+				b.awaitReports(map[string]int{"done": 1})
+				return
+			case "late":
+				b.awaitReports(map[string]int{"late": 1})
+				b.expectEvent(l)
+			default:
+				b.append(kill(7, uidB, "gone")) // when it is done, the other is read
+				b.awaitReports(map[string]int{"gone": 1})
+			}
+			if n := b.server.count(http.MethodPatch, "/pods/hog/status"); n != 0 {
+				t.Errorf("%d writes to a pod that lives", n)
+			}
+		})
+	}
+}
+
+// After a long outage the status of a pod that lives again may be from before the kill.
+func TestTheKubeletHasItsSayAfterAnOutage(t *testing.T) {
+	b := newBed(t)
+	b.settle = time.Minute // how long the kubelet has for it
+	now := time.Now()
+	b.server.set(startedAt(now.Add(-100 * time.Hour)))
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	l := kill(1, uidA, "hog")
+	l.Time = record.Time{Time: now.Add(-20 * time.Minute)}
+	b.append(l)
+	b.await("the backlog", func() bool { return b.companion.Stats().Backlog == 1 })
+	b.server.update("shop", "hog", func(p *corev1.Pod) { *p = *startedAt(now.Add(-5 * time.Minute)) })
+	b.awaitReports(map[string]int{"late": 1})
+	if n := b.server.count(http.MethodPatch, "/pods/hog/status"); n != 0 {
+		t.Errorf("%d writes to a pod that lives", n)
 	}
 }
 

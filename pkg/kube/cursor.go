@@ -21,8 +21,7 @@ type cursor struct {
 	Pressure map[string]hold `json:"pressure,omitempty"`
 }
 
-// loadCursor returns an empty cursor, the start of the journal, where there is none or an
-// unreadable one: everything done is done again then, which changes nothing.
+// loadCursor returns a cursor without a schema where there is none or an unreadable one.
 func loadCursor(path string) (cursor, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -39,14 +38,13 @@ func loadCursor(path string) (cursor, error) {
 }
 
 func (c cursor) equal(d cursor) bool {
-	return c.Position == d.Position && maps.EqualFunc(c.Pressure, d.Pressure, func(x, y hold) bool {
+	return c.Schema == d.Schema && c.Position == d.Position && maps.EqualFunc(c.Pressure, d.Pressure, func(x, y hold) bool {
 		return x.Asserted == y.Asserted && x.Until.Equal(y.Until)
 	})
 }
 
 // save replaces the file, and has it on disk before the name leads to it.
 func (c cursor) save(path string) error {
-	c.Schema = cursorSchema
 	data, err := json.Marshal(c)
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func newMeters() *meters {
 	}
 	// An increase is seen only of a series that was there before.
 	for _, kind := range []string{ReportStatus, ReportDelete} {
-		for _, result := range []string{resultDone, resultGone, resultEnded, resultRefused, resultGaveUp} {
+		for _, result := range []string{resultDone, resultGone, resultEnded, resultRefused, resultGaveUp, resultLate} {
 			m.reports.WithLabelValues(kind, result)
 		}
 	}

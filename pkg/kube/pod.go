@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,6 +36,10 @@ type pod struct {
 	disrupted bool
 	// running: some container runs.
 	running bool
+	// starts are when the containers that run were started, news is when the last one that
+	// the status knows of was started or ended. Whole seconds.
+	starts []time.Time
+	news   time.Time
 	// deleting: it has a deletion timestamp, which no one takes back.
 	deleting bool
 	// owner is the kind of its controller, empty for a bare pod.
@@ -69,6 +74,7 @@ func newPod(p *corev1.Pod) *pod {
 		deleting:   p.DeletionTimestamp != nil,
 		record:     p.Annotations[annotationRecord],
 	}
+	out.starts, out.news = lives(p)
 	if owner := metav1.GetControllerOf(p); owner != nil {
 		out.owner = owner.Kind
 	}
@@ -83,6 +89,36 @@ func isRunning(p *corev1.Pod) bool {
 	return slices.ContainsFunc(p.Status.ContainerStatuses, runs) ||
 		slices.ContainsFunc(p.Status.InitContainerStatuses, runs) ||
 		slices.ContainsFunc(p.Status.EphemeralContainerStatuses, runs)
+}
+
+// lives are when the containers that run were started, and when one started or ended last.
+func lives(p *corev1.Pod) (starts []time.Time, news time.Time) {
+	for s := range concat(p.Status.ContainerStatuses, p.Status.InitContainerStatuses) {
+		if r := s.State.Running; r != nil {
+			starts = append(starts, r.StartedAt.Time)
+		}
+		for _, state := range []corev1.ContainerState{s.State, s.LastTerminationState} {
+			if r := state.Running; r != nil {
+				news = later(news, r.StartedAt.Time)
+			}
+			if e := state.Terminated; e != nil {
+				news = later(later(news, e.StartedAt.Time), e.FinishedAt.Time)
+			}
+		}
+	}
+	return starts, news
+}
+
+func later(x, y time.Time) time.Time {
+	if x.Before(y) {
+		return y
+	}
+	return x
+}
+
+// cameBack: a container that runs was started after a kill, and has run for so long.
+func (p *pod) cameBack(kill, now time.Time, lived time.Duration) bool {
+	return slices.ContainsFunc(p.starts, func(start time.Time) bool { return start.After(kill) && now.Sub(start) >= lived })
 }
 
 // newEntry is a pod's entry in the workload table.

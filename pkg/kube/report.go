@@ -45,6 +45,12 @@ const (
 	overwrittenMost = 30
 	// endMost is how long containers may run on in a failed pod.
 	endMost = 10 * time.Minute
+	// lateAfter is how long a container that was started after the kill has to run for the pod
+	// to be let live: twice the longest pause between two kills of a pod that came back
+	// (comebackMost in pkg/agent), so that nothing lives as long while the agent kills it again.
+	lateAfter = 2 * time.Minute
+	// firstMost is the age of the oldest kill that a companion without a cursor reports.
+	firstMost = time.Minute
 	// taintMost is how long a status waits for the taint; containers are started again
 	// within a second.
 	taintMost = 500 * time.Millisecond
@@ -61,6 +67,7 @@ const (
 	resultEnded   = "ended"   // it had succeeded by itself
 	resultRefused = "refused" // a static pod's mirror
 	resultGaveUp  = "gave-up"
+	resultLate    = "late" // the pod came back and lives: an event alone
 )
 
 // report brings one eviction to the cluster. It belongs to one goroutine.
@@ -69,10 +76,12 @@ type report struct {
 	line record.Line
 	log  zerolog.Logger
 
-	unknown  time.Time // since when the pod is not known, though pods are
-	known    *pod      // as it was known last
-	tainted  bool
-	evented  bool
+	unknown time.Time // since when the pod is not known, though pods are
+	known   *pod      // as it was known last
+	tainted bool
+	evented bool
+	// first: no companion was here at the kill, as far as is known.
+	first    bool
 	attempts int
 	next     time.Time // no patch before
 	spacing  backoff
@@ -85,9 +94,9 @@ type report struct {
 	stamp       metav1.Time
 }
 
-func newReport(c *Companion, l record.Line) *report {
+func newReport(c *Companion, l record.Line, first bool) *report {
 	return &report{
-		c: c, line: l, stamp: metav1.NewTime(l.Time.Time),
+		c: c, line: l, first: first, stamp: metav1.NewTime(l.Time.Time),
 		spacing: c.spacing,
 		log:     c.log.With().Str("id", l.ID.String()).Str("uid", l.Victim.UID).Logger(),
 	}
@@ -144,7 +153,7 @@ func (r *report) step(ctx context.Context) (result string, wait time.Duration, e
 		return "", settle, nil // the watch has not brought our own patch yet
 	}
 	if !r.isShown(p) {
-		return r.patch(ctx, p, now)
+		return r.mark(ctx, p, now)
 	}
 	r.evented = r.evented || p.record != "" && now.Sub(r.line.Time.Time) > eventMost
 	if err := r.event(ctx, now); err != nil {
@@ -154,6 +163,47 @@ func (r *report) step(ctx context.Context) (result string, wait time.Duration, e
 		return r.delete(ctx, p)
 	}
 	return r.settled(ctx, p, now)
+}
+
+// mark has a pod evicted that is as the kill left it. One that came back and lives is not
+// killed by a report: an event tells of it.
+func (r *report) mark(ctx context.Context, p *pod, now time.Time) (string, time.Duration, error) {
+	if r.patched != "" {
+		return r.patch(ctx, p, now)
+	}
+	if r.isLate(p, now) {
+		r.log.Warn().Str("pod", p.Namespace+"/"+p.Name).Dur("after_ms", now.Sub(r.line.Time.Time)).
+			Msg("the pod was started again and lives: it is not marked as evicted")
+		return resultLate, 0, r.event(ctx, now)
+	}
+	if wait := r.untold(p, now); wait > 0 {
+		return "", wait, nil
+	}
+	return r.patch(ctx, p, now)
+}
+
+// isLate: the kill is not what the pod is in any more. After an hour, and where no companion was
+// before, a container that runs again is enough.
+func (r *report) isLate(p *pod, now time.Time) bool {
+	kill, lived := r.line.Time.Time, lateAfter
+	if r.first || now.Sub(kill) > eventMost {
+		lived = 0
+	}
+	return p.cameBack(kill, now, lived)
+}
+
+// untold is how long to wait for the kubelet's word on a pod that was killed long ago, and still
+// is as it was before: after an outage it may live again, and the status does not say so yet.
+func (r *report) untold(p *pod, now time.Time) time.Duration {
+	kill := r.line.Time.Time
+	if now.Sub(kill) < lateAfter || !p.running || !p.news.Before(kill.Truncate(time.Second)) {
+		return 0
+	}
+	heard := r.c.store.heardSince()
+	if heard.IsZero() {
+		return time.Second
+	}
+	return r.c.settle - now.Sub(heard)
 }
 
 // isShown reports whether the pod's status tells of an eviction, ours or the kubelet's own.
