@@ -54,6 +54,7 @@ ebpf_evict_kube_reports_total{kind="delete",result="done"} 1
 ebpf_evict_kube_reports_total{kind="delete",result="ended"} 0
 ebpf_evict_kube_reports_total{kind="delete",result="gave-up"} 0
 ebpf_evict_kube_reports_total{kind="delete",result="gone"} 0
+ebpf_evict_kube_reports_total{kind="delete",result="late"} 0
 ebpf_evict_kube_reports_total{kind="delete",result="refused"} 0
 ebpf_evict_kube_reports_total{kind="status",result="done"} 1
 ebpf_evict_kube_reports_total{kind="status",result="ended"} 0
