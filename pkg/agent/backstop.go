@@ -36,11 +36,13 @@ type backstop struct {
 	// with are the leads that they were named with.
 	with *leads
 
-	found   decide.Nominee
-	sent    loader.Nominee
-	wanted  chan []*unit
-	listed  atomic.Pointer[leads]
-	askedNs uint64
+	found decide.Nominee
+	sent  loader.Nominee
+	// available is what was available of each bound's signal in the last pass, at the most.
+	available [decide.MaxBounds]int64
+	wanted    chan []*unit
+	listed    atomic.Pointer[leads]
+	askedNs   uint64
 }
 
 // nominee is whom the kernel may kill for a bound, with all that the record of it needs.
@@ -87,6 +89,7 @@ func (a *Agent) nominate(d *decide.Decision) {
 		return
 	}
 	named := false
+	a.lookBack()
 	for i, wire := range a.wires.number {
 		if wire != noWire && a.nominateFor(i, wire, *listed) {
 			named = true
@@ -98,6 +101,28 @@ func (a *Agent) nominate(d *decide.Decision) {
 	b.namedNs, b.with = nowNs, listed
 	a.kernel.License(nowNs + uint64(licenceTime)) // last: it makes all of the above count
 	a.askForLeads(nowNs, *listed)
+}
+
+// lookBack reads the signals again, at the end of the pass. What a victim gave back while that
+// went on would hide, in the sum that the kernel makes of all growth (backstop_is_due), what a
+// unit takes that was made since: somebody else would be hit for it. Of both readings the higher
+// one counts: less can only have been taken, and that is not to be left out either.
+func (a *Agent) lookBack() {
+	b := &a.backstop
+	for i := range a.settings.Bounds {
+		b.available[i] = a.availableOf(i)
+	}
+	a.observe(-1)
+	for i := range a.settings.Bounds {
+		b.available[i] = max(b.available[i], a.availableOf(i))
+	}
+}
+
+func (a *Agent) availableOf(bound int) int64 {
+	if o := a.observed(&a.settings.Bounds[bound]); o != nil {
+		return o.Available
+	}
+	return 0
 }
 
 // mayLicense: with a threshold that is met, a victim that is not dead, a unit that can't be
@@ -156,7 +181,7 @@ func (a *Agent) nominateFor(bound, wire int, listed leads) bool {
 	kill := struckID(n.victim.ID, n.unit.targets)
 	s := &b.sent
 	s.MemoryID, s.PidsID = kill.MemoryID, kill.PidsID
-	s.Use, s.Least, s.Available = b.found.Use, b.found.Least, o.Available
+	s.Use, s.Least, s.Available = b.found.Use, b.found.Least, b.available[bound]
 	// Readings differ by that much though nothing moves; of a small nominee less is told apart.
 	s.Others = max(b.found.Others, min(a.guards[bound].Slack, s.Use/8))
 	s.Leads = listed[n.victim.ID]

@@ -141,3 +141,35 @@ func TestKernelHasNoLicence(t *testing.T) {
 		})
 	}
 }
+
+// What somebody gives back while the agent looks is not to hide what a unit takes that is made
+// afterwards: an innocent would be nominated, and hit, for it.
+func TestWhatIsGivenBackInAPassHidesNobody(t *testing.T) {
+	b := newBed(t)
+	b.conf.Protect = []string{path.Join(b.root, "going")} // like one that is dying it is no rival
+	b.create("bystander")
+	bystander := b.run("bystander", load.Spec{Kind: load.Hog, Hold: 64 << 20, Bytes: 64 << 20, Rate: 1 << 20}) // who allocates can be hit
+	going := b.sleeper("going", 200<<20)
+	a := b.stalled()
+	if !a.withdraw() {
+		t.Fatal("the kernel acts, though nothing is short")
+	}
+	a.backstop.namedNs = 0 // names anew
+	d := a.pass(nil, sample.Now())
+	must(t, going.Stop())
+	a.nominate(&d)
+	if n := &a.backstop.nominees[0]; !a.kernel.Licensed() || !n.named || n.victim.UID != path.Join(b.root, "bystander") {
+		t.Fatalf("licensed: %v, nominee %q, want the bystander", a.kernel.Licensed(), n.victim.UID)
+	}
+	b.create("fresh")
+	fresh := b.run("fresh", load.Spec{Kind: load.Hog, Bytes: 300 << 20})
+	b.await("the fill", func() bool {
+		n, err := fresh.Progress()
+		must(t, err)
+		_, stoodDown := a.kernel.(*hooked).BackstopSignals()
+		return !bystander.Alive() || n >= 300<<20 && stoodDown > 0
+	})
+	if !bystander.Alive() {
+		t.Error("the bystander was hit for what another took")
+	}
+}
