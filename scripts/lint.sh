@@ -17,7 +17,7 @@ scripts/docs.sh
 find bpf -name '*.[ch]' ! -name 'vmlinux*.h' -exec "$CLANG_FORMAT" --dry-run -Werror {} +
 
 if command -v shellcheck >/dev/null; then
-	shellcheck scripts/*.sh .ci/run
+	shellcheck scripts/*.sh .ci/run test/systemd/*.sh
 else
 	echo "shellcheck is not installed: scripts are not checked"
 fi
