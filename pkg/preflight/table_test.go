@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/agent"
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 )
 
@@ -46,5 +47,51 @@ func TestWorkloadTable(t *testing.T) {
 		if diff := cmp.Diff(tc.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+func TestTheTableIsWantedWhereUnitsArePods(t *testing.T) {
+	const pod = "pod0a1b2c3d-0000-4000-8000-00000000000f"
+	for _, tc := range []struct {
+		cgroup string
+		roots  []string
+		want   bool
+	}{
+		{"/kubepods/besteffort/" + pod, []string{"/kubepods"}, true},
+		{"/kubepods.slice/kubepods-burstable.slice", []string{"/kubepods.slice"}, true},
+		{"/kubelet.slice/kubelet-kubepods.slice", []string{"/kubelet.slice"}, true},
+		{"/kubepods/besteffort/" + pod, []string{"/kubepods/besteffort"}, true},
+		{"/kubepods/" + pod, []string{"/"}, true},
+		{"/elsewhere/besteffort/" + pod, []string{"/elsewhere"}, true},
+		{"/jobs/a", []string{"/jobs"}, false},
+		{"/jobs/a", []string{"/gone"}, false},
+	} {
+		top := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(top, tc.cgroup), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(top, "cgroup.controllers"), []byte("memory pids\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fs, err := cgroupfs.New(top)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for dir := tc.cgroup; ; dir = filepath.Dir(dir) {
+			if err := os.WriteFile(filepath.Join(top, dir, "cgroup.procs"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if dir == "/" {
+				break
+			}
+		}
+		c := config.Default()
+		c.Roots, c.RootsGiven = tc.roots, true
+		if got := holdPods(c, fs); got != tc.want {
+			t.Errorf("%s below %s: %v", tc.cgroup, tc.roots, got)
+		}
+	}
+	if holdPods(config.Default(), nil) {
+		t.Error("pods, and no cgroups")
 	}
 }
