@@ -48,11 +48,12 @@ type Companion struct {
 	// since is, until the end of the journal is reached without a cursor, the time before which
 	// no kill is reported.
 	since time.Time
-	// settle and taintMost are the constants of these names.
-	settle, taintMost time.Duration
-	spacing, retry    backoff // between the statuses of one pod, and after a try that failed
-	tabled            atomic.Bool
-	read              atomic.Int64 // when the journal was read last, Unix nanoseconds
+	// These are the constants of these names.
+	settle, taintMost, blindAfter, vouchEvery time.Duration
+
+	spacing, retry backoff // between the statuses of one pod, and after a try that failed
+	tabled         atomic.Bool
+	read           atomic.Int64 // when the journal was read last, Unix nanoseconds
 
 	mu      sync.Mutex
 	reports map[string][]*ticket // under way, by uid
@@ -85,7 +86,7 @@ func New(o Options) (*Companion, error) {
 	p := newPressure(o.TransitionPeriod, cursor.Pressure)
 	return &Companion{
 		o: o, log: o.Log, client: client, store: store, pressure: p, keeper: newKeeper(client, p, m, o.Log), meters: m,
-		cursor: cursor, since: since, settle: settle, taintMost: taintMost,
+		cursor: cursor, since: since, settle: settle, taintMost: taintMost, blindAfter: blindAfter, vouchEvery: vouchEvery,
 		spacing: backoff{first: spacingFirst, most: retryMost}, retry: backoff{first: retryFirst, most: retryMost}, reports: map[string][]*ticket{}, results: map[string]int{},
 	}, nil
 }
@@ -274,13 +275,17 @@ func (c *Companion) Healthy() error {
 	return nil
 }
 
-// Ready is an error until the node's pods are known and in the table.
+// Ready is an error until the node's pods are known and in the table, and while nothing has been
+// heard of them for a minute.
 func (c *Companion) Ready() error {
 	switch {
 	case !c.store.synced():
 		return fmt.Errorf("the pods of node %s are not listed yet", c.o.Node)
 	case !c.tabled.Load():
 		return fmt.Errorf("workload table %s not written yet", c.o.Table)
+	}
+	if _, lost := c.store.heard.state(); !lost.IsZero() && time.Since(lost) > c.blindAfter {
+		return fmt.Errorf("the pods of node %s can't be listed or watched since %s", c.o.Node, lost.Format(time.RFC3339))
 	}
 	return nil
 }

@@ -42,6 +42,8 @@ type bed struct {
 	quarrel bool
 	// settle is how long a status has to hold.
 	settle time.Duration
+	// blindAfter and answerMost are the companion's own, where they are 0.
+	blindAfter, answerMost time.Duration
 
 	companion *kube.Companion
 	stop      func()
@@ -73,6 +75,12 @@ func (b *bed) start() *bed {
 	}
 	c.SetSettle(b.settle)
 	c.SetTaintMost(b.taintMost)
+	if b.blindAfter > 0 {
+		c.SetBlindAfter(b.blindAfter)
+	}
+	if b.answerMost > 0 {
+		c.SetAnswerMost(b.answerMost)
+	}
 	if b.quarrel {
 		c.SetSpacing(time.Millisecond)
 	}
@@ -904,6 +912,64 @@ func TestTheTableFollowsThePods(t *testing.T) {
 	b.await("a later generation", func() bool { return b.table().Generation > was.Generation })
 	if got := names(); !cmp.Equal(got, []string{"db"}) {
 		t.Errorf("table %v", got)
+	}
+}
+
+func TestABlindCompanionIsNotReadyAndItsTableGrowsOld(t *testing.T) {
+	b := newBed(t)
+	b.blindAfter = 100 * time.Millisecond
+	b.server.set(runningPod(uidA, "web"))
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	changed := func() time.Time {
+		fi, err := os.Stat(b.options.Table)
+		if err != nil {
+			return time.Time{}
+		}
+		return fi.ModTime()
+	}
+	first, generation := changed(), b.table().Generation
+	b.await("that the table still holds", func() bool { return changed().After(first) })
+	b.server.setFault(func(c call) error {
+		if c.Path == "/api/v1/pods" {
+			return apierrors.NewForbidden(corev1.Resource("pods"), "", fmt.Errorf("rbac"))
+		}
+		return nil
+	})
+	b.server.cutWatches()
+	b.await("that it is not ready", func() bool { return b.companion.Ready() != nil })
+	if n := b.value("ebpf_evict_kube_errors_total", "pods"); n == 0 {
+		t.Error("no failed request was counted")
+	}
+	old := changed()
+	time.Sleep(300 * time.Millisecond) // three times as long as between two words on the table
+	if !changed().Equal(old) {
+		t.Error("a companion that hears nothing vouches for its table")
+	}
+	b.server.setFault(nil)
+	b.await("that it is ready", func() bool { return b.companion.Ready() == nil && changed().After(old) })
+	if got := b.table().Generation; got != generation {
+		t.Errorf("generation %d after %d: nothing has changed", got, generation)
+	}
+}
+
+func TestARequestThatIsNeverAnsweredIsMadeAgain(t *testing.T) {
+	b := newBed(t)
+	b.answerMost = 50 * time.Millisecond
+	b.server.set(runningPod(uidA, "web"))
+	never := make(chan struct{})
+	t.Cleanup(func() { close(never) })
+	var asked atomic.Int32
+	b.server.setFault(func(c call) error {
+		if c.Path == "/api/v1/pods" && asked.Add(1) <= 2 { // a watch, and the list instead of it
+			<-never
+		}
+		return nil
+	})
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	if n := b.value("ebpf_evict_kube_errors_total", "pods"); n < 2 {
+		t.Errorf("%v requests counted as failed, want 2", n)
 	}
 }
 

@@ -20,6 +20,14 @@ func (c *Companion) SetSpacing(most time.Duration) {
 	c.retry = c.spacing
 }
 
+// SetBlindAfter is for tests that can't be blind for a minute.
+func (c *Companion) SetBlindAfter(d time.Duration) { c.blindAfter, c.vouchEvery = d, d }
+
+// SetAnswerMost is for tests that can't wait for an answer as long.
+func (c *Companion) SetAnswerMost(d time.Duration) {
+	c.store.heard.listMost, c.store.heard.watchMost = d, d
+}
+
 // OverwrittenMost is after how many statuses a companion gives up.
 const OverwrittenMost = overwrittenMost
 

@@ -27,6 +27,7 @@ const byUID = "uid"
 func newStore(c *client, m *meters, log zerolog.Logger) (*store, error) {
 	s := &store{changed: make(chan struct{}, 1), watchers: map[string]chan struct{}{}}
 	sampled := log.Sample(&zerolog.BurstSampler{Burst: 3, Period: retryMost})
+	s.heard.listMost, s.heard.watchMost = listMost, watchMost
 	s.heard.failed = func(err error) {
 		m.failed(doingPods)
 		sampled.Warn().Err(err).Msg("pods can't be listed or watched, what is known of them stays; it is tried again")

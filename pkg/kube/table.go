@@ -17,6 +17,9 @@ import (
 // writes some ten. The agent looks once a second.
 const tableEvery = 100 * time.Millisecond
 
+// vouchEvery is how often a table that still holds is said to: its time of change is set anew.
+const vouchEvery = time.Minute
+
 // table writes the workload table from the pods there are. One goroutine.
 type table struct {
 	path, node string
@@ -71,9 +74,18 @@ func (t *table) update(pods []*pod) error {
 	return nil
 }
 
-// keepTable writes the table whenever pods have changed. A list that failed changes none.
+// vouch says that the table still holds. One that is gone is to be written again.
+func (t *table) vouch() {
+	now := time.Now()
+	t.written = os.Chtimes(t.path, now, now) == nil
+}
+
+// keepTable writes the table whenever pods have changed, and vouches for it while something
+// is heard of them: a table grows old with what it says. A list that failed changes none.
 func (c *Companion) keepTable(ctx context.Context, t *table) {
 	retry := backoff{first: 100 * time.Millisecond, most: 10 * time.Second}
+	vouch := time.NewTicker(c.vouchEvery)
+	defer vouch.Stop()
 	for ctx.Err() == nil {
 		wait := tableEvery
 		if err := t.update(c.store.all()); err != nil {
@@ -88,6 +100,10 @@ func (c *Companion) keepTable(ctx context.Context, t *table) {
 		select {
 		case <-ctx.Done():
 		case <-c.store.changed:
+		case <-vouch.C:
+			if !c.store.heardSince().IsZero() {
+				t.vouch()
+			}
 		}
 	}
 }

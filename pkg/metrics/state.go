@@ -18,7 +18,7 @@ var described = []struct {
 	{"state_age_seconds", "Since the agent wrote its state.", nil},
 	{"mode", "1 for the mode that the agent is in: enforce or shadow.", []string{"mode"}},
 	{"workloads", "Units that are known.", nil},
-	{"workload_table_age_seconds", "Since the workload table was replaced.", nil},
+	{"workload_table_age_seconds", "Since the workload table was replaced, or its writer said that it still holds (the companion does so once a minute).", nil},
 	{"condition", "1 while the node has the condition, by the agent's thresholds.", []string{"condition"}},
 	{"budget_left", "Kills that are left in the window: minute or hour.", []string{"window"}},
 	{"ring_lost_total", "Records of the kernel that found no room in the ring buffer.", nil},
