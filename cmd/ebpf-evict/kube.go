@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -117,8 +119,15 @@ func kubeOptions(c *config.Config, f *kubeFlags, node string, how *rest.Config, 
 	}
 }
 
+// controllers are the kinds that --report takes: those of Kubernetes that make pods. A misspelt
+// one would change nothing, without a word.
+var controllers = []string{"DaemonSet", "Job", "ReplicaSet", "ReplicationController", "StatefulSet"}
+
 func checkReport(report map[string]string) error {
 	for kind, how := range report {
+		if !slices.Contains(controllers, kind) {
+			return usageError{fmt.Errorf("--report %s=%s: no kind of controller, want one of %s", kind, how, strings.Join(controllers, ", "))}
+		}
 		if how != kube.ReportStatus && how != kube.ReportDelete {
 			return usageError{fmt.Errorf("--report %s=%s: want status or delete", kind, how)}
 		}

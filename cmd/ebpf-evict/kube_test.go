@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -63,6 +64,21 @@ func TestKubePreparesTheTablesDirectory(t *testing.T) {
 	}
 	if got := ownerOf(t, dir+"/table"); got != owner {
 		t.Errorf("the directory is of uid %d, want %d", got, owner)
+	}
+}
+
+func TestKubeRefusesAReportOfNobody(t *testing.T) {
+	for _, report := range []string{"replicaset=delete", "Deployment=delete", "=delete", "ReplicaSet=remove"} {
+		cmd := newKubeCmd(func() (zerolog.Logger, error) { return zerolog.Nop(), nil })
+		cmd.SetArgs([]string{"--report", report})
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		var usage usageError
+		if err := cmd.Execute(); !errors.As(err, &usage) || !strings.Contains(err.Error(), "--report") {
+			t.Errorf("%s: %v, want a usage error", report, err)
+		}
+	}
+	if err := checkReport(map[string]string{"ReplicaSet": "delete", "Job": "status"}); err != nil {
+		t.Error(err)
 	}
 }
 
