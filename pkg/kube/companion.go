@@ -77,7 +77,8 @@ func New(o Options) (*Companion, error) {
 	}
 	cursor, err := loadCursor(o.Cursor)
 	if err != nil {
-		return nil, err
+		m.failed(doingCursor)
+		o.Log.Error().Err(err).Str("cursor", o.Cursor).Msg("begun anew at the journal's end, kills of the last minute excepted")
 	}
 	var since time.Time
 	if cursor.Schema == "" { // the first start, or the cursor is lost
@@ -133,6 +134,7 @@ func (c *Companion) follow(ctx context.Context, tail *record.Tail) {
 		}
 		c.mourn()
 		if err := c.save(); err != nil {
+			c.meters.failed(doingCursor)
 			failing.Error().Err(err).Msg("cursor not kept: a new start reports again what is reported")
 		}
 		bell.wait(ctx)

@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -488,6 +490,48 @@ func TestTheKubeletHasItsSayAfterAnOutage(t *testing.T) {
 	b.awaitReports(map[string]int{"late": 1})
 	if n := b.server.count(http.MethodPatch, "/pods/hog/status"); n != 0 {
 		t.Errorf("%d writes to a pod that lives", n)
+	}
+}
+
+func TestACursorThatIsNoneIsRefused(t *testing.T) {
+	for name, place := range map[string]func(b *bed) error{
+		"negative offset": func(b *bed) error {
+			var s unix.Stat_t
+			if err := unix.Stat(b.options.Journal, &s); err != nil {
+				return err
+			}
+			return os.WriteFile(b.options.Cursor, fmt.Appendf(nil, `{"schema":"ebpf-evict/cursor/v1","position":{"inode":%d,"offset":-5,"head":0}}`, s.Ino), 0o600)
+		},
+		"half of one":      func(b *bed) error { return os.WriteFile(b.options.Cursor, []byte("{"), 0o600) },
+		"directory":        func(b *bed) error { return os.Mkdir(b.options.Cursor, 0o755) },
+		"full directory":   func(b *bed) error { return os.MkdirAll(b.options.Cursor+"/x", 0o755) },
+		"fifo":             func(b *bed) error { return unix.Mkfifo(b.options.Cursor, 0o600) },
+		"symbolic link":    func(b *bed) error { return os.Symlink(b.options.Journal, b.options.Cursor) },
+		"megabyte of text": func(b *bed) error { return os.WriteFile(b.options.Cursor, make([]byte, 1<<20), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			b.server.set(runningPod(uidA, "hog"))
+			old := kill(1, uidA, "hog")
+			old.Time = record.Time{Time: time.Now().Add(-time.Hour)}
+			b.append(old)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(b.options.Cursor), 0o755), place(b)); err != nil {
+				t.Fatal(err)
+			}
+			b.start()
+			if n := b.value("ebpf_evict_kube_errors_total", "cursor"); n != 1 {
+				t.Errorf("%v alarms, want 1", n)
+			}
+			b.append(kill(2, uidB, "gone"))
+			b.awaitReports(map[string]int{"gone": 1})
+			b.await("a cursor", func() bool {
+				data, err := os.ReadFile(b.options.Cursor)
+				return err == nil && strings.Contains(string(data), `"offset":`) && !strings.Contains(string(data), "-5")
+			})
+			if b.isEvicted("hog") {
+				t.Error("a kill from before is reported")
+			}
+		})
 	}
 }
 

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 )
@@ -21,20 +24,50 @@ type cursor struct {
 	Pressure map[string]hold `json:"pressure,omitempty"`
 }
 
-// loadCursor returns a cursor without a schema where there is none or an unreadable one.
+// cursorMost is far more than a cursor has.
+const cursorMost = 64 << 10
+
+// errCursor means that what is there is no cursor of ours.
+var errCursor = errors.New("cursor refused")
+
+// loadCursor returns a cursor without a schema where there is none. What is not one is errCursor.
 func loadCursor(path string) (cursor, error) {
-	data, err := os.ReadFile(path)
+	data, err := readCursor(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return cursor{}, nil
 	}
-	if err != nil {
-		return cursor{}, fmt.Errorf("read cursor: %w", err)
-	}
 	var c cursor
-	if json.Unmarshal(data, &c) != nil || c.Schema != cursorSchema {
-		return cursor{}, nil
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	switch {
+	case err != nil:
+	case c.Schema != cursorSchema:
+		err = fmt.Errorf("schema %q, want %q", c.Schema, cursorSchema)
+	case c.Position.Offset < 0:
+		err = fmt.Errorf("offset %d", c.Position.Offset)
+	}
+	if err != nil {
+		return cursor{}, fmt.Errorf("%w: %w", errCursor, err)
 	}
 	return c, nil
+}
+
+// readCursor waits for no fifo and follows no link.
+func readCursor(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > cursorMost {
+		return nil, fmt.Errorf("%s of %d bytes", fi.Mode(), fi.Size())
+	}
+	return io.ReadAll(io.LimitReader(f, cursorMost))
 }
 
 func (c cursor) equal(d cursor) bool {
@@ -58,6 +91,9 @@ func (c cursor) save(path string) error {
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(tmp, path)
+	}
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EEXIST) { // somebody's directory
+		err = errors.Join(os.Rename(path, path+".refused"), os.Rename(tmp, path))
 	}
 	if err != nil {
 		return fmt.Errorf("write cursor: %w", err)

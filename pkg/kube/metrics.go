@@ -20,6 +20,7 @@ const (
 	doingPods    = "pods"
 	doingTable   = "table"
 	doingJournal = "journal"
+	doingCursor  = "cursor"
 )
 
 func newMeters() *meters {
@@ -30,7 +31,7 @@ func newMeters() *meters {
 		}, []string{"kind", "result"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: metricsPrefix + "errors_total",
-			Help: "What failed and is tried again: report, node (taints and conditions), pods (list and watch), table or journal.",
+			Help: "What failed and is tried again: report, node (taints and conditions), pods (list and watch), table, journal or cursor (or it was refused).",
 		}, []string{"doing"}),
 		delay: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: metricsPrefix + "report_seconds", Help: "From a kill to the first status of the pod that tells of it.",
@@ -46,7 +47,7 @@ func newMeters() *meters {
 			m.reports.WithLabelValues(kind, result)
 		}
 	}
-	for _, doing := range []string{doingReport, doingNode, doingPods, doingTable, doingJournal} {
+	for _, doing := range []string{doingReport, doingNode, doingPods, doingTable, doingJournal, doingCursor} {
 		m.errors.WithLabelValues(doing)
 	}
 	return m

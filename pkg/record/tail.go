@@ -45,7 +45,7 @@ type Tail struct {
 // NewTail goes on at a position; the zero one is before the oldest line. Where its file is gone, it begins with the oldest there is.
 func NewTail(path string, from Position) (*Tail, error) {
 	t := &Tail{path: path}
-	if from.Inode == 0 {
+	if from.Inode == 0 || from.Offset < 0 {
 		return t, nil
 	}
 	files, err := openAll(path)
