@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -532,6 +533,22 @@ func TestACursorThatIsNoneIsRefused(t *testing.T) {
 				t.Error("a kill from before is reported")
 			}
 		})
+	}
+}
+
+func TestATableOfTheLastGenerationIsReplaced(t *testing.T) {
+	b := newBed(t)
+	if err := os.MkdirAll(filepath.Dir(b.options.Table), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := workload.WriteTable(b.options.Table, &workload.Table{Generation: math.MaxUint64}); err != nil {
+		t.Fatal(err)
+	}
+	b.server.set(runningPod(uidA, "web"))
+	b.start()
+	b.await("the pod in the table", func() bool { return len(b.table().Workloads) == 1 })
+	if got := b.table().Generation; got != math.MaxUint64 { // an agent that has read the former one refuses less
+		t.Errorf("generation %d", got)
 	}
 }
 

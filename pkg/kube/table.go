@@ -66,13 +66,17 @@ func (t *table) update(pods []*pod) error {
 	if t.written && reflect.DeepEqual(entries, t.last) {
 		return nil
 	}
-	next := workload.Table{Node: t.node, Generation: t.generation + 1, Workloads: entries}
+	next := workload.Table{Node: t.node, Generation: t.nextGeneration(), Workloads: entries}
 	if err := workload.WriteTable(t.path, &next); err != nil {
 		return err
 	}
 	t.generation, t.last, t.written = next.Generation, entries, true
 	return nil
 }
+
+// nextGeneration stays at the end of the numbers, which somebody else may have written: readers
+// take over one that is the same.
+func (t *table) nextGeneration() uint64 { return max(t.generation, t.generation+1) }
 
 // vouch says that the table still holds. One that is gone is to be written again.
 func (t *table) vouch() {
