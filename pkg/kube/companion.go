@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // Options are a companion's.
@@ -92,8 +93,14 @@ func New(o Options) (*Companion, error) {
 	}, nil
 }
 
-// Run works until ctx is done. The API server may be away, at the start as well.
+// Run works until ctx is done. The API server may be away, at the start as well. Of two
+// companions with one table the second gets workload.ErrLocked.
 func (c *Companion) Run(ctx context.Context) error {
+	lock, err := workload.Lock(filepath.Join(filepath.Dir(c.o.Table), "kube.lock"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
 	t, err := newTable(c.o.Table, c.o.Node)
 	if err != nil {
 		return err

@@ -536,6 +536,23 @@ func TestACursorThatIsNoneIsRefused(t *testing.T) {
 	}
 }
 
+func TestASecondCompanionIsRefused(t *testing.T) {
+	b := newBed(t).start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	second, err := kube.New(b.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := second.Run(ctx); !errors.Is(err, workload.ErrLocked) {
+		t.Errorf("%v, want one that names the first", err)
+	}
+	b.stop()
+	b.start() // the lock is free again
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+}
+
 func TestATableOfTheLastGenerationIsReplaced(t *testing.T) {
 	b := newBed(t)
 	if err := os.MkdirAll(filepath.Dir(b.options.Table), 0o755); err != nil {
