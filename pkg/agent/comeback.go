@@ -74,9 +74,10 @@ func (a *Agent) resume(e *eviction) {
 // isAgain: the pod was killed before, and what was said then still holds.
 func (e *eviction) isAgain() bool { return e.attempt > 1 }
 
-// expect has a killed pod watched for, until it is on record.
+// expect has a killed pod watched for, until it is on record. Where there was no table at the
+// kill, one that comes later lists the pod because it runs, and not until it is on record.
 func (a *Agent) expect(e *eviction) {
-	if e.victim.UID == e.victim.Cgroup {
+	if e.victim.UID == e.victim.Cgroup || !a.scout.hasTable.Load() {
 		return
 	}
 	c := a.comebackBy(e.id)

@@ -149,6 +149,7 @@ func TestAPodThatIsNotWaitedForLives(t *testing.T) {
 		"its record has landed":        {[]string{uidPodA, uidPodB}, []string{uidPodB}, podA},
 		"another pod of the same name": {[]string{uidPodA}, []string{uidPodA, uidPodB}, podB},
 		"no table":                     {nil, nil, podA},
+		"a table that comes later":     {nil, []string{uidPodA}, podA},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPods(t)

@@ -58,6 +58,8 @@ type scout struct {
 	changes   changes
 	// met are the units that the hot thread met or struck.
 	met chan *unit
+	// hasTable: some workload table was taken.
+	hasTable atomic.Bool
 	// figures are the disk process's, nil without, figuresErr what is wrong with them.
 	// watchesDisk: a threshold is about a disk; limited: a unit has a limit of its own;
 	// awaited: an answer is to be in the figures.

@@ -47,6 +47,7 @@ func (w *tableWatch) turns(trouble string, now time.Time) bool {
 // pods, and when a good one is there. The caller has looked at the cgroups.
 func (s *scout) watchTable() {
 	status := s.scanner.TableStatus()
+	s.hasTable.Store(status.Taken)
 	reason := s.tableTrouble(&status)
 	if !s.table.turns(reason, time.Now()) {
 		return
