@@ -15,8 +15,8 @@ import (
 // diskEnv names the disk of the VM, whose files are all in memory.
 const diskEnv = "EBPF_EVICT_DISK"
 
-// Dir is a directory of the test's own on a disk, on a new filesystem of the one that
-// EBPF_EVICT_DISK names. It is skipped where there is neither.
+// Dir is a directory of the test's own on a disk: the one that EBPF_EVICT_DISK names, or a loop
+// device's, where temporary files are in memory.
 func Dir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -29,7 +29,7 @@ func Dir(t *testing.T) string {
 	}
 	disk := os.Getenv(diskEnv)
 	if disk == "" {
-		t.Skip("no filesystem whose page cache could be dropped: the directory for temporary files is in memory")
+		return loopfs.New(t, 256, "", "mkfs.ext4", "-q")
 	}
 	loopfs.Make(t, disk, "mkfs.ext4", "-q", "-F")
 	if err := unix.Mount(disk, dir, "ext4", 0, ""); err != nil {
