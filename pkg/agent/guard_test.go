@@ -123,7 +123,7 @@ func TestWhoSleepsDoesNotStandStill(t *testing.T) {
 			for start := usedBy(t, unix.Gettid()); usedBy(t, unix.Gettid())-start < 5*time.Millisecond; {
 				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 			}
-			pauseFor(time.Microsecond)
+			pauseFor(time.Millisecond) // less may be over before it begins
 		}
 	})
 	realTime.standingStill()
