@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"unicode/utf8"
@@ -25,6 +26,22 @@ const (
 	maxPathBytes = 4096
 	maxNameBytes = 512
 )
+
+// decode reads a file's JSON within the bounds, and has it checked, up to the first error.
+func decode(data []byte, into any, checks ...func() error) error {
+	if err := checkBounds(data); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return err
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // checkBounds refuses JSON that takes far more memory than its own size, or, where a byte that is
 // no UTF-8 is read as three, somewhat more. It says nothing of what is no JSON.

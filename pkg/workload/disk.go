@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -163,17 +162,7 @@ func LoadDisk(path string, owner uint32) (*DiskTable, error) {
 // ParseDisk parses and checks a disk table. All errors are ErrDisk.
 func ParseDisk(data []byte) (*DiskTable, error) {
 	var t DiskTable
-	err := checkBounds(data)
-	if err == nil {
-		err = json.Unmarshal(data, &t)
-	}
-	if err == nil {
-		err = t.check()
-	}
-	if err == nil {
-		err = t.list()
-	}
-	if err != nil {
+	if err := decode(data, &t, t.check, t.list); err != nil {
 		return nil, refuse(ErrDisk, err)
 	}
 	return &t, nil

@@ -54,11 +54,7 @@ func LoadReclaim(path string, owner uint32) (*ReclaimRequest, error) {
 // ParseReclaim parses and checks a request. All errors are ErrReclaim.
 func ParseReclaim(data []byte) (*ReclaimRequest, error) {
 	var r ReclaimRequest
-	err := json.Unmarshal(data, &r)
-	if err == nil {
-		err = r.check()
-	}
-	if err != nil {
+	if err := decode(data, &r, r.check); err != nil {
 		return nil, refuse(ErrReclaim, err)
 	}
 	return &r, nil

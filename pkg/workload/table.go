@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -103,14 +102,7 @@ func LoadTable(path string, owner uint32) (*Table, error) {
 // ParseTable parses and checks a table. All errors are ErrTable.
 func ParseTable(data []byte) (*Table, error) {
 	var t Table
-	err := checkBounds(data)
-	if err == nil {
-		err = json.Unmarshal(data, &t)
-	}
-	if err == nil {
-		err = t.check()
-	}
-	if err != nil {
+	if err := decode(data, &t, t.check); err != nil {
 		return nil, refuse(ErrTable, err)
 	}
 	return &t, nil
