@@ -472,6 +472,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"an unknown key beside these": "kubernetes.enabled=true",
 		"an owner of the table":       "config.tableOwner=0",
 		"a report that is none":       `kube.report={"ReplicaSet":"evict"}`,
+		"no kind of controller":       `kube.report={"Replicaset":"delete"}`,
 	} {
 		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), "values don't meet the specifications") {
 			t.Errorf("%s: %v", name, err)
