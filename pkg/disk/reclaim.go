@@ -89,7 +89,7 @@ func (r *reclaimer) perform(ctx context.Context, q *workload.ReclaimRequest) wor
 		}
 	}
 	if err != nil && !errors.Is(err, cri.ErrNone) { // where there are no containers there is nothing to free
-		done.Error = err.Error()
+		done.Error = fmt.Sprintf("%.1000s", err) // the runtime's words
 	}
 	done.DoneNs = monotonicNs()
 	said := r.log.Info().Str("id", q.ID).Str("signal", q.Signal).Int64("containers", done.Containers).Int64("images", done.Images)

@@ -135,7 +135,7 @@ type Reclaim struct {
 	// Containers and Images are how many were removed.
 	Containers int64 `json:"containers"`
 	Images     int64 `json:"images"`
-	// Error says what went wrong; empty when nothing did.
+	// Error says what went wrong, in at most 4096 bytes; empty when nothing did.
 	Error string `json:"error"`
 }
 
@@ -212,6 +212,9 @@ func (r *Reclaim) check(writtenNs uint64) error {
 		return errors.New("reclaim without id or signal")
 	case r.DoneNs == 0 || r.DoneNs > writtenNs:
 		return fmt.Errorf("reclaim done at %d ns, written at %d ns", r.DoneNs, writtenNs)
+	}
+	if err := checkPaths(r.ID, r.Signal, r.Error); err != nil {
+		return fmt.Errorf("reclaim: %w", err)
 	}
 	return plausible(r.FreedBytes, r.FreedInodes, &r.Containers, &r.Images)
 }
