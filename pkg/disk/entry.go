@@ -13,12 +13,17 @@ const mountAndUse = unix.STATX_TYPE | unix.STATX_NLINK | unix.STATX_INO | unix.S
 // blockSize is the unit of stx_blocks, whatever the filesystem's own block size is.
 const blockSize = 512
 
-// statAt is statx without a copy of the name, which ends with a zero byte; nothing is
-// followed, mounted or opened, and no server asked where the name is a mount of FUSE.
+// statAt is statx of which nothing is followed, mounted or opened, and no server asked where the
+// name is a mount of FUSE.
 func statAt(dirfd int, name *byte, flags int, st *unix.Statx_t) error {
+	return statx(dirfd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC|flags, st)
+}
+
+// statx takes the name without a copy; it ends with a zero byte.
+func statx(dirfd int, name *byte, flags int, st *unix.Statx_t) error {
 	for {
 		_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(dirfd), uintptr(unsafe.Pointer(name)),
-			uintptr(unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC|flags), mountAndUse, uintptr(unsafe.Pointer(st)), 0)
+			uintptr(flags), mountAndUse, uintptr(unsafe.Pointer(st)), 0)
 		switch errno {
 		case 0:
 			return nil

@@ -26,6 +26,9 @@ type growth struct {
 	bornBefore bool
 	// written is what it wrote in all, madeMemory what its inodes took, since it is known.
 	written, madeMemory int64
+	// filledNs is when another fastWrites had been written since the time before, at marked; 0: never.
+	filledNs uint64
+	marked   int64
 }
 
 // writes are counters of a unit: bytes written to files in its life, and what its inodes
@@ -70,6 +73,9 @@ func (g *growth) addUp(now writes, nowNs uint64) {
 		g.written += max(now.bytes-g.last.bytes, 0)
 	}
 	g.madeMemory += max(now.inodeMemory-g.last.inodeMemory, 0)
+	if filled := g.written + g.madeMemory; filled-g.marked >= fastWrites {
+		g.filledNs, g.marked = nowNs, filled
+	}
 }
 
 // leastInodeMemory is what a new file takes in the kernel's memory at least, as a rule 1,300 bytes.

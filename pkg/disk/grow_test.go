@@ -20,9 +20,16 @@ import (
 const writerEnv = "DISK_TEST_WRITER"
 
 func init() {
-	if dir := os.Getenv(writerEnv); dir != "" {
-		writeOnRequest(dir)
-		os.Exit(0)
+	for env, do := range map[string]func(dir string){writerEnv: writeOnRequest, holderEnv: holdOnRequest} {
+		if dir := os.Getenv(env); dir != "" {
+			time.AfterFunc(10*time.Minute, func() { os.Exit(1) })
+			if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
+				fmt.Println(err)
+				os.Exit(1)
+			}
+			do(dir)
+			os.Exit(0)
+		}
 	}
 }
 
@@ -32,11 +39,6 @@ const writtenMiB = 24
 // at the end of the input, as when the test dies. Until the first it is put into its cgroup. It
 // goes first where memory is short.
 func writeOnRequest(dir string) {
-	time.AfterFunc(10*time.Minute, func() { os.Exit(1) })
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
-		fmt.Println(err)
-		return
-	}
 	lines := bufio.NewReader(os.Stdin)
 	for step := range 2 {
 		if _, err := lines.ReadString('\n'); err != nil {
@@ -64,7 +66,7 @@ func testCountersShowAWriter(t *testing.T) {
 		t.Fatal(err)
 	}
 	group := "/disk-test-" + strconv.Itoa(os.Getpid())
-	tell, answers := startWriter(t, fs, group, base)
+	step := startWriter(t, fs, group, writerEnv+"="+base)
 	g := newGauges(fs, "/proc")
 	defer g.keep(nil)
 	read := func() writes {
@@ -74,15 +76,6 @@ func testCountersShowAWriter(t *testing.T) {
 			t.Fatal(err)
 		}
 		return w
-	}
-	step := func() {
-		t.Helper()
-		if _, err := io.WriteString(tell, "\n"); err != nil {
-			t.Fatal(err)
-		}
-		if answer, err := answers.ReadString('\n'); answer != "<nil>\n" {
-			t.Fatalf("writer: %q, %v", answer, err)
-		}
 	}
 	before := read()
 	step()
@@ -102,8 +95,9 @@ func testCountersShowAWriter(t *testing.T) {
 	}
 }
 
-// startWriter starts a writer in a new cgroup; both end with the test.
-func startWriter(t *testing.T, fs *cgroupfs.FS, group, dir string) (tell io.Writer, answers *bufio.Reader) {
+// startWriter starts this program with such an environment in a new cgroup; both end with the test.
+// step has it do the next thing.
+func startWriter(t *testing.T, fs *cgroupfs.FS, group, env string) (step func()) {
 	t.Helper()
 	for _, procs := range fs.ProcsFiles(group) {
 		if err := os.Mkdir(filepath.Dir(procs), 0o755); err != nil {
@@ -127,7 +121,7 @@ func startWriter(t *testing.T, fs *cgroupfs.FS, group, dir string) (tell io.Writ
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), writerEnv+"="+dir)
+	cmd.Env = append(os.Environ(), env)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -148,5 +142,14 @@ func startWriter(t *testing.T, fs *cgroupfs.FS, group, dir string) (tell io.Writ
 			t.Fatal(err)
 		}
 	}
-	return in, bufio.NewReader(out)
+	answers := bufio.NewReader(out)
+	return func() {
+		t.Helper()
+		if _, err := io.WriteString(in, "\n"); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := answers.ReadString('\n'); answer != "<nil>\n" {
+			t.Fatalf("writer: %q, %v", answer, err)
+		}
+	}
 }

@@ -47,9 +47,18 @@ func (u *unit) isNearLimit(p *part) bool {
 	return p.kind == emptyDir && limit > 0 && p.figure != nil && float64(p.figure.Bytes) > urgentLimit*float64(limit)
 }
 
+// isAsItWas: no file without a name was found, and hardly any was written since then. 200 pods at
+// rest cost nothing so.
+func (u *unit) isAsItWas(p *part) bool {
+	return p.kind == unlinked && (p.figure == nil || p.figure.Tally == Tally{}) && u.growth.filledNs <= p.triedNs
+}
+
 // urgency is 1 when a visit is due, and rises with the delay; a volume near its limit goes
 // first. What has no figure yet is due, and overdue a little later.
 func (u *unit) urgency(p *part, nowNs uint64, horizon time.Duration) float64 {
+	if horizon >= nearWithin && u.isAsItWas(p) {
+		return 0
+	}
 	every := u.every(p, nowNs, horizon)
 	if p.triedNs == 0 {
 		return 1 + float64(nowNs-p.foundNs)/float64(every)
@@ -69,7 +78,7 @@ const maxWalks = 8
 
 // isAwaited: figures are to be of after freshNs, and this one can differ much by then.
 func (u *unit) isAwaited(p *part, freshNs, nowNs uint64) bool {
-	return p.triedNs < freshNs && (p.triedNs == 0 || u.growth.grows(nowNs))
+	return p.triedNs < freshNs && (p.triedNs == 0 || u.growth.grows(nowNs)) && !u.isAsItWas(p)
 }
 
 // due lists the parts to visit now, the most urgent first, before all others those that are
@@ -84,14 +93,14 @@ func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs ui
 	walks := 0
 	for _, u := range units {
 		for _, p := range u.parts {
-			if p.walk != nil {
+			if p.isUnderWay() {
 				walks++
 			}
 			urgency := u.urgency(p, nowNs, horizon)
 			if u.isAwaited(p, freshNs, nowNs) {
 				urgency += wanted
 			}
-			if p.walk != nil || urgency >= 1 {
+			if p.isUnderWay() || urgency >= 1 {
 				all = append(all, candidate{p, urgency})
 			}
 		}
@@ -101,7 +110,7 @@ func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs ui
 	})
 	parts := make([]*part, 0, len(all))
 	for _, c := range all {
-		if c.walk == nil && walks >= maxWalks {
+		if !c.isUnderWay() && walks >= maxWalks {
 			continue
 		}
 		parts = append(parts, c.part)

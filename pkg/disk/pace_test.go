@@ -12,7 +12,7 @@ const second = uint64(time.Second)
 func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 	const now = 1000 * second
 	at := func(age time.Duration, bytes int64) *part {
-		p := &part{kind: emptyDir, name: "v", figure: &figure{Tally{Bytes: bytes}, now - uint64(age)}, triedNs: now - uint64(age)}
+		p := &part{kind: emptyDir, name: "v", figure: &figure{Tally: Tally{Bytes: bytes}, readNs: now - uint64(age)}, triedNs: now - uint64(age)}
 		return p
 	}
 	grows := growth{grewNs: now - second}

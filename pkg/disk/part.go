@@ -21,6 +21,7 @@ const (
 	podLogs            // the files beside these
 	hostsFile          // the pod's /etc/hosts
 	layer              // a writable layer
+	unlinked           // files without a name that are open
 )
 
 // place is a directory or file: base is ours or the administrator's, and links in it count;
@@ -84,6 +85,9 @@ type part struct {
 	// first has ended.
 	foundNs, triedNs uint64
 
+	// beside are the unit's parts, of the unlinked one alone, which search is of when it is under way.
+	beside []*part
+	search *search
 	// walk is the one under way, with the medium of what it walks and when it began.
 	walk       *walk
 	walkMedium string
@@ -95,10 +99,21 @@ type part struct {
 	said string
 }
 
+// isUnderWay: a visit has begun and not ended.
+func (p *part) isUnderWay() bool { return p.walk != nil || p.search != nil }
+
 // figure is what a part occupies, and when it was read.
 type figure struct {
 	Tally
 	readNs uint64
+	// inLayers is what of it lies in writable layers, of files without a name.
+	inLayers Tally
+}
+
+// split parts what lies in layers from what lies in volumes.
+func (f *figure) split() (inLayers, inVolumes *figure) {
+	return &figure{Tally: f.inLayers, readNs: f.readNs},
+		&figure{Tally: Tally{f.Bytes - f.inLayers.Bytes, f.Inodes - f.inLayers.Inodes}, readNs: f.readNs}
 }
 
 // trust in a part's project quota: who owns files can give them to another project
@@ -107,6 +122,23 @@ type trust struct {
 	project project
 	untilNs uint64
 	before  Tally
+}
+
+// volumeOn is the filesystem of a volume that lies on disk.
+func (p *part) volumeOn() (on dev, ok bool) {
+	if p.kind != emptyDir && p.kind != localVolume && p.kind != directory {
+		return dev{}, false
+	}
+	fd, err := p.open()
+	if err != nil {
+		return dev{}, false
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if _, _, inMemory := memoryFs(fd); inMemory || statOf(fd, &st) != nil {
+		return dev{}, false
+	}
+	return devOf(&st), true
 }
 
 const (

@@ -75,6 +75,14 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 			volumes.add(p.figure)
 		case podLogs, hostsFile:
 			other.add(p.figure)
+		case unlinked:
+			if f := p.figure; f != nil && f.Tally != (Tally{}) {
+				e.Unlinked = &workload.Unlinked{Reading: workload.Reading{ReadNs: f.readNs}, UsedBytes: f.Bytes, Inodes: f.Inodes}
+				inLayers, inVolumes := f.split()
+				rootfs.add(inLayers)
+				running.add(inLayers)
+				volumes.add(inVolumes)
+			}
 		}
 	}
 	if !logs.missing { // else it is not the unit that writes them, but the runtime
@@ -196,7 +204,7 @@ func (u *unit) layerFigure(c cri.Container, nowNs uint64, wall time.Time) *figur
 	if age > containersAge || uint64(age) >= nowNs {
 		return nil // would make all the others old
 	}
-	return &figure{Tally{c.Rootfs.Bytes, c.Rootfs.Inodes}, nowNs - uint64(age)}
+	return &figure{Tally: Tally{c.Rootfs.Bytes, c.Rootfs.Inodes}, readNs: nowNs - uint64(age)}
 }
 
 // entries are those of all units that anything is known of, or should be, by uid.

@@ -61,7 +61,15 @@ func (f *finder) find(w *workload.Unit, was *unit) *unit {
 		f.findDirectories(u)
 	}
 	f.findLayers(u, w.Targets, was)
+	if len(u.parts) > 0 {
+		u.add(&part{place: place{u.cgroup, ""}, kind: unlinked})
+	}
 	u.keep(was)
+	for _, p := range u.parts {
+		if p.kind == unlinked {
+			p.beside = u.parts
+		}
+	}
 	return u
 }
 

@@ -3,16 +3,23 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 )
 
 // visitor visits parts: it belongs to one goroutine, which may be held up by a filesystem.
 type visitor struct {
 	room linkRoom
-	// buf is what directories are read into, by one step of one walk at a time.
-	buf []byte
+	// buf is what directories are read into, by one step of one walk at a time; link is for where
+	// a descriptor leads.
+	buf, link []byte
+	// open opens the unit's cgroup, whose processes procfs tells of.
+	open   func(cgroup string) (*cgroupfs.Cgroup, error)
+	procfs string
 	// owners are the parts that projects were first seen of: a project that two parts share
 	// is no figure of either.
 	owners map[project]*part
@@ -31,7 +38,7 @@ var errEndless = fmt.Errorf("no end within %s", walkDeadline)
 const verifyEvery = 10 * restEvery
 
 func newVisitor(now func() uint64) *visitor {
-	return &visitor{room: linkRoom{maxLinks}, buf: make([]byte, maxChunk), owners: map[project]*part{}, now: now, verifyNs: uint64(verifyEvery)}
+	return &visitor{room: linkRoom{maxLinks}, buf: make([]byte, maxChunk), link: make([]byte, unix.PathMax), owners: map[project]*part{}, now: now, verifyNs: uint64(verifyEvery)}
 }
 
 // outcome of a visit that is at its end: a new figure, or why there is none.
@@ -43,14 +50,18 @@ type outcome struct {
 
 // visit does a step of work for a part. It returns nil while there is more to do.
 func (v *visitor) visit(p *part) *outcome {
-	if p.walk == nil {
+	if !p.isUnderWay() {
 		p.beganNs, p.spentNs = v.now(), 0
 		if out := v.begin(p); out != nil {
 			return out
 		}
 	}
+	isLate := v.now()-p.beganNs >= uint64(walkDeadline)
+	if p.kind == unlinked {
+		return v.seek(p, isLate)
+	}
 	if !p.walk.step() {
-		if v.now()-p.beganNs < uint64(walkDeadline) {
+		if !isLate {
 			return nil
 		}
 		p.walk.miss(errEndless)
@@ -58,9 +69,56 @@ func (v *visitor) visit(p *part) *outcome {
 	return v.finish(p)
 }
 
+// seek does a step of a search.
+func (v *visitor) seek(p *part, isLate bool) *outcome {
+	s := p.search
+	if !s.step() {
+		if !isLate {
+			return nil
+		}
+		s.miss(errEndless)
+	}
+	p.search = nil
+	s.end()
+	if s.missed != nil {
+		return &outcome{err: s.missed}
+	}
+	return &outcome{figure: &figure{Tally: s.inLayers.plus(s.inVolumes), readNs: p.beganNs, inLayers: s.inLayers}}
+}
+
+// beginSearch starts one. What a project quota counts is in its figure.
+func (v *visitor) beginSearch(p *part) *outcome {
+	var volumes, counted []dev
+	for _, of := range p.beside {
+		on, ok := of.volumeOn()
+		switch {
+		case !ok:
+		case of.quota.project != project{}:
+			counted = append(counted, on)
+		default:
+			volumes = append(volumes, on)
+		}
+	}
+	volumes = slices.DeleteFunc(volumes, func(d dev) bool { return slices.Contains(counted, d) })
+	c, err := v.open(p.base)
+	if err == nil {
+		if p.search, err = newSearch(c, v.procfs, volumes, &v.room, v.buf[:minChunk], v.link); err == nil {
+			return nil
+		}
+		_ = c.Close()
+	}
+	if errors.Is(err, cgroupfs.ErrGone) {
+		return &outcome{figure: &figure{readNs: p.beganNs}} // and its processes with it
+	}
+	return &outcome{err: err}
+}
+
 // begin finds the figure without a walk, or starts one.
 func (v *visitor) begin(p *part) *outcome {
-	if p.kind == hostsFile {
+	switch p.kind {
+	case unlinked:
+		return v.beginSearch(p)
+	case hostsFile:
 		t, err := p.fileTally()
 		return p.concluded(t, "", err)
 	}
@@ -103,7 +161,7 @@ func (p *part) concluded(t Tally, medium string, err error) *outcome {
 	if err != nil {
 		return &outcome{medium: medium, err: err}
 	}
-	return &outcome{figure: &figure{t, p.beganNs}, medium: medium}
+	return &outcome{figure: &figure{Tally: t, readNs: p.beganNs}, medium: medium}
 }
 
 // byQuota is the figure of the filesystem, once a walk has confirmed it.
@@ -147,11 +205,11 @@ func (v *visitor) finish(p *part) *outcome {
 	v.confirm(p, found, missed)
 	w.end()
 	if missed == nil {
-		return &outcome{figure: &figure{found, p.beganNs}, medium: p.walkMedium}
+		return &outcome{figure: &figure{Tally: found, readNs: p.beganNs}, medium: p.walkMedium}
 	}
 	out := &outcome{medium: p.walkMedium, err: missed}
 	if last := p.figure; last != nil {
-		out.figure = &figure{Tally{max(last.Bytes, found.Bytes), max(last.Inodes, found.Inodes)}, last.readNs}
+		out.figure = &figure{Tally: Tally{max(last.Bytes, found.Bytes), max(last.Inodes, found.Inodes)}, readNs: last.readNs}
 	}
 	return out
 }
@@ -188,6 +246,10 @@ func (v *visitor) forget(p *part) {
 	if p.walk != nil {
 		p.walk.end()
 		p.walk = nil
+	}
+	if p.search != nil {
+		p.search.end()
+		p.search = nil
 	}
 	if own := p.quota.project; own != (project{}) && v.owners[own] == p {
 		delete(v.owners, own)

@@ -165,9 +165,9 @@ func testMountsInATree(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "own", "f"), 8192)
 	big := write(t, filepath.Join(t.TempDir(), "big"), 4<<20)
-	mount(t, dir, filepath.Join(dir, "own", "loop"), "", unix.MS_BIND)                       // the tree in itself
-	mount(t, "tmpfs", filepath.Join(dir, "memory"), "tmpfs", 0)                              // another filesystem
-	mount(t, big, write(t, filepath.Join(dir, "own", "file-mount"), 4096), "", unix.MS_BIND) // the same filesystem, a file
+	mount(t, dir, filepath.Join(dir, "own", "loop"), "", unix.MS_BIND, "")                       // the tree in itself
+	mount(t, "tmpfs", filepath.Join(dir, "memory"), "tmpfs", 0, "")                              // another filesystem
+	mount(t, big, write(t, filepath.Join(dir, "own", "file-mount"), 4096), "", unix.MS_BIND, "") // the same filesystem, a file
 	got, err := Measure(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -287,7 +287,7 @@ func TestVolumeInMemoryIsNotWalked(t *testing.T) {
 func testVolumeInMemory(t *testing.T) {
 	base := t.TempDir()
 	dir := filepath.Join(base, "v")
-	mount(t, "tmpfs", dir, "tmpfs", 0)
+	mount(t, "tmpfs", dir, "tmpfs", 0, "")
 	write(t, filepath.Join(dir, "f"), 1<<20)
 	v := newVisitor(monotonicNs)
 	p := &part{place: place{base, "v"}, kind: emptyDir}
@@ -461,14 +461,14 @@ func runDu(t *testing.T, dir, flag string) int64 {
 }
 
 // mount mounts on a directory, which it makes where nothing is.
-func mount(t *testing.T, source, target, fs string, flags uintptr) {
+func mount(t *testing.T, source, target, fs string, flags uintptr, options string) {
 	t.Helper()
 	if _, err := os.Stat(target); err != nil {
 		if err := os.MkdirAll(target, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := unix.Mount(source, target, fs, flags, ""); err != nil {
+	if err := unix.Mount(source, target, fs, flags, options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -112,8 +112,8 @@ type worker struct {
 	families atomic.Pointer[[]family]
 	// refind: what was missing at the last look may be there now.
 	refind atomic.Bool
-	// startNs is when this began, firstNs when units were first looked for.
-	startNs, firstNs uint64
+	// startNs is when this began, firstNs when units were first looked for, listedNs when that was over.
+	startNs, firstNs, listedNs uint64
 	// countNow, visitNow and askNow end a sleep.
 	countNow, visitNow, askNow chan struct{}
 
@@ -141,6 +141,7 @@ func newWorker(o Options) *worker {
 		directories: o.Directories,
 		pids:        w.pids,
 	}
+	w.visitor.open, w.visitor.procfs = o.FS.OpenToRead, o.Procfs
 	w.horizon.Store(math.MaxInt64)
 	w.startNs = monotonicNs()
 	return w
@@ -220,12 +221,12 @@ func (w *worker) isMeasuring(now uint64) bool {
 	if now-w.startNs > uint64(firstWithin) {
 		return false
 	}
-	if w.firstNs == 0 {
+	if w.firstNs == 0 || w.countedNs.Load() < w.listedNs {
 		return true
 	}
 	for _, u := range w.units {
 		for _, p := range u.parts {
-			if p.triedNs == 0 && p.foundNs == w.firstNs {
+			if p.triedNs == 0 && p.foundNs == w.firstNs && !u.isAsItWas(p) {
 				return true
 			}
 		}
@@ -587,7 +588,7 @@ func (w *worker) replace(former, units map[string]*unit, now uint64) {
 	}
 	w.units = units
 	if w.firstNs == 0 {
-		w.firstNs = now
+		w.firstNs, w.listedNs = now, monotonicNs()
 		w.news.Store(true)
 	}
 }
@@ -619,7 +620,7 @@ func (w *worker) samples(ctx context.Context) {
 		now, err := nodeDirtied(w.o.Procfs)
 		written := err != nil || float64(now-dirtied)*pageSize > fastWrites*sampleEvery.Seconds()
 		dirtied = now
-		since, wanted := time.Since(readAt), w.countedNs.Load() < w.freshNs.Load() || w.isWaitedFor() && w.countedNs.Load() < w.unitsNs.Load()
+		since, wanted := time.Since(readAt), w.isCountWanted()
 		if wanted || since >= countersEvery || (written || fell) && since >= time.Duration(float64(took)/sampleShare) {
 			readAt = time.Now()
 			at, began := monotonicNs(), clock(threadClock)
@@ -656,6 +657,15 @@ func (w *worker) measureGrowers(ctx context.Context) {
 // isWaitedFor: somebody may be in measureGrowers.
 func (w *worker) isWaitedFor() bool {
 	return monotonicNs() < w.freshNs.Load()+uint64(settleWithin)
+}
+
+// isCountWanted: the counters of the first units were not read yet, or not since somebody waits.
+func (w *worker) isCountWanted() bool {
+	w.mu.Lock()
+	listed := w.listedNs
+	w.mu.Unlock()
+	counted := w.countedNs.Load()
+	return counted < max(w.freshNs.Load(), listed) || w.isWaitedFor() && counted < w.unitsNs.Load()
 }
 
 // isFindWanted: it is known who grows, and units were looked for before that.

@@ -21,7 +21,7 @@ const DiskSchema = "ebpf-evict/disk/v1"
 //	{"schema":"ebpf-evict/disk/v1","node":"n","writtenNs":90000000000,
 //	 "layout":{"dedicatedImageFs":true,"splitImageFs":false,"imageDir":"/var/lib/containerd","containerDir":""},
 //	 "workloads":[{"uid":"…",
-//	   "wroteBytes":7,"madeInodes":3,
+//	   "wroteBytes":7,"madeInodes":3,"unlinked":{"readNs":80000000000,"usedBytes":1,"inodes":1},
 //	   "ephemeralStorage":{"readNs":80000000000,"rootfsBytes":1,"logsBytes":2,"localVolumesBytes":3,"usedBytes":7},
 //	   "inodes":{"readNs":80000000000,"rootfs":1,"logs":2,"localVolumes":3},
 //	   "volumes":[{"readNs":80000000000,"name":"v","medium":"","usedBytes":3}],
@@ -64,8 +64,10 @@ type DiskEntry struct {
 	UID string `json:"uid"`
 	// WroteBytes and MadeInodes are what the unit can have filled at most, by its counters: what
 	// figures are missing may hold so much together. Absent: that can't be told.
-	WroteBytes       *int64            `json:"wroteBytes,omitempty"`
-	MadeInodes       *int64            `json:"madeInodes,omitempty"`
+	WroteBytes *int64 `json:"wroteBytes,omitempty"`
+	MadeInodes *int64 `json:"madeInodes,omitempty"`
+	// Unlinked is among the figures below: no du finds it. Absent: nothing, or not known.
+	Unlinked         *Unlinked         `json:"unlinked,omitempty"`
 	EphemeralStorage *EphemeralStorage `json:"ephemeralStorage"`
 	Inodes           *Inodes           `json:"inodes"`
 	// Volumes are the emptyDirs.
@@ -103,6 +105,13 @@ type Inodes struct {
 	Rootfs       *int64 `json:"rootfs"`
 	Logs         *int64 `json:"logs"`
 	LocalVolumes *int64 `json:"localVolumes"`
+}
+
+// Unlinked is what files take that have no name any more and that the unit holds open.
+type Unlinked struct {
+	Reading
+	UsedBytes int64 `json:"usedBytes"`
+	Inodes    int64 `json:"inodes"`
 }
 
 // VolumeDisk is one emptyDir.
@@ -228,6 +237,11 @@ func (e *DiskEntry) check(writtenNs uint64) error {
 	}
 	if err := plausible(e.WroteBytes, e.MadeInodes); err != nil {
 		return fmt.Errorf("counters: %w", err)
+	}
+	if s := e.Unlinked; s != nil {
+		if err := s.check(writtenNs, &s.UsedBytes, &s.Inodes); err != nil {
+			return fmt.Errorf("unlinked: %w", err)
+		}
 	}
 	if s := e.EphemeralStorage; s != nil {
 		if err := s.check(writtenNs, s.RootfsBytes, s.LogsBytes, s.LocalVolumesBytes, s.UsedBytes); err != nil {

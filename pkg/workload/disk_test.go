@@ -172,6 +172,8 @@ func TestHostileDiskFiguresAreRefused(t *testing.T) {
 		"a fraction":                   replace(`"usedBytes":7`, `"usedBytes":7.5`),
 		"negative writes":              replace(`"uid":"u1"`, `"uid":"u1","wroteBytes":-1`),
 		"negative new inodes":          replace(`"uid":"u1"`, `"uid":"u1","madeInodes":-1`),
+		"negative unlinked":            replace(`"uid":"u1"`, `"uid":"u1","unlinked":{"readNs":1,"usedBytes":-1,"inodes":1}`),
+		"unlinked without a time":      replace(`"uid":"u1"`, `"uid":"u1","unlinked":{"usedBytes":1,"inodes":1}`),
 		"no end of an error":           replace(`"r1"`, `"r1","error":"`+strings.Repeat("x", 5000)+`"`),
 		"no uid":                       replace(`"u1"`, `""`),
 		"null for a unit":              replace(`{"uid":"u2"}`, `null`),

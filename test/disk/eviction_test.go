@@ -22,6 +22,12 @@ func TestWhoFillsTheDiskIsEvicted(t *testing.T) {
 			t.Run(f.kind+into, func(t *testing.T) { theWriterIsEvicted(t, f, into, 128*mebibyte, 256*mebibyte) })
 		}
 	}
+	// Whose file has no name any more; no walk finds it.
+	for _, into := range []string{intoLayer, intoEmptyDir("data")} {
+		t.Run("unlinked"+into, func(t *testing.T) {
+			theWriterIsEvicted(t, filesystems{kind: "ext4"}, into, 128*mebibyte, 256*mebibyte, "-unlink")
+		})
+	}
 	// There is nothing to free for nodefs then, and the last figures of the writer are of before it
 	// had more than the other.
 	t.Run("images on a filesystem of their own", func(t *testing.T) {
@@ -30,7 +36,7 @@ func TestWhoFillsTheDiskIsEvicted(t *testing.T) {
 }
 
 // theWriterIsEvicted, and not the other pod that holds so much of what it asked for.
-func theWriterIsEvicted(t *testing.T, f filesystems, into string, holds, request int64) {
+func theWriterIsEvicted(t *testing.T, f filesystems, into string, holds, request int64, flags ...string) {
 	n := newNode(t, f)
 	old, writer := n.Pod("old", "data"), n.Pod("writer", "data")
 	n.knows(old, map[string]any{"ephemeralStorage": map[string]int64{"requestBytes": request}})
@@ -39,7 +45,7 @@ func theWriterIsEvicted(t *testing.T, f filesystems, into string, holds, request
 	n.measured(old, holds)
 	n.sync(n.NodeFs)
 	n.watch("nodefs.available", n.nodeLeft("nodefs.available")-80*mebibyte)
-	writer.Writer("w", into, fast, 160*mebibyte)
+	writer.Writer("w", into, fast, 160*mebibyte, flags...)
 	l := n.evicted(writer)
 	if l.Signal != "nodefs.available" || l.Tier != "poll" {
 		t.Errorf("signal %s by %s", l.Signal, l.Tier)

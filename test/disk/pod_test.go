@@ -141,10 +141,10 @@ const (
 func intoEmptyDir(name string) string { return "/" + name + "/file" }
 
 // Writer starts a container that writes total bytes at a rate a second (0: as fast as it
-// goes) and then waits.
-func (p *pod) Writer(name, into string, rate, total int64) *container {
+// goes) and then waits; flags are more of the writer's.
+func (p *pod) Writer(name, into string, rate, total int64, flags ...string) *container {
 	p.b.t.Helper()
-	return p.Run(name, writerImage, "fill", "-path", into, "-rate", fmt.Sprint(rate), "-total", fmt.Sprint(total))
+	return p.Run(name, writerImage, append([]string{"fill", "-path", into, "-rate", fmt.Sprint(rate), "-total", fmt.Sprint(total)}, flags...)...)
 }
 
 // Litterer starts a container that makes total empty files in a directory and then waits.

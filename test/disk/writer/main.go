@@ -2,7 +2,7 @@
 // a given rate and then waits.
 //
 //	writer wait
-//	writer fill -path FILE|- [-rate BYTES_PER_SECOND] [-total BYTES] [-after FILE] [-exit]
+//	writer fill -path FILE|- [-rate BYTES_PER_SECOND] [-total BYTES] [-after FILE] [-exit] [-unlink]
 //	writer litter -path DIR [-rate FILES_PER_SECOND] [-total FILES] [-after FILE] [-exit]
 package main
 
@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -40,27 +39,30 @@ func run(args []string) int {
 	rate := f.Int64("rate", 0, "a second; 0 is as fast as it goes")
 	total := f.Int64("total", 1<<62, "how much")
 	after := f.String("after", "", "begin when this file is there")
+	unlink := f.Bool("unlink", false, "remove the file before it is written to")
 	exit := f.Bool("exit", false, "end afterwards")
 	_ = f.Parse(args[1:])
 	await(*after)
-	if err := write(args[0], *path, pace{start: time.Now(), rate: *rate}, *total); err != nil {
+	opened, err := write(args[0], *path, pace{start: time.Now(), rate: *rate}, *total, *unlink)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	defer opened.Close() // an unlinked file takes its room until then
 	if !*exit {
 		<-ended
 	}
 	return 0
 }
 
-func write(what, path string, p pace, total int64) error {
+func write(what, path string, p pace, total int64, unlink bool) (opened *os.File, err error) {
 	switch what {
 	case "fill":
-		return fill(path, p, total)
+		return fill(path, p, total, unlink)
 	case "litter":
-		return litter(path, p, total)
+		return nil, litter(path, p, total)
 	}
-	return fmt.Errorf("unknown command %s", what)
+	return nil, fmt.Errorf("unknown command %s", what)
 }
 
 // await returns when a file is there; at once for none.
@@ -87,27 +89,29 @@ func (p pace) wait(done int64) {
 }
 
 // fill writes lines of 4 KiB, so that a log of them is a log.
-func fill(path string, p pace, total int64) error {
-	out := io.Writer(os.Stdout)
+func fill(path string, p pace, total int64, unlink bool) (f *os.File, err error) {
+	f = os.Stdout
 	if path != "-" {
-		f, err := os.Create(path)
-		if err != nil {
-			return err
+		if f, err = os.Create(path); err != nil {
+			return nil, err
 		}
-		defer f.Close()
-		out = f
+	}
+	if unlink {
+		if err := os.Remove(path); err != nil {
+			return f, err
+		}
 	}
 	line := append(bytes.Repeat([]byte{'x'}, 4095), '\n')
 	chunk := bytes.Repeat(line, 64)
 	for done := int64(0); done < total; {
-		n, err := out.Write(chunk[:min(int64(len(chunk)), total-done)])
+		n, err := f.Write(chunk[:min(int64(len(chunk)), total-done)])
 		if err != nil {
-			return err
+			return f, err
 		}
 		done += int64(n)
 		p.wait(done)
 	}
-	return nil
+	return f, nil
 }
 
 // litter makes empty files.
