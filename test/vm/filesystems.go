@@ -12,12 +12,12 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/test/vm/guest"
 )
 
-// filesystemModules are those for ext4, xfs and btrfs on loop devices, with quotas, for FUSE, and
-// before each what it stands on, as Debian's kernels name their files; what one has built in has
-// none.
+// filesystemModules are those for ext4, xfs and btrfs on loop devices, with quotas, for FUSE and
+// overlays, and before each what it stands on, as Debian's kernels name their files; what one has
+// built in has none.
 var filesystemModules = []string{
 	"loop.ko", "mbcache.ko", "crc16.ko", "jbd2.ko", "ext4.ko", "crc32c_generic.ko", "libcrc32c.ko", "xfs.ko",
-	"quota_tree.ko", "quota_v2.ko", "fuse.ko",
+	"quota_tree.ko", "quota_v2.ko", "fuse.ko", "overlay.ko",
 	"libblake2b.ko", "blake2b_generic.ko", "zstd_compress.ko", "xor.ko", "raid6_pq.ko", "btrfs.ko",
 }
 
