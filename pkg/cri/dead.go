@@ -62,7 +62,10 @@ func (r *Reclaim) pods(containers []Container, sandboxes []sandbox) map[string]*
 			p.containers = append(p.containers, c)
 		}
 	}
-	before, booted, has := time.Now(), bootTime(), r.KubeletHas
+	before, booted, has := time.Now(), r.Booted, r.KubeletHas
+	if booted.IsZero() {
+		booted = bootTime()
+	}
 	if has != nil && !knowsThatRuns(has, pods) {
 		has = nil
 	}

@@ -57,6 +57,8 @@ type Reclaim struct {
 	// where it does not know a pod that runs: the runtime alone is asked, and a pod has to rest
 	// for EndedAge.
 	KubeletHas func(podUID string) bool
+	// Booted is for tests: when the machine started; zero is when it did.
+	Booted time.Time
 }
 
 func (r *Reclaim) imageAge() time.Duration {

@@ -33,8 +33,11 @@ func quiet(f *fakeRuntime) func() bool {
 	}
 }
 
+// booted is long before what the tests make: their machine may have just started.
+var booted = time.Now().Add(-24 * time.Hour)
+
 // atOnce takes images of any age.
-var atOnce = cri.Reclaim{Containers: true, Images: true, ImageAge: time.Nanosecond}
+var atOnce = cri.Reclaim{Containers: true, Images: true, ImageAge: time.Nanosecond, Booted: booted}
 
 func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 	t.Parallel() // a reclaim waits up to 2 s for what it removed
@@ -115,7 +118,7 @@ func TestDeadContainersGoInTheKubeletsOrder(t *testing.T) {
 			t.Parallel()
 			f := &fakeRuntime{}
 			tc.prepare(f)
-			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: tc.has}, quiet(f))
+			done, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, KubeletHas: tc.has, Booted: booted}, quiet(f))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -147,7 +150,7 @@ func TestRemovedContainersTakeTheirLogsAlong(t *testing.T) {
 	f.pod("u", true, time.Hour)
 	f.container("app0", "u", "app", "", exited, time.Hour).LogPath = filepath.Join(dir, "0.log")
 	f.container("app1", "u", "app", "", exited, time.Minute).LogPath = filepath.Join(dir, "1.log")
-	if _, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true}, quiet(f)); err != nil {
+	if _, err := f.client(t).Reclaim(t.Context(), cri.Reclaim{Containers: true, Booted: booted}, quiet(f)); err != nil {
 		t.Fatal(err)
 	}
 	var left []string
