@@ -29,11 +29,12 @@ const (
 // XFS counts as available what was freed some milliseconds later.
 const (
 	freedEvery = 10 * time.Millisecond
-	// imageFreed is how long each image has before the next goes, too.
-	imageFreed = 10 * freedEvery
-	// containersFreed is how long dead containers have before an image goes, whose removal
-	// has them collected; lastFreed is how long they have when no image goes and nobody
-	// collects on demand: a pod waits for it that is to be evicted if this was not enough.
+	// stillFreed is how long nothing more has to be freed after a collection until it has freed
+	// all: each image has it before the next goes.
+	stillFreed = 10 * freedEvery
+	// containersFreed is how long dead containers have at most before an image goes, whose
+	// removal has them collected; lastFreed is how long they have when no image goes and nobody
+	// collects on demand. Whoever fills the disk goes on meanwhile.
 	containersFreed = 50 * freedEvery
 	lastFreed       = 600 * freedEvery
 )
@@ -74,19 +75,20 @@ type Reclaimed struct {
 }
 
 // Reclaim removes dead containers with their logs, then unused images, in the kubelet's order
-// and with its exceptions, one at a time until enough says so or ctx ends, and waits for what
-// it removed to be freed, up to 6 s. enough is asked before each removal and while waiting.
+// and with its exceptions, one at a time until nothing is missing or ctx ends, and waits for what
+// it removed to be freed: as long as that goes on after a collection, else up to 6.5 s. missing,
+// in bytes or inodes, is asked before each removal and while waiting.
 // While another collection is at it, it waits, and goes on once that is over; ErrBusy means
-// that it was not when there was enough or ctx ended. What was removed is returned with an
+// that it was not when nothing was missing or ctx ended. What was removed is returned with an
 // error too; one removal that fails does not keep from the next. ErrUnavailable: no answer. ErrNone: nobody to ask.
-func (c *Client) Reclaim(ctx context.Context, r Reclaim, enough func() bool) (Reclaimed, error) {
+func (c *Client) Reclaim(ctx context.Context, r Reclaim, missing func() int64) (Reclaimed, error) {
 	if err := c.isThere(); err != nil {
 		return Reclaimed{}, err
 	}
-	stop := func() bool { return ctx.Err() != nil || enough() }
+	stop := func() bool { return ctx.Err() != nil || missing() <= 0 }
 	var all Reclaimed
 	for {
-		done, err := c.reclaim(ctx, r, stop)
+		done, err := c.reclaim(ctx, r, missing, stop)
 		all.Containers += done.Containers
 		all.Images += done.Images
 		if !errors.Is(err, ErrBusy) || !c.isCalm(ctx, stop) {
@@ -133,7 +135,7 @@ func isAnyGone(before, now map[string]bool) bool {
 }
 
 // reclaim is one attempt.
-func (c *Client) reclaim(ctx context.Context, r Reclaim, stop func() bool) (Reclaimed, error) {
+func (c *Client) reclaim(ctx context.Context, r Reclaim, missing func() int64, stop func() bool) (Reclaimed, error) {
 	var done Reclaimed
 	var failed error
 	if r.Containers {
@@ -144,30 +146,37 @@ func (c *Client) reclaim(ctx context.Context, r Reclaim, stop func() bool) (Recl
 		}
 		failed = err
 	}
-	last := lastFreed
-	if done.Containers > 0 && c.collect(ctx) == nil {
-		last = containersFreed
+	isCollected := done.Containers == 0 || c.collect(ctx) == nil
+	if done.Containers > 0 {
+		waitFreed(ctx, containersFreed, isCollected, missing)
 	}
-	if r.Images && !(done.Containers > 0 && isFreed(containersFreed, stop)) {
-		n, err := c.reclaimImages(ctx, r, stop)
+	if r.Images {
+		n, err := c.reclaimImages(ctx, r, missing, stop)
 		done.Images = n
 		failed = errors.Join(failed, err)
 	}
-	if done.Containers > 0 && done.Images == 0 {
-		isFreed(last, stop)
+	if !isCollected && done.Images == 0 {
+		waitFreed(ctx, lastFreed, false, missing)
 	}
 	return done, errors.Join(failed, ctx.Err())
 }
 
-// isFreed waits for the runtime to free what was removed, until there is reason to stop.
-func isFreed(within time.Duration, stop func() bool) bool {
-	for range within / freedEvery {
-		if stop() {
-			return true
+// waitFreed waits for what was removed to be freed, until nothing is missing or ctx ends; after a
+// collection only while it goes on.
+func waitFreed(ctx context.Context, within time.Duration, isCollected bool, missing func() int64) {
+	left := missing()
+	for waited, still := time.Duration(0), time.Duration(0); waited < within && left > 0 && ctx.Err() == nil; waited += freedEvery {
+		if isCollected && still == stillFreed {
+			return
 		}
 		time.Sleep(freedEvery)
+		still += freedEvery
+		now := missing()
+		if now < left {
+			still = 0
+		}
+		left = now
 	}
-	return stop()
 }
 
 // isFinal reports whether further tries are useless.
@@ -277,7 +286,7 @@ func (c *Client) removeSandbox(ctx context.Context, s sandbox) error {
 	return err
 }
 
-func (c *Client) reclaimImages(ctx context.Context, r Reclaim, stop func() bool) (removed int, failed error) {
+func (c *Client) reclaimImages(ctx context.Context, r Reclaim, missing func() int64, stop func() bool) (removed int, failed error) {
 	if stop() {
 		return 0, nil
 	}
@@ -312,7 +321,7 @@ func (c *Client) reclaimImages(ctx context.Context, r Reclaim, stop func() bool)
 		}
 		if err == nil {
 			removed++
-			isFreed(imageFreed, stop)
+			waitFreed(ctx, stillFreed, true, missing)
 		}
 		failed = errors.Join(failed, err)
 	}

@@ -19,18 +19,28 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/cri"
 )
 
-func never() bool { return false }
+func never() int64 { return 1 }
+
+// until is what is missing until there is enough.
+func until(enough func() bool) func() int64 {
+	return func() int64 {
+		if enough() {
+			return 0
+		}
+		return 1
+	}
+}
 
 // quiet is enough when nothing more is removed, well before a reclaim would give up waiting.
-func quiet(f *fakeRuntime) func() bool {
+func quiet(f *fakeRuntime) func() int64 {
 	removed, looks := 0, 0
-	return func() bool {
+	return until(func() bool {
 		if n := len(f.gone()); n != removed {
 			removed, looks = n, 0
 		}
 		looks++
 		return removed > 0 && looks > 30
-	}
+	})
 }
 
 // booted is long before what the tests make: their machine may have just started.
@@ -284,7 +294,7 @@ func TestReclaimStopsWhenEnoughIsFree(t *testing.T) {
 	c := f.client(t)
 	for i, want := range [][]string{nil, {"app0"}, {"app0", "app1"}, {"app0", "app1", "sha256:a"}} {
 		enough := func() bool { return len(f.gone()) == i }
-		if _, err := c.Reclaim(t.Context(), atOnce, enough); err != nil {
+		if _, err := c.Reclaim(t.Context(), atOnce, until(enough)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, f.gone()); diff != "" {
@@ -319,7 +329,7 @@ func TestWhatWasRemovedHasTimeToBeFreed(t *testing.T) {
 				}
 				return looks > tc.looks
 			}
-			if _, err := f.client(t).Reclaim(t.Context(), atOnce, enough); err != nil {
+			if _, err := f.client(t).Reclaim(t.Context(), atOnce, until(enough)); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff([]string{tc.want}, f.gone()); diff != "" {
@@ -336,11 +346,11 @@ func TestReclaimEndsWithItsContext(t *testing.T) {
 	f.image("sha256:b")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := f.client(t).Reclaim(ctx, atOnce, func() bool {
+	_, err := f.client(t).Reclaim(ctx, atOnce, func() int64 {
 		if len(f.gone()) == 1 {
 			cancel()
 		}
-		return false
+		return 1
 	})
 	if !errors.Is(err, context.Canceled) || len(f.gone()) != 1 {
 		t.Errorf("removed %v, error %v; want one image and the context's error", f.gone(), err)
@@ -420,7 +430,7 @@ func TestCollectionThatGoesOnIsLeftAlone(t *testing.T) {
 		}
 	}
 	enough := func() bool { f.mu.Lock(); defer f.mu.Unlock(); return lists > 18 }
-	done, err := f.client(t).Reclaim(t.Context(), atOnce, enough)
+	done, err := f.client(t).Reclaim(t.Context(), atOnce, until(enough))
 	if !errors.Is(err, cri.ErrBusy) {
 		t.Errorf("error is %v, want ErrBusy", err)
 	}
@@ -460,12 +470,44 @@ func TestWhatContainersHeldIsCollectedBeforeAnImageGoes(t *testing.T) {
 		freed.Store(true)
 		return nil
 	}
-	done, err := f.client(t).Reclaim(t.Context(), atOnce, freed.Load)
+	done, err := f.client(t).Reclaim(t.Context(), atOnce, until(freed.Load))
 	if err != nil || done != (cri.Reclaimed{Containers: 1}) {
 		t.Errorf("%+v, %v, want a container alone", done, err)
 	}
 	const leases = "/containerd.services.leases.v1.Leases/"
 	if diff := cmp.Diff([]string{leases + "Create", leases + "Delete"}, asked); diff != "" {
 		t.Errorf("asked (-want +got):\n%s", diff)
+	}
+}
+
+// After a collection who fills the disk is waited for no longer than something is freed.
+func TestACollectionIsWaitedForWhileItFrees(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		missing func(look int) int64
+		images  int
+		most    int // looks
+	}{
+		"it frees bit by bit": {func(look int) int64 { return int64(30-look) / 5 }, 0, 35},
+		"it freed nothing":    {func(int) int64 { return 1 }, 1, 30},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := &fakeRuntime{others: func(string) error { return nil }}
+			f.pod("u", true, time.Hour)
+			f.container("app1", "u", "app", "", exited, time.Minute)
+			f.container("app0", "u", "app", "", exited, time.Hour)
+			f.image("sha256:unused")
+			looks := 0
+			done, err := f.client(t).Reclaim(t.Context(), atOnce, func() int64 {
+				if len(f.gone()) > 0 {
+					looks++
+				}
+				return max(tc.missing(looks), 0)
+			})
+			if err != nil || done != (cri.Reclaimed{Containers: 1, Images: tc.images}) || looks > tc.most {
+				t.Errorf("%+v after %d looks, %v, want %d images after %d at most", done, looks, err, tc.images, tc.most)
+			}
+		})
 	}
 }

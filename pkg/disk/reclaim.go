@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync/atomic"
 	"time"
@@ -106,9 +107,12 @@ func (r *reclaimer) free(ctx context.Context, q *workload.ReclaimRequest, left t
 		return nil
 	}
 	before, beforeErr := r.available(q)
-	freed, err := r.reclaim(ctx, max(left-settleWithin-overdue, left/2), cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge}, func() bool {
+	freed, err := r.reclaim(ctx, max(left-settleWithin-overdue, left/2), cri.Reclaim{Containers: q.Containers, Images: q.Images, ImageAge: r.imageAge}, func() int64 {
 		now, err := r.available(q)
-		return err == nil && now >= q.AvailableWanted
+		if err != nil {
+			return math.MaxInt64
+		}
+		return q.AvailableWanted - now
 	})
 	done.Containers, done.Images = int64(freed.Containers), int64(freed.Images)
 	if after, afterErr := r.available(q); beforeErr == nil && afterErr == nil {
@@ -129,7 +133,7 @@ func (r *reclaimer) available(q *workload.ReclaimRequest) (int64, error) {
 }
 
 // reclaim calls the runtime and does not wait for one that ignores its deadline.
-func (r *reclaimer) reclaim(ctx context.Context, within time.Duration, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
+func (r *reclaimer) reclaim(ctx context.Context, within time.Duration, what cri.Reclaim, missing func() int64) (cri.Reclaimed, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	switch {
@@ -147,7 +151,7 @@ func (r *reclaimer) reclaim(ctx context.Context, within time.Duration, what cri.
 	}
 	results := make(chan result, 1)
 	go func() {
-		freed, err := r.runtime.Reclaim(ctx, what, enough)
+		freed, err := r.runtime.Reclaim(ctx, what, missing)
 		r.hangs.Store(false)
 		results <- result{freed, err}
 	}()

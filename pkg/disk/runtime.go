@@ -17,8 +17,8 @@ type Runtime interface {
 	Filesystems(ctx context.Context) (cri.Filesystems, error)
 	// Containers may return some with the error that says what could not be told.
 	Containers(ctx context.Context) ([]cri.Container, error)
-	// Reclaim removes what no pod needs until enough says so.
-	Reclaim(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error)
+	// Reclaim removes what no pod needs until nothing is missing.
+	Reclaim(ctx context.Context, what cri.Reclaim, missing func() int64) (cri.Reclaimed, error)
 }
 
 const (

@@ -136,7 +136,7 @@ type fakeRuntime struct {
 	imageDir   string // "" is "/"
 	containers []cri.Container
 	err        error
-	reclaim    func(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error)
+	reclaim    func(ctx context.Context, what cri.Reclaim, missing func() int64) (cri.Reclaimed, error)
 }
 
 func (r *fakeRuntime) Filesystems(context.Context) (cri.Filesystems, error) {
@@ -147,8 +147,8 @@ func (r *fakeRuntime) Containers(context.Context) ([]cri.Container, error) {
 	return r.containers, r.err
 }
 
-func (r *fakeRuntime) Reclaim(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
-	return r.reclaim(ctx, what, enough)
+func (r *fakeRuntime) Reclaim(ctx context.Context, what cri.Reclaim, missing func() int64) (cri.Reclaimed, error) {
+	return r.reclaim(ctx, what, missing)
 }
 
 func TestFiguresOfAPodAreTheKubeletsParts(t *testing.T) {

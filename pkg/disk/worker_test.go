@@ -128,7 +128,7 @@ func (h hung) Filesystems(context.Context) (cri.Filesystems, error) {
 	return cri.Filesystems{}, nil
 }
 func (h hung) Containers(context.Context) ([]cri.Container, error) { <-h.ever; return nil, nil }
-func (h hung) Reclaim(context.Context, cri.Reclaim, func() bool) (cri.Reclaimed, error) {
+func (h hung) Reclaim(context.Context, cri.Reclaim, func() int64) (cri.Reclaimed, error) {
 	<-h.ever
 	return cri.Reclaimed{}, nil
 }
@@ -144,10 +144,10 @@ func TestReclaimIsAnsweredOnceAnID(t *testing.T) {
 	n := newNode(t)
 	var calls atomic.Int64
 	n.KubeletHas = func() func(string) bool { return func(uid string) bool { return uid == podUID } }
-	n.Runtime = &fakeRuntime{reclaim: func(ctx context.Context, what cri.Reclaim, enough func() bool) (cri.Reclaimed, error) {
+	n.Runtime = &fakeRuntime{reclaim: func(ctx context.Context, what cri.Reclaim, missing func() int64) (cri.Reclaimed, error) {
 		calls.Add(1)
-		if _, ok := ctx.Deadline(); !ok || !what.Containers || what.Images || !what.KubeletHas(podUID) || !enough() {
-			t.Errorf("asked for %+v, enough %t", what, enough())
+		if _, ok := ctx.Deadline(); !ok || !what.Containers || what.Images || !what.KubeletHas(podUID) || missing() > 0 {
+			t.Errorf("asked for %+v, %d missing", what, missing())
 		}
 		return cri.Reclaimed{Containers: 3}, errors.New("one was busy")
 	}}
@@ -174,7 +174,7 @@ func TestFiguresAreMadeAnewOnDemand(t *testing.T) {
 	settled, log := false, new(said)
 	r := reclaimer{
 		log: zerolog.New(log),
-		runtime: &fakeRuntime{reclaim: func(context.Context, cri.Reclaim, func() bool) (cri.Reclaimed, error) {
+		runtime: &fakeRuntime{reclaim: func(context.Context, cri.Reclaim, func() int64) (cri.Reclaimed, error) {
 			t.Error("the runtime was asked")
 			return cri.Reclaimed{}, nil
 		}},
@@ -264,7 +264,7 @@ func itoa(v int64) string { return strconv.FormatInt(v, 10) }
 // place is answered.
 func TestAFifoForARequestHoldsUpNothing(t *testing.T) {
 	n := newNode(t)
-	n.Runtime = &fakeRuntime{reclaim: func(context.Context, cri.Reclaim, func() bool) (cri.Reclaimed, error) { return cri.Reclaimed{}, nil }}
+	n.Runtime = &fakeRuntime{reclaim: func(context.Context, cri.Reclaim, func() int64) (cri.Reclaimed, error) { return cri.Reclaimed{}, nil }}
 	if err := errors.Join(unix.Mkfifo(n.Request, 0o600), unix.Mkfifo(n.Table, 0o600), unix.Mkfifo(n.Table+".tmp", 0o600)); err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ var both = []filesystems{{kind: "ext4"}, {kind: "xfs"}}
 
 const mebibyte = 1 << 20
 
-func never() bool { return false }
+func never() int64 { return 1 }
 
 func TestStatsAreWhatWasWritten(t *testing.T) {
 	for _, f := range both {
@@ -111,7 +111,7 @@ func TestDeadContainersDataIsFreed(t *testing.T) {
 			r := cri.Reclaim{Containers: true, KubeletHas: b.HasCgroup}
 			freed := func() int64 { after, _ := b.available(b.NodeFs); return after - before }
 			start := time.Now()
-			done, err := c.Reclaim(t.Context(), r, func() bool { return freed() > 110*mebibyte })
+			done, err := c.Reclaim(t.Context(), r, func() int64 { return 110*mebibyte - freed() })
 			must(t, err)
 			t.Logf("%+v freed %d MiB in %s", done, freed()/mebibyte, time.Since(start))
 			if done.Containers != 2 || freed() < 110*mebibyte {
@@ -170,7 +170,7 @@ func TestKilledPodsLayerIsFreedOnceTheKubeletIsDone(t *testing.T) {
 	}
 	b.Kubelet()
 	b.await("end of the pod", func() bool { return !b.HasCgroup(p.UID) })
-	done, err := c.Reclaim(t.Context(), r, func() bool { return freed() > 90*mebibyte })
+	done, err := c.Reclaim(t.Context(), r, func() int64 { return 90*mebibyte - freed() })
 	must(t, err)
 	if done.Containers != 2 || freed() < 90*mebibyte {
 		t.Errorf("%+v freed %d bytes, want both containers and 96 MiB", done, freed())
@@ -202,7 +202,7 @@ func TestUnusedImagesGoAndOthersStay(t *testing.T) {
 			r := cri.Reclaim{Images: true, ImageAge: time.Nanosecond}
 
 			// One holds 48 MiB, packed and unpacked; beside the three there is the writer's own.
-			done, err := c.Reclaim(t.Context(), r, func() bool { return freed() > 40*mebibyte })
+			done, err := c.Reclaim(t.Context(), r, func() int64 { return 40*mebibyte - freed() })
 			must(t, err)
 			t.Logf("%+v freed %d MiB", done, freed()/mebibyte)
 			if done.Images > 2 || freed() < 40*mebibyte {
