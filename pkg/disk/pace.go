@@ -19,20 +19,42 @@ const (
 	// Visits of a tree take at most this share of one CPU, its own cost given: far from
 	// every mark, and near one.
 	farVisits, nearVisits = 0.01, 0.1
+	// logEvery is between two visits of logs while somebody on the node writes fast: it may be the
+	// runtime, which writes them for the containers, and whom no unit's counters know.
+	logEvery = 2 * time.Second
+	// A visit of cheapVisit may be made of every part while the agent waits; 1,000 of some 40 µs each
+	// are the rule. One of slowVisit takes longer than it waits.
+	cheapVisit, slowVisit = 500 * time.Microsecond, settleWithin / 5
 	// urgentLimit is from which share of its limit on a volume goes before others.
 	urgentLimit = 0.5
 )
 
+// view is what the pace goes by at a moment.
+type view struct {
+	nowNs   uint64
+	horizon time.Duration
+	// freshNs: the agent waits, or waited, for figures of after it; firstNs is that of the first
+	// of requests that come one after the other.
+	freshNs, firstNs uint64
+	// isWriting: somebody on the node writes fast.
+	isWriting bool
+}
+
+func (v view) isNear() bool { return v.horizon < nearWithin }
+
 // every is how long a part may rest between two visits.
-func (u *unit) every(p *part, nowNs uint64, horizon time.Duration) time.Duration {
+func (u *unit) every(p *part, v view) time.Duration {
 	every, share := restEvery, farVisits
-	if horizon < nearWithin {
-		every, share = min(max(horizon/4, nearEvery), restEvery), nearVisits
+	if v.isNear() {
+		every, share = min(max(v.horizon/4, nearEvery), restEvery), nearVisits
+	}
+	if v.isWriting && p.isOfLogs() {
+		every = min(every, logEvery)
 	}
 	switch {
 	case u.goneNs != 0:
 		every = stillEvery
-	case !u.growth.grows(nowNs):
+	case !u.growth.grows(v.nowNs):
 	case p.changed || u.isNearLimit(p):
 		every = growEvery
 	default:
@@ -55,16 +77,16 @@ func (u *unit) isAsItWas(p *part) bool {
 
 // urgency is 1 when a visit is due, and rises with the delay; a volume near its limit goes
 // first. What has no figure yet is due, and overdue a little later.
-func (u *unit) urgency(p *part, nowNs uint64, horizon time.Duration) float64 {
-	if horizon >= nearWithin && u.isAsItWas(p) {
+func (u *unit) urgency(p *part, v view) float64 {
+	if !v.isNear() && u.isAsItWas(p) {
 		return 0
 	}
-	every := u.every(p, nowNs, horizon)
+	every := u.every(p, v)
 	if p.triedNs == 0 {
-		return 1 + float64(nowNs-p.foundNs)/float64(every)
+		return 1 + float64(v.nowNs-p.foundNs)/float64(every)
 	}
-	urgency := float64(nowNs-min(p.triedNs, nowNs)) / float64(every)
-	if urgency >= 1 && u.isNearLimit(p) && u.growth.grows(nowNs) {
+	urgency := float64(v.nowNs-min(p.triedNs, v.nowNs)) / float64(every)
+	if urgency >= 1 && u.isNearLimit(p) && u.growth.grows(v.nowNs) {
 		urgency *= 10
 	}
 	return urgency
@@ -76,15 +98,23 @@ const wanted = 1e6
 // maxWalks is how many walks may be under way at a time: 8 times 32 open directories.
 const maxWalks = 8
 
-// isAwaited: figures are to be of after freshNs, and this one can differ much by then.
-func (u *unit) isAwaited(p *part, freshNs, nowNs uint64) bool {
-	return p.triedNs < freshNs && (p.triedNs == 0 || u.growth.grows(nowNs)) && !u.isAsItWas(p)
+// isAwaited: figures are to be of after freshNs, and this one may be another by then. Who grows is
+// known by counters, but for what the runtime writes for it and what is reserved and not written:
+// so all that takes next to no time is looked at. A visit that takes longer than the agent waits
+// has to be of after its first request, or none would ever be young enough.
+func (u *unit) isAwaited(p *part, v view) bool {
+	since := v.freshNs
+	if p.costNs > uint64(slowVisit) {
+		since = v.firstNs
+	}
+	mayDiffer := p.triedNs == 0 || u.growth.grows(v.nowNs) || p.costNs <= uint64(cheapVisit)
+	return p.triedNs < since && mayDiffer && !u.isAsItWas(p)
 }
 
 // due lists the parts to visit now, the most urgent first, before all others those that are
-// awaited; of equals that on which less was spent, lest many wait for a large one; no new walk
+// awaited, and of these who grows or was never seen; of equals that on which less was spent, lest many wait for a large one; no new walk
 // begins while too many are under way.
-func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs uint64) []*part {
+func due(units map[string]*unit, v view) []*part {
 	type candidate struct {
 		*part
 		urgency float64
@@ -96,9 +126,12 @@ func due(units map[string]*unit, nowNs uint64, horizon time.Duration, freshNs ui
 			if p.isUnderWay() {
 				walks++
 			}
-			urgency := u.urgency(p, nowNs, horizon)
-			if u.isAwaited(p, freshNs, nowNs) {
+			urgency := u.urgency(p, v)
+			if u.isAwaited(p, v) {
 				urgency += wanted
+				if p.triedNs == 0 || u.growth.grows(v.nowNs) {
+					urgency += wanted
+				}
 			}
 			if p.isUnderWay() || urgency >= 1 {
 				all = append(all, candidate{p, urgency})

@@ -22,9 +22,10 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			unit
 			*part
 		}
-		horizon time.Duration
-		freshNs uint64
-		want    int // how many are due
+		horizon   time.Duration
+		freshNs   uint64
+		isWriting bool
+		want      int // how many are due
 	}{
 		"a grower after a second, an idle one after half a minute": {
 			first:  pair(unit{growth: grows}, at(2*time.Second, 1)),
@@ -62,6 +63,14 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			first:  pair(unit{}, &part{foundNs: now - second}),
 			second: pair(unit{}, at(300*time.Second, 1)), horizon: time.Second, freshNs: now, want: 2,
 		},
+		"logs, while somebody writes fast: it may be the runtime": {
+			first:  pair(unit{}, &part{kind: containerLogs, triedNs: now - 3*second}),
+			second: pair(unit{}, at(20*time.Second, 1)), horizon: never, isWriting: true, want: 1,
+		},
+		"who grows is awaited first": {
+			first:  pair(unit{growth: grows}, at(300*time.Millisecond, 1)),
+			second: pair(unit{}, at(300*time.Second, 1)), horizon: time.Second, freshNs: now, want: 2,
+		},
 		"a large tree lets others have their first visit": {
 			first:  pair(unit{}, &part{place: place{base: "/b"}, foundNs: now - second}),
 			second: pair(unit{}, &part{place: place{base: "/a"}, foundNs: now - second, spentNs: second}), horizon: never, want: 2,
@@ -70,11 +79,34 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := tc.first, tc.second
 			a.unit.parts, b.unit.parts = []*part{a.part}, []*part{b.part}
-			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, now, tc.horizon, tc.freshNs)
+			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, view{nowNs: now, horizon: tc.horizon, freshNs: tc.freshNs, isWriting: tc.isWriting})
 			if len(got) != tc.want || got[0] != a.part {
 				t.Errorf("%d due, the expected one first: %t; want %d and true", len(got), len(got) > 0 && got[0] == a.part, tc.want)
 			}
 		})
+	}
+}
+
+// The agent waits for what may be another figure by now.
+func TestWhatIsAwaited(t *testing.T) {
+	const first, fresh, now = 900 * second, 1000 * second, 1000*second + 1
+	grows := growth{grewNs: now - 1}
+	for name, tc := range map[string]struct {
+		growth growth
+		part   part
+		want   bool
+	}{
+		"who grows":                            {grows, part{triedNs: fresh - 1, costNs: second / 10}, true},
+		"who grows, and was measured since":    {grows, part{triedNs: fresh, costNs: second / 10}, false},
+		"who does not":                         {growth{}, part{triedNs: fresh - 1, costNs: second / 10}, false},
+		"what costs nothing: a log, a reserve": {growth{}, part{triedNs: fresh - 1, costNs: 40_000}, true},
+		"a large tree that grows":              {grows, part{triedNs: first - 1, costNs: 2 * second}, true},
+		"of after the first of many requests":  {grows, part{triedNs: first, costNs: 2 * second}, false},
+	} {
+		u := &unit{growth: tc.growth}
+		if got := u.isAwaited(&tc.part, view{nowNs: now, freshNs: fresh, firstNs: first}); got != tc.want {
+			t.Errorf("%s: awaited %t, want %t", name, got, tc.want)
+		}
 	}
 }
 
@@ -97,7 +129,7 @@ func TestFewWalksAreUnderWayAtATime(t *testing.T) {
 		}
 		u.parts = append(u.parts, p)
 	}
-	got := due(map[string]*unit{"u": u}, 6*second, never, 0)
+	got := due(map[string]*unit{"u": u}, view{nowNs: 6 * second, horizon: never})
 	for _, p := range got {
 		if p.walk == nil {
 			t.Error("another walk begins")

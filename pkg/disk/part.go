@@ -78,9 +78,10 @@ type part struct {
 	name string
 	// medium is an emptyDir's, known from its filesystem: "" on disk, "Memory", "HugePages".
 	medium string
-	// figure is the last whole one; changed: it was another than the one before.
-	figure  *figure
-	changed bool
+	// figure is the last whole one; changed: it was another than the one before. isPast: the unit
+	// wrote much since, and the agent can't wait for another.
+	figure          *figure
+	changed, isPast bool
 	// foundNs is when the part was found, triedNs when its last visit began, 0 before the
 	// first has ended.
 	foundNs, triedNs uint64
@@ -98,6 +99,16 @@ type part struct {
 	// said is the last error that was reported.
 	said string
 }
+
+// current is the figure that a unit is ranked by, nil where there is none.
+func (p *part) current() *figure {
+	if p.isPast {
+		return nil
+	}
+	return p.figure
+}
+
+func (p *part) isOfLogs() bool { return p.kind == containerLogs || p.kind == podLogs }
 
 // isUnderWay: a visit has begun and not ended.
 func (p *part) isUnderWay() bool { return p.walk != nil || p.search != nil }

@@ -57,7 +57,7 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 	for _, p := range u.parts {
 		switch p.kind {
 		case containerLogs:
-			logs.add(p.figure)
+			logs.add(p.current())
 			if p.name != "" && p.figure != nil {
 				c := named(&perContainer, p.name)
 				c.LogsBytes = &p.figure.Bytes
@@ -69,13 +69,14 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 					Name: p.name, Medium: p.medium, UsedBytes: &p.figure.Bytes})
 			}
 			if p.medium == "" {
-				volumes.add(p.figure)
+				volumes.add(p.current())
 			}
 		case localVolume, directory:
-			volumes.add(p.figure)
+			volumes.add(p.current())
 		case podLogs, hostsFile:
-			other.add(p.figure)
+			other.add(p.current())
 		case unlinked:
+			volumes.missing = volumes.missing || p.isPast
 			if f := p.figure; f != nil && f.Tally != (Tally{}) {
 				e.Unlinked = &workload.Unlinked{Reading: workload.Reading{ReadNs: f.readNs}, UsedBytes: f.Bytes, Inodes: f.Inodes}
 				inLayers, inVolumes := f.split()
@@ -176,9 +177,9 @@ func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time
 		switch {
 		case slices.ContainsFunc(list, func(c cri.Container) bool { return c.ID == id }):
 		case p != nil:
-			all.add(p.figure)
+			all.add(p.current())
 			if !slices.Contains(u.ended, id) {
-				running.add(p.figure)
+				running.add(p.current())
 			}
 		case !u.layered[id] || u.isPod:
 			all.missing, running.missing = true, true
@@ -192,7 +193,7 @@ func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time
 
 func (u *unit) layerFigure(c cri.Container, nowNs uint64, wall time.Time) *figure {
 	if p := u.layer(c.ID); p != nil && p.figure != nil {
-		return p.figure
+		return p.current()
 	}
 	if c.Rootfs == nil {
 		return nil

@@ -207,13 +207,13 @@ func TestOnlyWhoWroteIsSearched(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tc.part.kind = unlinked
 			u := &unit{growth: tc.growth, parts: []*part{&tc.part}}
-			if got := len(due(map[string]*unit{"u": u}, now, tc.horizon, 0)) == 1; got != tc.want {
+			if got := len(due(map[string]*unit{"u": u}, view{nowNs: now, horizon: tc.horizon})) == 1; got != tc.want {
 				t.Errorf("due: %t, want %t", got, tc.want)
 			}
 		})
 	}
 	quiet, writer := &unit{}, &unit{growth: growth{filledNs: now - 1}}
-	if p := (&part{kind: unlinked}); quiet.isAwaited(p, now, now) || !writer.isAwaited(p, now, now) {
+	if p := (&part{kind: unlinked}); quiet.isAwaited(p, view{nowNs: now, freshNs: now}) || !writer.isAwaited(p, view{nowNs: now, freshNs: now}) {
 		t.Error("who wrote is waited for, who did not is not")
 	}
 	var g growth

@@ -189,3 +189,48 @@ func TestProcessesThatTellNothing(t *testing.T) {
 		g.keep(nil)
 	}
 }
+
+// A tree that takes longer than the agent waits, and whose unit has written much since the last
+// visit: by the old figure another would be evicted.
+func TestFigureOfBeforeAUnitGrewIsNone(t *testing.T) {
+	n := newNode(t)
+	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+	n.process(t, id2, "4712", n.base+"/store/layer2/fs")
+	w := newWorker(n.Options)
+	w.find()
+	u := w.units[podUID]
+	visit := func() {
+		for _, p := range u.parts {
+			for !w.step(p) {
+			}
+			p.costNs = 2 * second
+		}
+	}
+	visit()
+	used := func() *int64 {
+		if s := u.entry(nil, true, monotonicNs(), time.Now()).EphemeralStorage; s != nil {
+			return s.UsedBytes
+		}
+		return nil
+	}
+	ask := func() {
+		since := monotonicNs()
+		w.freshNs.Store(since)
+		w.firstFreshNs.Store(since)
+		w.outdate()
+	}
+	if ask(); used() == nil {
+		t.Error("who does not grow holds what it held")
+	}
+	u.growth.grewNs = monotonicNs()
+	if ask(); used() != nil {
+		t.Errorf("%d bytes, want none: of before it grew", *used())
+	}
+	if visit(); used() == nil {
+		t.Error("not after another visit")
+	}
+	w.freshNs.Store(monotonicNs())
+	if w.outdate(); used() == nil {
+		t.Error("of after the first request: a younger one can't be had")
+	}
+}

@@ -108,6 +108,8 @@ type worker struct {
 	// freshNs is when figures of growing units were wanted anew. foundNs is when the last look
 	// for units began, unitsNs when it was over, countedNs when that at counters began.
 	freshNs, foundNs, unitsNs, countedNs atomic.Uint64
+	// firstFreshNs is freshNs of the first of requests in a row, wroteNs when the node last wrote fast.
+	firstFreshNs, wroteNs atomic.Uint64
 	// families are those of the last look for units; never changed.
 	families atomic.Pointer[[]family]
 	// refind: what was missing at the last look may be there now.
@@ -296,13 +298,19 @@ func (w *worker) visits(ctx context.Context) {
 	}
 }
 
-func (w *worker) isNear() bool { return time.Duration(w.horizon.Load()) < nearWithin }
+func (w *worker) view() view {
+	now := monotonicNs()
+	return view{nowNs: now, horizon: time.Duration(w.horizon.Load()), freshNs: w.freshNs.Load(), firstNs: w.firstFreshNs.Load(),
+		isWriting: w.wroteNs.Load()+uint64(growsFor) > now}
+}
+
+func (w *worker) isNear() bool { return w.view().isNear() }
 
 // turn visits what is due, and reports whether anything was.
 func (w *worker) turn(ctx context.Context, budget *budget) bool {
-	fresh := w.freshNs.Load()
+	v := w.view()
 	w.mu.Lock()
-	parts := due(w.units, monotonicNs(), time.Duration(w.horizon.Load()), fresh)
+	parts := due(w.units, v)
 	w.mu.Unlock()
 	end := time.Now().Add(turn)
 	for _, p := range parts {
@@ -310,7 +318,7 @@ func (w *worker) turn(ctx context.Context, budget *budget) bool {
 			if pause := budget.settle(monotonic(), cpuTime(), w.isNear()); pause > 0 {
 				sleep(ctx, min(pause, turn))
 			}
-			if ctx.Err() != nil || time.Now().After(end) || w.freshNs.Load() != fresh {
+			if ctx.Err() != nil || time.Now().After(end) || w.freshNs.Load() != v.freshNs {
 				return true
 			}
 			if w.step(p) {
@@ -335,7 +343,7 @@ func (w *worker) step(p *part) bool {
 	isFirst := p.figure == nil
 	p.changed = out.figure != nil && (p.figure == nil || p.figure.Tally != out.figure.Tally)
 	if out.figure != nil {
-		p.figure = out.figure
+		p.figure, p.isPast = out.figure, false
 	}
 	w.complain(p, out.err)
 	if p.changed {
@@ -367,11 +375,12 @@ func (w *worker) complain(p *part, err error) {
 
 // tell has the table written soon where the figure matters soon.
 func (w *worker) tell(p *part, isFirst bool) {
-	if isFirst || w.isNear() {
+	v := w.view()
+	if isFirst || v.isNear() || v.isWriting && p.isOfLogs() {
 		w.news.Store(true)
 		return
 	}
-	now := monotonicNs()
+	now := v.nowNs
 	for _, u := range w.units {
 		if !u.growth.grows(now) {
 			continue
@@ -620,6 +629,9 @@ func (w *worker) samples(ctx context.Context) {
 		now, err := nodeDirtied(w.o.Procfs)
 		written := err != nil || float64(now-dirtied)*pageSize > fastWrites*sampleEvery.Seconds()
 		dirtied = now
+		if written {
+			w.wroteNs.Store(monotonicNs())
+		}
 		since, wanted := time.Since(readAt), w.isCountWanted()
 		if wanted || since >= countersEvery || (written || fell) && since >= time.Duration(float64(took)/sampleShare) {
 			readAt = time.Now()
@@ -642,15 +654,32 @@ const settleWithin = time.Second
 // measureGrowers has units looked for, and those that grow measured, once more: one that
 // filled its disk within a second was seen last before it began. So is what was never measured:
 // a container of a second ago has no counters yet to grow by. A layer that is not known is looked
-// for again and again. It returns when that is done, or after settleWithin.
+// for again and again. It returns when that is done, or after settleWithin: what grew and could not
+// be measured until then has no figure until it is.
 func (w *worker) measureGrowers(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
 	since := monotonicNs()
+	if since-w.freshNs.Load() > uint64(restEvery) {
+		w.firstFreshNs.Store(since)
+	}
 	w.freshNs.Store(since)
 	hasten(w.countNow)
 	for !w.hasMeasured(since) && ctx.Err() == nil {
 		sleep(ctx, 5*time.Millisecond)
+	}
+	w.outdate()
+}
+
+// outdate takes the figures away that are of before the request, of units that grew since.
+func (w *worker) outdate() {
+	v := w.view()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, u := range w.units {
+		for _, p := range u.parts {
+			p.isPast = p.isPast || u.growth.grows(v.nowNs) && u.isAwaited(p, v)
+		}
 	}
 }
 
@@ -680,10 +709,12 @@ func (w *worker) hasMeasured(since uint64) bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := monotonicNs()
+	v := w.view()
+	v.freshNs = since
+	now := v.nowNs
 	for _, u := range w.units {
 		for _, p := range u.parts {
-			if u.isAwaited(p, since, now) {
+			if u.isAwaited(p, v) {
 				return false
 			}
 		}

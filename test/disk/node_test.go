@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
@@ -83,16 +86,36 @@ func (n *node) knows(p *pod, more map[string]any) {
 	must(n.t, os.Rename(n.file("workloads.new"), n.file("workloads.json")))
 }
 
-// watch starts the agent with one threshold and returns when it watches.
+// watch gives the disk process and a new agent one threshold, and returns when the agent watches.
 func (n *node) watch(signal string, threshold int64) *exec.Cmd {
 	n.t.Helper()
 	n.agents++
-	config := n.diskConfig() + fmt.Sprintf("mode: enforce\njournal: %q\nstate: %q\nevictionHard: {%q: %q}\nenforceNodeAllocatable: []\ndrill: {atStart: false, every: 0}\n",
-		n.journal(), n.file("state.json"), signal, fmt.Sprint(threshold))
-	must(n.t, os.WriteFile(n.file("run.yaml"), []byte(config), 0o600))
+	hard := fmt.Sprintf("evictionHard: {%q: %q}\n", signal, fmt.Sprint(threshold))
+	n.diskKnows(hard)
+	must(n.t, os.WriteFile(n.file("run.yaml"), fmt.Appendf(nil, "%s%smode: enforce\njournal: %q\nstate: %q\nenforceNodeAllocatable: []\ndrill: {atStart: false, every: 0}\n",
+		n.diskConfig(), hard, n.journal(), n.file("state.json")), 0o600))
 	agent := n.run("run", "--config", n.file("run.yaml"))
 	n.await("start of the agent", func() bool { return n.count(record.KindStart) > 0 })
 	return agent
+}
+
+// diskKnows gives the disk process the agent's thresholds, as on a node: near one it looks harder.
+func (n *node) diskKnows(hard string) {
+	n.t.Helper()
+	config, err := os.ReadFile(n.file("disk.yaml"))
+	must(n.t, err)
+	config, _, _ = bytes.Cut(config, []byte("evictionHard"))
+	must(n.t, os.WriteFile(n.file("disk.yaml"), append(config, hard...), 0o600))
+	if n.disk.ProcessState != nil {
+		return
+	}
+	var since unix.Timespec
+	must(n.t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &since))
+	must(n.t, n.disk.Process.Signal(syscall.SIGHUP))
+	n.await("figures by the new configuration", func() bool {
+		t, err := workload.LoadDisk(n.file("disk.json"), 0)
+		return err == nil && t.WrittenNs > uint64(since.Nano()) && !t.Measuring
+	})
 }
 
 func (n *node) journal() string { return n.file(fmt.Sprintf("journal-%d.jsonl", n.agents)) }
