@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that `make test`, `make lint`, `make generate` and `make
-# bench` need and that are missing. Where it can't, it names them and exits 1.
+# Installs the Debian packages that `make test`, `make lint`, `make generate`, `make bench` and
+# `make test-systemd` need and that are missing. Where it can't, it names them and exits 1.
 # deps.sh --go: Go as well, from Debian's backports where the release's own is too old to
 # fetch the version that go.mod names.
 set -euo pipefail
@@ -21,6 +21,7 @@ needs=(
 	mkfs.ext4:e2fsprogs
 	mkfs.xfs:xfsprogs
 	mkfs.btrfs:btrfs-progs
+	mmdebstrap:mmdebstrap
 	containerd:containerd
 	runc:runc
 	git:git

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # Runs the systemd units of deploy/ as they are shipped, in a VM of Debian 12 with systemd as PID 1:
-# test/systemd/scene.sh is its test. Needs root, mmdebstrap, qemu and mke2fs; amd64.
+# test/systemd/scene.sh is its test. Needs root, and mmdebstrap, qemu and mke2fs, which deps.sh
+# installs; amd64.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
+for need in mmdebstrap qemu-system-x86_64 mke2fs; do
+	command -v $need >/dev/null || scripts/deps.sh
+done
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
