@@ -440,6 +440,53 @@ func TestTheKubeletsFileIsMounted(t *testing.T) {
 	}
 }
 
+// What the agent asks for the space of is a directory of the host, and not the container's root.
+func TestNodefsIsTheKubelets(t *testing.T) {
+	for set, want := range map[string]string{
+		`host.kubeletDir="/var/lib/kubelet"`:    "/var/lib/kubelet",
+		`host.kubeletDir="/data/kubelet/"`:      "/data/kubelet",
+		`config.nodefs=null`:                    "/var/lib/kubelet",
+		`config.nodefs="/var/lib/kubelet/pods"`: "/var/lib/kubelet/pods",
+	} {
+		c := configOf(t, set)
+		if !c.NodefsGiven || c.Nodefs != want {
+			t.Errorf("%s: nodefs %q (given: %t), want %q", set, c.Nodefs, c.NodefsGiven, want)
+		}
+		spec := podSpec(t, set)
+		for _, name := range []string{"agent", "disk"} {
+			if !slices.ContainsFunc(container(t, spec, name).VolumeMounts, func(m corev1.VolumeMount) bool {
+				return strings.HasPrefix(c.Nodefs+"/", filepath.Clean(m.MountPath)+"/")
+			}) {
+				t.Errorf("%s: %s has no %s of the host", set, name, c.Nodefs)
+			}
+		}
+	}
+}
+
+// configOf is the agent's, as it takes it where there is no kubelet's file to inherit from.
+func configOf(t *testing.T, set ...string) *config.Config {
+	t.Helper()
+	docs, err := render(t, append(set, "config.kubeletConfig=null", "config.headroom=null")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m corev1.ConfigMap
+	decode(t, docs["ConfigMap"], &m)
+	c, err := config.Parse([]byte(m.Data["config.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// cri-dockerd's socket lies in /run itself.
+func TestTheSocketOfCRIDockerdIsMounted(t *testing.T) {
+	spec := podSpec(t, `host.runtimeSocketDir="/run"`)
+	if !slices.ContainsFunc(container(t, spec, "disk").VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/run" }) {
+		t.Error("disk has no /run")
+	}
+}
+
 // The API server's own words name neither value nor reason.
 func TestDirectoriesThatCantBeMountedAreRefused(t *testing.T) {
 	for set, want := range map[string]string{
@@ -453,6 +500,13 @@ func TestDirectoriesThatCantBeMountedAreRefused(t *testing.T) {
 		`host.kubeletDir="/run/ebpf-evict/kubelet"`:        "/run/ebpf-evict is the container's own",
 		`config.kubeletConfig="/etc/kubelet.yaml"`:         "/etc/ebpf-evict is the container's own",
 		`config.kubeletConfig="/var/log/pods/config.yaml"`: "/var/log/pods of the host is named twice",
+		`host.runtimeSocketDir="/"`:                        "host.runtimeSocketDir",
+		`host.runtimeSocketDir="/proc"`:                    "/proc is the container's own",
+		`host.runtimeSocketDir="/run/ebpf-evict/"`:         "/run/ebpf-evict is the container's own",
+		`host.runtimeSocketDir="/sys/fs/cgroup"`:           "/sys is the container's own",
+		`config.nodefs="/"`:                                "config.nodefs: / of the host is not mounted",
+		`config.imagefs="/var/lib/containers"`:             "config.imagefs: /var/lib/containers of the host is not mounted",
+		`config.containerfs="/data/layers"`:                "config.containerfs: /data/layers of the host is not mounted",
 	} {
 		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", set, err)

@@ -36,26 +36,42 @@ resources:
 {{- if hasPrefix (printf "%s/" (index . 0 | clean)) (printf "%s/" (index . 1 | clean)) }}yes{{ end -}}
 {{- end -}}
 
+{{- /* Whether the path (second) is one of the directories (first) or below one. */ -}}
+{{- define "ebpf-evict.within" -}}
+{{- $path := index . 1 -}}
+{{- range index . 0 }}{{ include "ebpf-evict.below" (list . $path) }}{{ end -}}
+{{- end -}}
+
 {{- /* The directories that the agent and the disk process have of the host, as a YAML list. The kubelet's
 file is in it by its directory where no other one has it. */ -}}
 {{- define "ebpf-evict.dirs" -}}
 {{- $dirs := concat (list .Values.host.kubeletDir) .Values.host.runtimeDirs -}}
 {{- with .Values.config.kubeletConfig -}}
-  {{- $file := . -}}
-  {{- $mounted := "" -}}
-  {{- range $dirs -}}
-    {{- $mounted = printf "%s%s" $mounted (include "ebpf-evict.below" (list . $file)) -}}
-  {{- end -}}
-  {{- if not $mounted -}}
-    {{- $dirs = append $dirs (dir $file) -}}
+  {{- if not (include "ebpf-evict.within" (list $dirs .)) -}}
+    {{- $dirs = append $dirs (dir .) -}}
   {{- end -}}
 {{- end -}}
-{{- $seen := list (clean .Values.host.runtimeSocketDir) -}}
+{{- range $key := list "nodefs" "imagefs" "containerfs" -}}
+  {{- with index $.Values.config $key -}}
+    {{- if not (include "ebpf-evict.within" (list $dirs .)) -}}
+      {{- fail (printf "values: config.%s: %s of the host is not mounted (host.kubeletDir, host.runtimeDirs)" $key .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- $own := list "/proc" "/sys" "/dev" "/run/ebpf-evict" "/etc/ebpf-evict" -}}
+{{- /* Not what lies above these: cri-dockerd's socket is in /run itself. */ -}}
+{{- $socket := clean .Values.host.runtimeSocketDir -}}
+{{- range $own -}}
+  {{- if or (include "ebpf-evict.below" (list . $socket)) (eq $socket "/") -}}
+    {{- fail (printf "values: the directory %s of the host (host.runtimeSocketDir) can't be mounted: %s is the container's own" $socket .) -}}
+  {{- end -}}
+{{- end -}}
+{{- $seen := list $socket -}}
 {{- $names := list "config" "run" "run-agent" "run-table" "run-disk" "token" "cgroup" "bpffs" "runtime-socket" -}}
 {{- range append $dirs .Values.host.podLogsDir -}}
   {{- $path := clean . -}}
   {{- $name := include "ebpf-evict.volume" $path -}}
-  {{- range list "/proc" "/sys" "/dev" "/run/ebpf-evict" "/etc/ebpf-evict" -}}
+  {{- range $own -}}
     {{- if or (include "ebpf-evict.below" (list . $path)) (include "ebpf-evict.below" (list $path .)) (eq $path "/") -}}
       {{- fail (printf "values: the directory %s of the host (host.kubeletDir, host.podLogsDir, host.runtimeDirs or that of config.kubeletConfig) can't be mounted: %s is the container's own" $path .) -}}
     {{- end -}}
@@ -88,8 +104,9 @@ unmounted here too, so that no volume of a pod is held. */ -}}
 [ebpf-evict/memory-pressure, ebpf-evict/disk-pressure, ebpf-evict/pid-pressure]
 {{- end -}}
 
+{{- /* nodefs: where the default is missing, the agent takes the root, which is the container's here. */ -}}
 {{- define "ebpf-evict.config" -}}
-{{- $config := deepCopy .Values.config -}}
+{{- $config := merge (deepCopy .Values.config) (dict "nodefs" .Values.host.kubeletDir) -}}
 {{- if .Values.kube.enabled -}}
 {{- $_ := set $config "tableOwner" (include "ebpf-evict.kubeUser" . | int) -}}
 {{- end -}}
