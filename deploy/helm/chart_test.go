@@ -5,8 +5,10 @@ package helm_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -527,9 +529,92 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"an owner of the table":       "config.tableOwner=0",
 		"a report that is none":       `kube.report={"ReplicaSet":"evict"}`,
 		"no kind of controller":       `kube.report={"Replicaset":"delete"}`,
+		"a file below nothing":        `config.kubeletConfig="var/lib/kubelet/config.yaml"`,
+		"a threshold misspelled":      `config.evictionHrad={"memory.available":"1Gi"}`,
+		"no CPU":                      "agent.resources.cpu=0",
+		"no CPU, as a quantity":       `disk.resources.cpu="0m"`,
+		"a CPU that is none":          `agent.resources.cpu="banana"`,
+		"a CPU below zero":            `kube.resources.cpu="-100m"`,
+		"a CPU in bytes":              `kube.resources.cpu="200M"`,
+		"no memory":                   `export.resources.memory="0Mi"`,
+		"thousandths of a byte":       `agent.resources.memory="192m"`,
 	} {
 		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), "values don't meet the specifications") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestQuantitiesAreTaken(t *testing.T) {
+	for set, want := range map[string]string{
+		`agent.resources={"cpu":1,"memory":"1Gi"}`:           "1",
+		`agent.resources={"cpu":0.5,"memory":"200M"}`:        "500m",
+		`agent.resources={"cpu":"1.5","memory":"268435456"}`: "1500m",
+		`agent.resources={"cpu":"100m","memory":"200000Ki"}`: "100m",
+	} {
+		if cpu := container(t, podSpec(t, set), "agent").Resources.Limits.Cpu().String(); cpu != want {
+			t.Errorf("%s: cpu %s", set, cpu)
+		}
+	}
+}
+
+// Two containers of a pod can't listen on one port, nor, in the host's network, can the pod be made.
+func TestAPortIsForOne(t *testing.T) {
+	const want = "kube.port and export.port are both 9808"
+	if _, err := render(t, "export.port=9808"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	podSpec(t, "export.port=9808", "kube.enabled=false")
+	podSpec(t, "kube.port=9436", "export.enabled=false")
+}
+
+// --reuse-values has the values of the chart before, without those that are new: a null takes one away.
+func TestAValueThatIsMissingIsRefused(t *testing.T) {
+	text, err := os.ReadFile("ebpf-evict/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := sigsyaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range values {
+		missing := []string{key}
+		if below, _ := value.(map[string]any); key != "config" && key != "nodeSelector" && key != "updateStrategy" {
+			for name := range below {
+				missing = append(missing, key+"."+name)
+			}
+		}
+		for _, m := range missing {
+			name := m[strings.LastIndex(m, ".")+1:]
+			if _, err := render(t, m+"=null"); err == nil || !strings.Contains(err.Error(), "missing property '"+name+"'") {
+				t.Errorf("without %s: %v", m, err)
+			}
+		}
+	}
+}
+
+// The schema has the agent's keys, so that a typing error is found before an agent ends with exit code 2.
+func TestTheSchemaHasTheAgentsKeys(t *testing.T) {
+	text, err := os.ReadFile("ebpf-evict/values.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema struct {
+		Properties struct {
+			Config struct{ Properties map[string]any }
+		}
+	}
+	if err := json.Unmarshal(text, &schema); err != nil {
+		t.Fatal(err)
+	}
+	var unknown *config.Error
+	if _, err := config.Parse([]byte("noSuchKey: 1")); !errors.As(err, &unknown) {
+		t.Fatal(err)
+	}
+	want := strings.Split(strings.TrimPrefix(unknown.Want, "one of "), ", ")
+	slices.Sort(want)
+	if d := cmp.Diff(want, slices.Sorted(maps.Keys(schema.Properties.Config.Properties))); d != "" {
+		t.Errorf("keys of config (-agent +schema)\n%s", d)
 	}
 }
