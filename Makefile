@@ -54,7 +54,8 @@ HELM_FLAGS ?=
 .PHONY: manifests
 manifests: ## write the chart as plain YAML into bin/manifests.yaml: HELM_FLAGS='--set config.mode=enforce'
 	@mkdir -p bin
-	$$(scripts/helm.sh) template ebpf-evict deploy/helm/ebpf-evict --namespace kube-system --kube-version 1.34.0 $(HELM_FLAGS) >bin/manifests.yaml
+	$$(scripts/helm.sh) template ebpf-evict deploy/helm/ebpf-evict --namespace kube-system --kube-version 1.34.0 $(HELM_FLAGS) >bin/manifests.yaml.new
+	mv bin/manifests.yaml.new bin/manifests.yaml
 
 .PHONY: generate
 generate: ## compile bpf/ and generate gen/ (clang-19, llvm-19)
