@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench-kube.sh [ROUNDS]: has the kubelet, by polling and by kernelMemcgNotification, and then
 # the agent evict the same pod on the node of test/kube, and writes all rounds to
-# docs/bench/kube-<kernel>.json and the table between the README's marks. Leave the machine
+# docs/bench/kube-<kernel>.json and the README's second table. Leave the machine
 # alone meanwhile: about 25 minutes for five rounds (and one more of each, which warms up).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,26 +19,4 @@ jq -s --arg kernel "$(uname -r)" --arg date "$(date -u +%F)" --argjson cpus "$(n
 	--arg cpu "$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)" \
 	--arg kubernetes "$(cd test/kube/bins && go list -m -f '{{.Version}}' k8s.io/kubernetes)" \
 	'{kernel: $kernel, cpus: $cpus, cpu: $cpu, date: $date, kubernetes: $kubernetes, rounds: .}' "$falls" >"$raw"
-
-table=$(jq -r '
-def ms: if . < 10 then "\(. * 100 | round / 100) ms" elif . < 1000 then "\(round) ms" else "\(. / 100 | round / 10) s" end;
-def mib: "\(. * 10 | round / 10) MiB";
-def median: sort | .[length / 2 | floor];
-def times: if . < 10 then . * 10 | round / 10 else round end | "\(.)×";
-def groups(by): reduce .[] as $r ([]; if any(.[]; .[0] | by == ($r | by)) then map(if (.[0] | by) == ($r | by) then . + [$r] else . end) else . + [[$r]] end);
-def figures: {party: .[0].party, load: .[0].load, rounds: length, signal: map(.crossedToSignalledMs), dead: map(.crossedToDeadMs), over: map(.overshootMiB), innocents: map(.innocents)};
-[.rounds | groups([.party, .load]) | .[] | figures] as $all |
-"Linux \(.kernel), \(.cpus) CPUs (\(.cpu)), cgroup v1, kubelet \(.kubernetes), \(.date). Median (max) of \($all[0].rounds) rounds each; the threshold is 1 GiB of the 2 GiB that all pods may use.\n",
-"| who evicts | the hog | signalled after the crossing | dead | below the threshold | innocents first |",
-"| --- | --- | --: | --: | --: | --: |",
-($all[] | "| \(.party) | \(.load) | \(.signal | median | ms) (\(.signal | max | ms)) | \(.dead | median | ms) (\(.dead | max | ms)) | \(.over | median | mib) (\(.over | max | mib)) | \(.innocents | add) in \(.innocents | map(select(. > 0)) | length) of \(.rounds) rounds |"),
-"",
-($all[] | select(.party == "ebpf-evict")) as $us | $all[] | select(.party != "ebpf-evict" and .load == $us.load)
-  | "- \(.load): \(.party) signals \((.signal | median) / ($us.signal | median) | times) later, and the hog is dead \((.dead | median) / ($us.dead | median) | times) later."
-' "$raw")
-
-TABLE=$table SOURCE=$raw awk '
-/<!-- bench-kube:begin -->/ { print; print ENVIRON["TABLE"]; print ""; print "Each round: [" ENVIRON["SOURCE"] "](" ENVIRON["SOURCE"] ")."; skip = 1 }
-/<!-- bench-kube:end -->/ { skip = 0 }
-!skip' README.md >README.md.new
-mv README.md.new README.md
+scripts/headline-kube.sh "$raw"

@@ -139,6 +139,6 @@ func (n *node) cpuSeconds() float64 {
 func report(b *testing.B, figures []float64, unit string) {
 	b.Helper()
 	slices.Sort(figures)
-	b.ReportMetric(figures[len(figures)/2], unit+"-p50")
+	b.ReportMetric((figures[(len(figures)-1)/2]+figures[len(figures)/2])/2, unit+"-p50")
 	b.ReportMetric(figures[len(figures)-1], unit+"-max")
 }
