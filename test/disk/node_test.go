@@ -109,6 +109,7 @@ func (n *node) diskKnows(hard string) {
 	if n.disk.ProcessState != nil {
 		return
 	}
+	n.await("the disk process", func() bool { _, err := os.Stat(n.file("disk.json")); return err == nil }) // until then SIGHUP ends it
 	var since unix.Timespec
 	must(n.t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &since))
 	must(n.t, n.disk.Process.Signal(syscall.SIGHUP))
