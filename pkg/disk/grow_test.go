@@ -20,7 +20,7 @@ import (
 const writerEnv = "DISK_TEST_WRITER"
 
 func init() {
-	for env, do := range map[string]func(dir string){writerEnv: writeOnRequest, holderEnv: holdOnRequest} {
+	for env, do := range map[string]func(dir string){writerEnv: writeOnRequest, holderEnv: holdOnRequest, impostorEnv: impose} {
 		if dir := os.Getenv(env); dir != "" {
 			time.AfterFunc(10*time.Minute, func() { os.Exit(1) })
 			if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {

@@ -82,7 +82,6 @@ func TestAContainerThatComesIsLookedForSoon(t *testing.T) {
 	}
 	u := look()
 	for _, id := range u.containers {
-		u.layered[id] = true
 		u.add(&part{place: place{n.base, "store/" + id}, kind: layer, name: id})
 	}
 	if !isAsked() || hasMoved() != 0 {

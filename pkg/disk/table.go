@@ -181,7 +181,7 @@ func (u *unit) rootfs(list []cri.Container, listed bool, nowNs uint64, wall time
 			if !slices.Contains(u.ended, id) {
 				running.add(p.current())
 			}
-		case !u.layered[id] || u.isPod:
+		default:
 			all.missing, running.missing = true, true
 		}
 	}

@@ -23,10 +23,8 @@ type unit struct {
 	parts  []*part
 	// limits are the emptyDirs' sizes that must not be passed, by name.
 	limits map[string]int64
-	// containers are the ids in the names of its cgroups; layered those whose layer, or that
-	// there is none, is known.
+	// containers are the ids in the names of its cgroups.
 	containers []string
-	layered    map[string]bool
 	// ended are ids of containers that have ended, and whose layer is known.
 	ended []string
 	// hasVolumes and hasLogs: their directories could be listed, so that none is none.
@@ -54,7 +52,7 @@ type logDirectories struct {
 // find returns a unit with its parts, and keeps figures and walks of those that it had. The
 // former's parts that are not among them are the caller's to end.
 func (f *finder) find(w *workload.Unit, was *unit) *unit {
-	u := &unit{uid: w.UID, cgroup: w.Cgroup, isPod: w.QOSClass != "", read: *w, limits: limitsOf(w), layered: map[string]bool{}}
+	u := &unit{uid: w.UID, cgroup: w.Cgroup, isPod: w.QOSClass != "", read: *w, limits: limitsOf(w)}
 	if u.isPod {
 		f.findPod(u)
 	} else {
@@ -119,8 +117,8 @@ func (f *finder) findDirectories(u *unit) {
 	}
 }
 
-// findLayers finds the layers of containers, and docker's logs. That a cgroup holds no
-// process tells nothing: what was known of it stays.
+// findLayers finds the layers of containers, and docker's logs. A layer that was known stays: that
+// a cgroup holds no process, or such whose roots are elsewhere, tells nothing.
 func (f *finder) findLayers(u *unit, targets []workload.Target, was *unit) {
 	for _, t := range targets {
 		id := containerID(t.Cgroup)
@@ -129,10 +127,8 @@ func (f *finder) findLayers(u *unit, targets []workload.Target, was *unit) {
 		}
 		u.containers = append(u.containers, id)
 		if was != nil && was.layer(id) != nil {
-			u.layered[id] = true
 			u.add(was.layer(id))
 		} else {
-			u.layered[id] = was != nil && was.layered[id]
 			f.findLayer(u, id, t.Cgroup)
 		}
 		u.add(f.layers.dockerLogs(id))
@@ -159,18 +155,17 @@ func (u *unit) keepEnded(was *unit) {
 
 func (f *finder) findLayer(u *unit, id, cgroup string) {
 	for _, pid := range f.pids(cgroup) {
-		if p, known := f.layers.of(id, pid); known {
-			u.layered[id] = true
+		if p := f.layers.of(id, pid); p != nil {
 			u.add(p)
 			return
 		}
 	}
 }
 
-// isUnlayered reports whether a container of the unit should have a layer and none is known. The
-// process that sets a container up shows the host's root at first.
+// isUnlayered reports whether no layer is known of a container of the unit. Each writes somewhere, if
+// into no overlay then into a subvolume, a dataset or a plain directory.
 func (u *unit) isUnlayered() bool {
-	return slices.ContainsFunc(u.containers, func(id string) bool { return u.layer(id) == nil && (u.isPod || !u.layered[id]) })
+	return slices.ContainsFunc(u.containers, func(id string) bool { return u.layer(id) == nil })
 }
 
 func (u *unit) layer(id string) *part {

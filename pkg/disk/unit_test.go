@@ -1,19 +1,24 @@
 package disk
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,12 +128,20 @@ func (f *fakeUnits) remove(cgroup string) {
 	delete(f.units, cgroup)
 }
 
-// process puts a process with a layer into a container's cgroup.
+// process puts a process with a layer into a container's cgroup, and the layer into the host's table.
 func (n *node) process(t *testing.T, id, pid, upper string) {
 	t.Helper()
 	put(t, filepath.Join(n.base, "cgroup/kubepods/pod"+podUID, id, "cgroup.procs"), pid+"\n")
-	put(t, filepath.Join(n.base, "proc", pid, "mountinfo"),
-		"900 800 0:55 / / rw,relatime - overlay overlay rw,lowerdir=/l1:/l2,upperdir="+upper+",workdir=/w,nouserxattr\n901 900 0:56 / /proc rw - proc proc rw\n")
+	of := filepath.Join(n.base, "proc", pid, "mountinfo")
+	put(t, of, overlayOn("0:"+pid, "/", upper)+"901 900 0:56 / /proc rw - proc proc rw\n")
+	host := filepath.Join(n.base, "proc/1/mountinfo")
+	before, _ := os.ReadFile(host)
+	put(t, host, string(before)+overlayOn("0:"+pid, "/run/"+id+"/rootfs", upper))
+}
+
+// overlayOn is a line of mountinfo.
+func overlayOn(device, at, upper string) string {
+	return "900 800 " + device + " / " + at + " rw,relatime shared:1 - overlay overlay rw,lowerdir=/l1:/l2,upperdir=" + upper + ",workdir=/w,nouserxattr\n"
 }
 
 // fakeRuntime answers at once.
@@ -455,12 +468,154 @@ func testLayerOfARealOverlay(t *testing.T) {
 	defer func() { _ = unix.Unmount(base+"/merged", unix.MNT_DETACH) }()
 	tid, release := threadWithRoot(t, base+"/merged")
 	defer release()
-	p, known := layers{procfs: "/proc", stores: []string{base}}.of("c", tid)
-	if !known || p == nil || p.rel != "upper" {
-		t.Errorf("got %v, %t, want the upper directory", p, known)
+	if p := (&layers{procfs: "/proc", stores: []string{base}}).of("c", tid); p == nil || p.rel != "upper" {
+		t.Errorf("got %v, want the upper directory", p)
 	}
-	if p, known := (layers{procfs: "/proc", stores: []string{base}}).of("c", 1); !known || p != nil {
-		t.Errorf("a process of the host: got %v, %t, want that there is none", p, known)
+	for name, pid := range map[string]int{"a process of the host": 1, "one that names another's layer": startImpostor(t, base)} {
+		if p := (&layers{procfs: "/proc", stores: []string{base}}).of("c", pid); p != nil {
+			t.Errorf("%s: got %v, want that nothing is known", name, p)
+		}
+	}
+}
+
+// impostorEnv names a store with another's layer in it.
+const impostorEnv = "DISK_TEST_IMPOSTOR"
+
+// startImpostor starts a process in namespaces of its own, whose root is an overlay with that layer's
+// name and another's files. It ends with the test.
+func startImpostor(t *testing.T, store string) (pid int) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), impostorEnv+"="+store)
+	all := []syscall.SysProcIDMap{{Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: all, GidMappings: all}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if _, err := io.WriteString(in, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := bufio.NewReader(out).ReadString('\n'); answer != "<nil>\n" {
+		t.Fatalf("impostor: %q, %v", answer, err)
+	}
+	mounts, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "mountinfo"))
+	if root, _, _ := strings.Cut(string(mounts), "\n"); err != nil || !strings.Contains(root, " / / ") || !strings.Contains(root, "upperdir="+strings.ReplaceAll(store, " ", `\040`)+"/upper,") {
+		t.Fatalf("its root is %q, %v", root, err)
+	}
+	return cmd.Process.Pid
+}
+
+func impose(store string) {
+	lines := bufio.NewReader(os.Stdin)
+	_, _ = lines.ReadString('\n')
+	err := unix.Mount("tmpfs", store, "tmpfs", 0, "")
+	for _, dir := range []string{"lower", "upper", "work", "merged"} {
+		err = errors.Join(err, os.Mkdir(filepath.Join(store, dir), 0o700))
+	}
+	options := "lowerdir=" + store + "/lower,upperdir=" + store + "/upper,workdir=" + store + "/work"
+	err = errors.Join(err, unix.Mount("overlay", store+"/merged", "overlay", 0, options),
+		os.Mkdir(store+"/merged/old", 0o700), unix.PivotRoot(store+"/merged", store+"/merged/old"), unix.Chdir("/"), unix.Unmount("/old", unix.MNT_DETACH))
+	fmt.Println(err)
+	_, _ = lines.ReadString('\n')
+}
+
+// Who may mount in namespaces of their own can name any directory: the host's table has what the
+// runtime mounted.
+func TestLayersAreBelievedThatTheHostMounted(t *testing.T) {
+	for name, tc := range map[string]struct {
+		process, host, own string
+		want               string
+	}{
+		"the host mounted it":                     {process: overlayOn("0:55", "/", "/store/a"), host: overlayOn("0:55", "/run/c", "/store/a"), want: "a"},
+		"among others":                            {process: overlayOn("0:55", "/", "/store/a"), host: overlayOn("0:54", "/run/b", "/store/b") + overlayOn("0:55", "/run/c", "/store/a") + overlayOn("0:56", "/run/d", "/store/d"), want: "a"},
+		"beside a long line":                      {process: overlayOn("0:55", "/", "/store/a"), host: overlayOn("0:54", "/"+strings.Repeat("b", 1<<17), "/store/b") + overlayOn("0:55", "/run/c", "/store/a"), want: "a"},
+		"in the namespace that we are in":         {process: overlayOn("0:55", "/", "/store/a"), own: overlayOn("0:55", "/run/c", "/store/a"), want: "a"},
+		"one of its own below another's name":     {process: overlayOn("0:99", "/", "/store/a"), host: overlayOn("0:55", "/run/c", "/store/a")},
+		"one of its own over the host's":          {process: overlayOn("0:99", "/", "/store/b") + overlayOn("0:55", "/", "/store/a"), host: overlayOn("0:55", "/run/c", "/store/a"), want: "a"},
+		"the number is another's since":           {process: overlayOn("0:55", "/", "/store/a"), host: overlayOn("0:55", "/run/c", "/store/b")},
+		"no line tells of the root":               {process: overlayOn("0:55", "/srv", "/store/a"), host: overlayOn("0:55", "/run/c", "/store/a")},
+		"out of the stores":                       {process: overlayOn("0:55", "/", "/else/a"), host: overlayOn("0:55", "/run/c", "/else/a")},
+		"the host's table can't be read":          {process: overlayOn("0:55", "/", "/store/a")},
+		"a volume of the host is the root":        {process: "1 0 8:1 /volumes/v / rw - ext4 /dev/vda rw\n", host: "1 0 8:1 / / rw - ext4 /dev/vda rw\n"},
+		"its line in the host's table is cut":     {process: overlayOn("0:55", "/", "/store/a"), host: "900 800 0:55 / /run/c rw"},
+		"the process has ended":                   {host: overlayOn("0:55", "/run/c", "/store/a")},
+		"an overlay without an upper directory":   {process: "1 0 0:55 / / ro - overlay overlay ro,lowerdir=/store/a:/store/b\n", host: "1 0 0:55 / /run/c ro - overlay overlay ro,lowerdir=/store/a:/store/b\n"},
+		"a filesystem whose source looks like it": {process: "1 0 0:55 / / rw - fuse.overlay overlay rw,upperdir=/store/a\n", host: "1 0 0:55 / /run/c rw - fuse.overlay overlay rw,upperdir=/store/a\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			procfs := t.TempDir()
+			for who, text := range map[string]string{"4711": tc.process, "1": tc.host, "self": tc.own} {
+				if text != "" {
+					put(t, filepath.Join(procfs, who, "mountinfo"), text)
+				}
+			}
+			l := layers{procfs: procfs, stores: []string{"/store"}}
+			got := ""
+			if p := l.of("c", 4711); p != nil {
+				got = p.rel
+			}
+			if got != tc.want {
+				t.Errorf("got layer %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+// A container's layer is looked for with several of its processes, and a root that is nobody's layer
+// tells nothing, now and later.
+func TestAForeignRootTellsNothing(t *testing.T) {
+	n := newNode(t)
+	n.process(t, id1, "4713", n.base+"/store/layer1/fs")
+	n.process(t, id2, "4712", n.base+"/store/layer2/fs")
+	procs := filepath.Join(n.base, "cgroup/kubepods/pod"+podUID, id1, "cgroup.procs")
+	put(t, procs, "4711\n4712\n")
+	put(t, filepath.Join(n.base, "proc/4711/mountinfo"), "1 0 8:1 /volumes/v / rw - ext4 /dev/vda rw\n")
+	put(t, filepath.Join(n.base, "proc/4712/mountinfo"), overlayOn("0:99", "/", n.base+"/store/layer2/fs"))
+	group := "/docker/" + id1
+	put(t, filepath.Join(n.base, "cgroup", group, "cgroup.procs"), "4711\n")
+	n.units.units[group] = workload.Unit{Workload: workload.Workload{UID: group, Cgroup: group}, Targets: []workload.Target{{Cgroup: group}}}
+	w := newWorker(n.Options)
+	for range 2 {
+		w.find()
+		w.units[podUID].readNs, w.units[group].readNs = 0, 0
+		if p := w.units[podUID].layer(id1); p != nil || !w.units[podUID].isUnlayered() {
+			t.Fatalf("%v was taken for the layer", p)
+		}
+		if u := w.units[group]; u.layer(id1) != nil || !u.isUnlayered() || !u.hasDisk() {
+			t.Errorf("layer %v of a container whose process has entered a volume: it has no figures, and should", u.layer(id1))
+		}
+	}
+	put(t, procs, "4711\n4712\n4713\n")
+	if w.find(); w.units[podUID].layer(id1) == nil || w.units[podUID].layer(id1).rel != "layer1/fs" {
+		t.Errorf("layer %v, want what the third process shows", w.units[podUID].layer(id1))
+	}
+}
+
+// The host's table is long on a dense node: once a look is enough, and the next look reads it anew.
+func TestTheHostsTableIsReadOnceALook(t *testing.T) {
+	n := newNode(t)
+	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+	w := newWorker(n.Options)
+	w.find()
+	n.process(t, id2, "4712", n.base+"/store/layer2/fs")
+	if p := w.finder.layers.of(id2, 4712); p != nil {
+		t.Errorf("%v: the table was read again in the same look", p)
+	}
+	w.units[podUID].readNs = 0
+	if w.find(); w.units[podUID].layer(id2) == nil {
+		t.Error("the next look has the table of the one before")
 	}
 }
 

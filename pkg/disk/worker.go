@@ -406,7 +406,7 @@ func (w *worker) find() {
 	families := w.levelsSince(before)
 	now := monotonicNs()
 	former := w.units // nobody else replaces it
-	w.finder.logs = nil
+	w.finder.logs, w.finder.layers.mounted = nil, nil
 	w.lookInStores()
 	units := make(map[string]*unit, len(cgroups))
 	for _, cgroup := range cgroups {
