@@ -2,6 +2,7 @@ package disk
 
 import (
 	"cmp"
+	"os"
 	"slices"
 	"time"
 
@@ -250,10 +251,19 @@ func layoutOf(node, images, containers string) (*workload.DiskLayout, error) {
 	return l, nil
 }
 
+// device is a filesystem's number: as in pkg/signal, of btrfs what its subvolumes have in common, the
+// first word of f_fsid (fs/btrfs/super.c).
 func device(dir string) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {
-		return 0, err
+		return 0, &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	fs, err := statfs(dir)
+	if err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if fs.Type == unix.BTRFS_SUPER_MAGIC {
+		return unix.BTRFS_SUPER_MAGIC<<32 | uint64(uint32(fs.Fsid.Val[0])), nil
 	}
 	return st.Dev, nil
 }

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
@@ -400,6 +401,89 @@ func TestDirectoryThatWasNeverThere(t *testing.T) {
 	}
 	if out := conclude(v, p); out.figure == nil || out.figure.Tally != (Tally{}) {
 		t.Errorf("gone, and %+v, %v", out.figure, out.err)
+	}
+}
+
+// What lies on another filesystem than nodefs frees nothing there.
+func TestDirectoryOnAnotherFilesystem(t *testing.T) { mountns.Run(t, testDirectoryOnAnotherFilesystem) }
+
+func testDirectoryOnAnotherFilesystem(t *testing.T) {
+	n := newNode(t)
+	var log bytes.Buffer
+	n.Log = zerolog.New(&log)
+	there, away := n.base+"/machines/one", n.base+"/machines/data"
+	write(t, away+"/below", 50<<10)
+	if err := unix.Mount("tmpfs", away, "tmpfs", 0, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, away+"/disk.img", 4<<20)
+	n.Directories = map[string][]string{"/machine*/*": {there, away}}
+	table := n.once(t)
+	want := runDu(t, there, "-B1")
+	for _, uid := range []string{"/machine/one", "/machine.slice/two"} {
+		if e := table.Entry(uid); e == nil || e.EphemeralStorage == nil || e.EphemeralStorage.LocalVolumesBytes == nil || *e.EphemeralStorage.LocalVolumesBytes != want {
+			t.Errorf("%s: got %+v, want %d bytes", uid, e, want)
+		}
+	}
+	if said := strings.Count(log.String(), errElsewhere.Error()); said != 1 || !strings.Contains(log.String(), away) || strings.Contains(log.String(), there) {
+		t.Errorf("said %d times, want once, of %s:\n%s", said, away, log.String())
+	}
+	w := newWorker(n.Options)
+	p := &part{place: place{away, "."}, kind: directory}
+	for !w.step(p) {
+	}
+	if p.figure == nil || p.figure.Tally != (Tally{}) {
+		t.Fatalf("figure %+v, want nothing", p.figure)
+	}
+	if err := unix.Unmount(away, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	for !w.step(p) {
+	}
+	if want := runDu(t, away, "-B1"); p.figure.Bytes != want {
+		t.Errorf("%d bytes when it lies on nodefs again, want %d", p.figure.Bytes, want)
+	}
+	w.visitor.nodefs = n.base + "/none"
+	if out := conclude(w.visitor, p); out.err == nil || out.figure != nil {
+		t.Errorf("got %+v where nodefs can't be asked, want no figure", out)
+	}
+}
+
+// Subvolumes of one btrfs have device numbers of their own, and one room.
+func TestDirectoryInASubvolumeOfNodefs(t *testing.T) {
+	mountns.Run(t, testDirectoryInASubvolumeOfNodefs)
+}
+
+func testDirectoryInASubvolumeOfNodefs(t *testing.T) {
+	base := mountImage(t, "btrfs", "", []string{"mkfs.btrfs", "-q", "-f"})
+	for _, name := range []string{"node", "data"} {
+		makeSubvolume(t, base, name)
+	}
+	write(t, base+"/data/disk.img", 4<<20)
+	unix.Sync()
+	v := newVisitor(monotonicNs)
+	v.nodefs = base + "/node"
+	out := conclude(v, &part{place: place{base + "/data", "."}, kind: directory})
+	if out.err != nil || out.figure == nil || out.figure.Bytes < 4<<20 {
+		t.Errorf("got %+v, %v, want what lies there", out.figure, out.err)
+	}
+}
+
+func makeSubvolume(t *testing.T, base, name string) {
+	t.Helper()
+	dir, err := os.Open(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var args struct { // struct btrfs_ioctl_vol_args
+		fd   int64
+		name [4088]byte
+	}
+	copy(args.name[:], name)
+	const create = 0x5000940e // BTRFS_IOC_SUBVOL_CREATE
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), create, uintptr(unsafe.Pointer(&args))); errno != 0 {
+		t.Fatalf("subvolume %s: %v", name, errno)
 	}
 }
 

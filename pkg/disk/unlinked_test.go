@@ -115,6 +115,11 @@ func testFilesWithoutANameAreWhoseTheyAre(t *testing.T) {
 	volume.quota.project = project{}
 	p.beside = nil
 	want("a unit without volumes", layers, Tally{})
+	p.beside = []*part{{place: place{base + "/volume", "."}, kind: directory}}
+	v.nodefs = base
+	want("a directory", layers, volumes)
+	v.nodefs = base + "/elsewhere"
+	want("a directory on another filesystem than nodefs", layers, Tally{})
 	p.beside = []*part{volume}
 	step()
 	want("closed", Tally{}, Tally{})

@@ -20,6 +20,8 @@ type visitor struct {
 	// open opens the unit's cgroup, whose processes procfs tells of.
 	open   func(cgroup string) (*cgroupfs.Cgroup, error)
 	procfs string
+	// nodefs is a directory on nodefs, "": what directories lie on is not asked.
+	nodefs string
 	// owners are the parts that projects were first seen of: a project that two parts share
 	// is no figure of either.
 	owners map[project]*part
@@ -92,7 +94,7 @@ func (v *visitor) beginSearch(p *part) *outcome {
 	for _, of := range p.beside {
 		on, ok := of.volumeOn()
 		switch {
-		case !ok:
+		case !ok, v.isOnNodefs(of) != nil:
 		case of.quota.project != project{}:
 			counted = append(counted, on)
 		default:
@@ -126,6 +128,13 @@ func (v *visitor) begin(p *part) *outcome {
 	if err != nil {
 		return p.concluded(Tally{}, p.medium, err)
 	}
+	if err := v.isOnNodefs(p); err != nil {
+		unix.Close(fd)
+		if err == errElsewhere {
+			return &outcome{figure: &figure{readNs: p.beganNs}, err: err}
+		}
+		return &outcome{err: err}
+	}
 	medium := ""
 	if p.kind == emptyDir {
 		var t Tally
@@ -143,6 +152,26 @@ func (v *visitor) begin(p *part) *outcome {
 		return p.concluded(Tally{}, medium, err)
 	}
 	p.walkMedium = medium
+	return nil
+}
+
+// errElsewhere: what is removed there frees nothing on nodefs, whose thresholds go by the figure.
+var errElsewhere = errors.New("it lies on another filesystem than nodefs, and does not count")
+
+// isOnNodefs is nil where a directory of the configuration lies on nodefs, and for all other parts,
+// which lie where their figures count.
+func (v *visitor) isOnNodefs(p *part) error {
+	if p.kind != directory || v.nodefs == "" {
+		return nil
+	}
+	of, err := device(p.base)
+	node, nodeErr := device(v.nodefs)
+	if err := errors.Join(err, nodeErr); err != nil {
+		return err
+	}
+	if of != node {
+		return errElsewhere
+	}
 	return nil
 }
 

@@ -143,7 +143,7 @@ func newWorker(o Options) *worker {
 		directories: o.Directories,
 		pids:        w.pids,
 	}
-	w.visitor.open, w.visitor.procfs = o.FS.OpenToRead, o.Procfs
+	w.visitor.open, w.visitor.procfs, w.visitor.nodefs = o.FS.OpenToRead, o.Procfs, o.NodeFs
 	w.horizon.Store(math.MaxInt64)
 	w.startNs = monotonicNs()
 	return w
@@ -363,10 +363,10 @@ func (w *worker) complain(p *part, err error) {
 	}
 	p.said = text
 	switch {
-	case errors.Is(err, errNeverThere):
-		if !w.missing[p.base] { // else it was said of another unit
-			w.missing[p.base] = true
-			w.o.Log.Warn().Str("directory", p.base).Str("error", text).Msg("degraded: a directory of diskDirectories is missing")
+	case errors.Is(err, errNeverThere), errors.Is(err, errElsewhere):
+		if !w.missing[p.base+text] { // else it was said of another unit
+			w.missing[p.base+text] = true
+			w.o.Log.Warn().Str("directory", p.base).Str("error", text).Msg("degraded: a directory of diskDirectories is not measured")
 		}
 	case text != "":
 		w.o.Log.Warn().Str("directory", p.String()).Str("error", text).Msg("degraded: figure stays as it was")
