@@ -4,7 +4,11 @@ import (
 	"errors"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -107,14 +111,58 @@ func (f *finder) findPod(u *unit) {
 
 func (f *finder) findDirectories(u *unit) {
 	u.hasVolumes, u.hasLogs = true, true
+	var all []string
 	for glob, dirs := range f.directories {
-		if ok, _ := path.Match(glob, u.cgroup); !ok {
-			continue
-		}
-		for _, dir := range dirs {
-			u.add(&part{place: place{dir, "."}, kind: directory})
+		if ok, _ := path.Match(glob, u.cgroup); ok {
+			all = append(all, dirs...)
 		}
 	}
+	for _, dir := range outermost(all) {
+		u.add(&part{place: place{dir, "."}, kind: directory})
+	}
+}
+
+// outermost leaves out the directories that lie in another of them: it would count twice.
+func outermost(names []string) (left []string) {
+	slices.Sort(names) // globs come in any order
+	var all []located
+	for _, name := range slices.Compact(names) {
+		all = append(all, locate(name))
+	}
+	for _, d := range all {
+		if !slices.ContainsFunc(all, d.isIn) {
+			left = append(left, d.name)
+		}
+	}
+	return left
+}
+
+// located is a directory with its name without links, and its mount: 0 where it is not there, and
+// before 5.8.
+type located struct {
+	name, real string
+	mount      uint64
+}
+
+func locate(name string) located {
+	d := located{name: name, real: name}
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		d.real = real
+	}
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, d.real, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st) == nil {
+		d.mount = st.Mnt_id
+	}
+	return d
+}
+
+// isIn reports whether a walk of another directory meets this one: it enters no other mount. Of two
+// names of the same the first counts.
+func (d located) isIn(o located) bool {
+	if d.real == o.real {
+		return d.name > o.name
+	}
+	return strings.HasPrefix(d.real, strings.TrimSuffix(o.real, "/")+"/") && (d.mount == 0 || d.mount == o.mount)
 }
 
 // findLayers finds the layers of containers, and docker's logs. A layer that was known stays: that

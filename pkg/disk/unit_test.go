@@ -487,6 +487,54 @@ func makeSubvolume(t *testing.T, base, name string) {
 	}
 }
 
+// Directories of a unit that lie in each other count once.
+func TestDirectoriesThatOverlap(t *testing.T) { mountns.Run(t, testDirectoriesThatOverlap) }
+
+func testDirectoriesThatOverlap(t *testing.T) {
+	n := newNode(t)
+	one, two := n.base+"/machines/one", n.base+"/machines/one-more"
+	write(t, one+"/sub/deep/file", 100<<10)
+	write(t, two+"/file", 70<<10)
+	write(t, n.base+"/elsewhere/file", 30<<10)
+	for name, to := range map[string]string{"alias": one, "inner": one + "/sub", "dangling": n.base + "/none"} {
+		if err := os.Symlink(to, n.base+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second, mounted := runDu(t, one, "-B1"), runDu(t, two, "-B1"), runDu(t, n.base+"/elsewhere", "-B1")
+	mount(t, n.base+"/elsewhere", one+"/mounted", "", unix.MS_BIND, "")
+	volumes := func() *int64 {
+		t.Helper()
+		if e := n.once(t).Entry("/machine/one"); e != nil && e.EphemeralStorage != nil {
+			return e.EphemeralStorage.LocalVolumesBytes
+		}
+		return nil
+	}
+	for name, tc := range map[string]struct {
+		globs map[string][]string
+		want  int64
+	}{
+		"disjoint, by a common beginning":      {map[string][]string{"/machine/*": {one, two}}, first + second},
+		"one in the other":                     {map[string][]string{"/machine/*": {one, one + "/sub"}}, first},
+		"the outer one last":                   {map[string][]string{"/machine/*": {one + "/sub/deep", one + "/sub", one, two}}, first + second},
+		"by two globs":                         {map[string][]string{"/machine/*": {one + "/sub"}, "/machine/one": {one}, "/*/one": {one}}, first},
+		"the same by a link":                   {map[string][]string{"/machine/*": {one, n.base + "/alias"}}, first},
+		"a link into the other":                {map[string][]string{"/machine/*": {n.base + "/inner", one}}, first},
+		"below a link":                         {map[string][]string{"/machine/*": {one, n.base + "/alias/sub"}}, first},
+		"one that is not there in the other":   {map[string][]string{"/machine/*": {one, one + "/none"}}, first},
+		"one that no walk of the other enters": {map[string][]string{"/machine/*": {one, one + "/mounted"}}, first + mounted},
+	} {
+		n.Directories = tc.globs
+		if got := volumes(); got == nil || *got != tc.want {
+			t.Errorf("%s: got %v, want %d bytes", name, show(got), tc.want)
+		}
+	}
+	n.Directories = map[string][]string{"/machine/*": {one, n.base + "/dangling"}}
+	if got := volumes(); got != nil {
+		t.Errorf("%d bytes beside a link to nothing, want no data", *got)
+	}
+}
+
 func TestLayersOutsideAStoreAreNotBelieved(t *testing.T) {
 	n := newNode(t)
 	for _, upper := range []string{n.base + "/machines/one", n.base + "/store/../machines/one", n.base + "/storeroom"} {
