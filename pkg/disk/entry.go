@@ -39,9 +39,10 @@ var emptyName = [1]byte{}
 // statOf is statAt of an open directory.
 func statOf(fd int, st *unix.Statx_t) error { return statAt(fd, &emptyName[0], unix.AT_EMPTY_PATH, st) }
 
-// dirent is an entry of getdents64: where the directory goes on behind it, what it is, and
-// its name with a zero byte at the end.
+// dirent is an entry of getdents64: its inode, where the directory goes on behind it, what it is,
+// and its name with a zero byte at the end.
 type dirent struct {
+	ino  uint64 // of a mount the one below, of a subvolume of btrfs another
 	next int64
 	kind byte // DT_UNKNOWN on some filesystems
 	name []byte
@@ -64,7 +65,7 @@ func nextDirent(data []byte) (e dirent, rest []byte, ok bool) {
 	for end < len(name)-1 && name[end] != 0 {
 		end++
 	}
-	return dirent{int64(binary.NativeEndian.Uint64(data[8:])), data[18], name[:end+1]}, data[size:], true
+	return dirent{binary.NativeEndian.Uint64(data), int64(binary.NativeEndian.Uint64(data[8:])), data[18], name[:end+1]}, data[size:], true
 }
 
 // isSelfOrParent: "." and "..".

@@ -40,7 +40,7 @@ var errEndless = fmt.Errorf("no end within %s", walkDeadline)
 const verifyEvery = 10 * restEvery
 
 func newVisitor(now func() uint64) *visitor {
-	return &visitor{room: linkRoom{maxLinks}, buf: make([]byte, maxChunk), link: make([]byte, unix.PathMax), owners: map[project]*part{}, now: now, verifyNs: uint64(verifyEvery)}
+	return &visitor{room: linkRoom{left: maxLinks}, buf: make([]byte, maxChunk), link: make([]byte, unix.PathMax), owners: map[project]*part{}, now: now, verifyNs: uint64(verifyEvery)}
 }
 
 // outcome of a visit that is at its end: a new figure, or why there is none.
@@ -151,7 +151,7 @@ func (v *visitor) begin(p *part) *outcome {
 	if p.walk, err = newWalk(fd, p.kind == podLogs, &v.room, v.buf); err != nil {
 		return p.concluded(Tally{}, medium, err)
 	}
-	p.walkMedium = medium
+	p.walk.former, p.walkMedium = p.figure, medium
 	return nil
 }
 

@@ -52,7 +52,7 @@ func TestHardLinksCountOnceAndByTheirShareWhenTheyAreTooMany(t *testing.T) {
 	}
 	wantDu(t, dir)
 
-	room := linkRoom{100}
+	room := linkRoom{left: 100}
 	w := open(t, dir, &room)
 	finish(w)
 	bytes, inodes := du(t, dir)
@@ -71,7 +71,7 @@ func TestNestingCostsNeitherDescriptorsNorFigures(t *testing.T) {
 	dir := t.TempDir()
 	const depth = 3000 // its path is longer than PATH_MAX
 	nest(t, dir, strings.Repeat("d", 40), depth)
-	w := open(t, dir, &linkRoom{maxLinks})
+	w := open(t, dir, &linkRoom{left: maxLinks})
 	defer w.end()
 	most := 0
 	for !w.step() {
@@ -104,7 +104,7 @@ func TestWalkDoesNotFollowADirectoryThatIsMovedAway(t *testing.T) {
 		write(t, filepath.Join(outside, "big"+strconv.Itoa(i)), 1<<20)
 	}
 	moved := filepath.Join(dir, strings.Repeat("d/", 30))
-	w := open(t, dir, &linkRoom{maxLinks})
+	w := open(t, dir, &linkRoom{left: maxLinks})
 	defer w.end()
 	for len(w.levels) < 80 {
 		if w.step() {
@@ -207,7 +207,7 @@ func TestLastWholeFigureStaysWithItsAge(t *testing.T) {
 	if whole.readNs != 1000 {
 		t.Errorf("read at %d, want the begin of the walk", whole.readNs)
 	}
-	now, v.room = 2000, linkRoom{10}
+	now, v.room = 2000, linkRoom{left: 10}
 	write(t, filepath.Join(dir, "more"), 1<<20)
 	out := conclude(v, p)
 	if out.err == nil || out.figure.readNs != 1000 || out.figure.Bytes < whole.Bytes+1<<20 {
@@ -233,7 +233,7 @@ func TestWalkWithoutAnEndIsCut(t *testing.T) {
 
 func TestWalksTakeTurns(t *testing.T) {
 	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()}
-	room := linkRoom{maxLinks}
+	room := linkRoom{left: maxLinks}
 	var walks []*walk
 	for i, dir := range dirs {
 		for j := range 50 * (i + 1) {
@@ -444,12 +444,12 @@ func wantDu(t *testing.T, dir string) {
 // du is what the command says of a directory.
 func du(t *testing.T, dir string) (bytes, inodes int64) {
 	t.Helper()
-	return runDu(t, dir, "-B1"), runDu(t, dir, "--inodes")
+	return runDu(t, dir, "-x", "-B1"), runDu(t, dir, "-x", "--inodes")
 }
 
-func runDu(t *testing.T, dir, flag string) int64 {
+func runDu(t *testing.T, dir string, flags ...string) int64 {
 	t.Helper()
-	out, err := exec.Command("du", "-sx", flag, dir).Output()
+	out, err := exec.Command("du", append(flags, "-s", dir)...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
