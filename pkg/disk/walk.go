@@ -3,7 +3,6 @@ package disk
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,8 +29,6 @@ const (
 	maxPasses = 16
 	// largeFile is from which size a file is remembered, lest it count twice by a rename.
 	largeFile = 1 << 20
-	// maxVanished is how many files of one directory are looked for again.
-	maxVanished = 64
 )
 
 // level is a directory on the way from the root of a walk to where it is. It is read for its
@@ -68,7 +65,7 @@ type walk struct {
 	room   *linkRoom
 	// vanished are the files that had another name when they were looked at, of the directory
 	// that is read.
-	vanished []uint64
+	vanished linkSet
 	// lost are directories that had none any more, as far as they are not met elsewhere.
 	lost  int
 	tally Tally
@@ -217,7 +214,7 @@ func (w *walk) again(l *level) bool {
 	case l.dirs:
 		return false
 	}
-	w.vanished = w.vanished[:0]
+	w.vanished.release(w.room)
 	l.dirs, l.pass = true, 0
 	l.rewind(minChunk)
 	return l.within
@@ -230,6 +227,7 @@ func (l *level) rewind(chunk int32) { l.next, l.moved, l.again, l.chunk = 0, tru
 
 // leave goes up from a directory that was read, or walks once more from the root.
 func (w *walk) leave() {
+	w.vanished.release(w.room) // of one that was removed
 	w.lost += max(w.unmet(&w.levels[len(w.levels)-1]), 0)
 	if len(w.levels) == 1 && w.isInDoubt() {
 		if !w.isSecond {
@@ -275,7 +273,7 @@ func (w *walk) restart() {
 // one nothing is asked before it is opened: a mount is not even looked at.
 func (w *walk) lookAt(l *level, e dirent) {
 	key := w.entryKey(l, e)
-	if l.pass > 0 && (!slices.Contains(w.vanished, key) || w.links.has(key)) {
+	if l.pass > 0 && (!w.vanished.has(key) || w.links.has(key)) {
 		return
 	}
 	if e.kind == unix.DT_DIR {
@@ -318,12 +316,7 @@ func (w *walk) vanish(l *level, key uint64) {
 	if !w.hasInos || w.links.has(key) {
 		return
 	}
-	if !slices.Contains(w.vanished, key) {
-		if len(w.vanished) == maxVanished {
-			return
-		}
-		w.vanished = append(w.vanished, key)
-	}
+	w.vanished.meet(key, w.room)
 	l.again = true
 }
 
@@ -502,6 +495,7 @@ func (w *walk) end() {
 	}
 	w.links.release(w.room)
 	w.listed.release(w.room)
+	w.vanished.release(w.room)
 	w.listedThen.release(w.room)
 }
 
