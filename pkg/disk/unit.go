@@ -24,6 +24,8 @@ type unit struct {
 	links uint64
 	// goneNs is since when its cgroup is gone, 0: it is there.
 	goneNs uint64
+	// leftNs is when it, no pod and without a cgroup, was last known to hold something.
+	leftNs uint64
 	parts  []*part
 	// limits are the emptyDirs' sizes that must not be passed, by name.
 	limits map[string]int64

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -504,12 +505,21 @@ func (w *worker) hasMoved(turn int) bool {
 	return false
 }
 
-// keepGone keeps the pods that went not long ago.
+// mostLeft is how many dead units are measured that are no pods, the newest.
+const mostLeft = 1000
+
+// keepGone keeps the pods that went not long ago, and what is no pod for as long as it holds
+// something: nobody is known who removes that.
 func (w *worker) keepGone(former, units map[string]*unit, now uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	var left []*unit
 	for uid, u := range former {
-		if units[uid] != nil || !u.isPod {
+		if units[uid] != nil {
+			continue
+		}
+		if !u.isPod {
+			left = append(left, u)
 			continue
 		}
 		if u.goneNs == 0 {
@@ -519,6 +529,48 @@ func (w *worker) keepGone(former, units map[string]*unit, now uint64) {
 			units[uid] = u
 		}
 	}
+	keepLeft(left, units, now)
+}
+
+// keepLeft keeps those that alone have some directory, and hold something, or did until goneFor
+// ago: the agent is to be told that it is empty. One that comes back is read anew.
+func keepLeft(left []*unit, units map[string]*unit, now uint64) {
+	taken := map[place]bool{}
+	take := func(u *unit) {
+		for _, p := range u.parts {
+			taken[p.place] = true
+		}
+	}
+	for _, u := range units {
+		take(u)
+	}
+	for _, u := range left {
+		if u.leftNs == 0 || slices.ContainsFunc(u.parts, (*part).isLeft) {
+			u.leftNs = now
+		}
+	}
+	slices.SortFunc(left, func(a, b *unit) int {
+		return cmp.Or(cmp.Compare(b.leftNs, a.leftNs), cmp.Compare(b.bornNs, a.bornNs), cmp.Compare(a.uid, b.uid))
+	})
+	kept := 0
+	for _, u := range left {
+		isAlone := slices.ContainsFunc(u.parts, func(p *part) bool { return p.outlives() && !taken[p.place] })
+		if kept < mostLeft && isAlone && now-u.leftNs < uint64(goneFor) {
+			kept++
+			u.readNs = 0
+			units[u.uid] = u
+			take(u)
+		}
+	}
+}
+
+// outlives: it is there though its unit is gone.
+func (p *part) outlives() bool { return p.kind == directory || p.kind == layer }
+
+// isLeft: it holds more than its own directory, or that is not known yet.
+func (p *part) isLeft() bool {
+	f := p.figure
+	return p.outlives() && (f == nil && p.triedNs == 0 || f != nil && f.Tally != Tally{} && f.Inodes != 1)
 }
 
 // known is a unit as it was read not long ago, or is now; nil when it can't be read.

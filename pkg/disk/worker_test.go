@@ -220,8 +220,6 @@ func TestPodThatWentIsMeasuredForAWhile(t *testing.T) {
 	n.start(t)
 	n.await(t, "figures", hasPod)
 	n.units.remove(pod)
-	n.units.remove("/machine/one")
-	n.await(t, "no figures of what is no pod", func(t *workload.DiskTable) bool { return t.Entry("/machine/one") == nil })
 	if err := os.RemoveAll(volumes); err != nil {
 		t.Fatal(err)
 	}
@@ -240,6 +238,92 @@ func TestPodThatWentIsMeasuredForAWhile(t *testing.T) {
 		if w.keepGone(w.units, units, second+uint64(step.at)); len(units) != step.left {
 			t.Errorf("%d units after %s, want %d", len(units), step.at, step.left)
 		}
+	}
+}
+
+// Nobody is known who removes the files of what is no pod: it is measured for as long as it holds
+// something, and until that it holds nothing was told for a while; unless another has its directories.
+func TestWhatIsNoPodIsMeasuredWhileItHoldsSomething(t *testing.T) {
+	n := newNode(t)
+	w := newWorker(n.Options)
+	const one, again = "/machine/one", "/machine/again"
+	visit := func() {
+		for _, u := range w.units {
+			for _, p := range u.parts {
+				for !w.step(p) {
+				}
+			}
+		}
+	}
+	held := func() int64 {
+		t.Helper()
+		for _, e := range entries(w.units, func(string) ([]cri.Container, bool) { return nil, false }, monotonicNs(), time.Now()) {
+			if e.UID == one {
+				return *e.EphemeralStorage.LocalVolumesBytes
+			}
+		}
+		return -1
+	}
+	former := n.units.units[one]
+	w.find()
+	visit()
+	n.units.remove(one)
+	n.units.remove("/machine.slice/two")
+	w.find()
+	if w.units["/machine.slice/two"] != nil {
+		t.Error("what has no directory is kept")
+	}
+	if visit(); held() < 300<<10 {
+		t.Fatalf("gone, it holds %d", held())
+	}
+	was := w.units[one]
+	keep := func(at uint64) int {
+		units := map[string]*unit{}
+		w.keepGone(map[string]*unit{one: was}, units, at)
+		return len(units)
+	}
+	hour := monotonicNs() + uint64(time.Hour)
+	if keep(hour) != 1 {
+		t.Error("its files are there, and it is not kept")
+	}
+	n.units.units[one] = former
+	w.find()
+	if u := w.units[one]; u == nil || u == was || u.leftNs != 0 || held() < 300<<10 {
+		t.Errorf("it came back: %+v", u)
+	}
+	n.units.remove(one)
+	n.units.units[again] = workload.Unit{Workload: workload.Workload{UID: again, Cgroup: again}}
+	if w.find(); w.units[one] != nil || w.units[again] == nil {
+		t.Error("measured though another has its directory")
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Remove(filepath.Join(n.base, "machines/one/disk.img")))
+	w.units = map[string]*unit{one: was}
+	if visit(); held() > 4<<10 {
+		t.Errorf("empty, it holds %d", held())
+	}
+	for at, want := range map[time.Duration]int{0: 1, goneFor - 1: 1, goneFor: 0} {
+		if got := keep(hour + uint64(at)); got != want {
+			t.Errorf("%d units %s after it was empty, want %d", got, at, want)
+		}
+	}
+}
+
+// Of more than can be measured the oldest are let go of.
+func TestDeadUnitsAreBounded(t *testing.T) {
+	w, former := newWorker(newNode(t).Options), map[string]*unit{}
+	for i := range mostLeft + 1 {
+		uid := "/machine/" + strconv.Itoa(i)
+		former[uid] = &unit{uid: uid, bornNs: uint64(i), parts: []*part{{place: place{uid, "."}, kind: directory}}}
+	}
+	units := map[string]*unit{}
+	if w.keepGone(former, units, second); len(units) != mostLeft || units["/machine/0"] != nil {
+		t.Errorf("%d units, of the oldest %v", len(units), units["/machine/0"])
 	}
 }
 
