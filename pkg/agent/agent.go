@@ -56,11 +56,13 @@ type Agent struct {
 	refused   [decide.MaxBounds]decide.Reason
 	// unmeasured is the unit without disk figures for which nobody is killed, nil: there is none.
 	unmeasured *unit
-	entropy    [10]byte
-	crossings  crossings     // of this turn
-	canary     sample.Sample // a drill's crossing of this turn
-	taken      sample.Sample // the last record
-	passedNs   uint64
+	// left is the dead unit, no pod, whose files hold what a disk lacks, "": there is none.
+	left      string
+	entropy   [10]byte
+	crossings crossings     // of this turn
+	canary    sample.Sample // a drill's crossing of this turn
+	taken     sample.Sample // the last record
+	passedNs  uint64
 	// onlyCrossings: this turn is for a crossing or for nothing; no clock asked for it.
 	onlyCrossings bool
 
@@ -278,6 +280,7 @@ func (a *Agent) rearm(d *decide.Decision) {
 // report records a refusal, once for each time and reason.
 func (a *Agent) report(d *decide.Decision) {
 	a.noteUnmeasured(d)
+	a.noteLeft(d)
 	if d.Verdict != decide.Refuse || a.refused[d.Bound] == d.Reason {
 		return
 	}

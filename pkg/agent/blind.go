@@ -80,7 +80,7 @@ func (a *Agent) watchWait(d *decide.Decision) {
 	switch nowNs := sample.Now(); {
 	case w.sinceNs == 0:
 		w.sinceNs = nowNs
-	case !w.said && nowNs-w.sinceNs > uint64(waitAfter):
+	case !w.said && a.left == "" && nowNs-w.sinceNs > uint64(waitAfter):
 		w.said = true
 		a.log.Error().Str("signal", string(s)).Msg("threshold met; the dead hold what is missing, and nobody reaps them")
 		a.degraded(alarm{signal: s, reason: "threshold met; the dead hold what is missing, and nobody reaps them"})

@@ -1,8 +1,12 @@
 package agent
 
 import (
+	"errors"
 	"math"
 	"os"
+	"path"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,6 +112,161 @@ func TestAVictimOfALimitCounts(t *testing.T) {
 	b.lives(a, two, "its files were not measured since")
 	b.holds("one", 1<<20)
 	b.rounds(a, "the other to die", func() bool { return !two.Alive() })
+}
+
+// gone removes a dead unit's cgroup, as whoever made it does.
+func (b *diskBed) gone(a *Agent, unit string) {
+	b.t.Helper()
+	must(b.t, b.fs.Remove(path.Join(b.root, unit)))
+	must(b.t, a.scout.round(true))
+}
+
+// again is an agent that takes the place of another, which was killed or was asked to end.
+func (b *diskBed) again(a *Agent) *Agent {
+	b.t.Helper()
+	b.written(a)
+	b.watch, b.conf.State = watchFigures(b.conf.Disk), filepath.Join(b.t.TempDir(), "state.json")
+	return b.open(lowDisk, nil)
+}
+
+// It makes no difference to others whether the agent was started anew while a victim's files are
+// cleaned up.
+func TestAVictimOfAFormerAgentCounts(t *testing.T) {
+	for name, end := range map[string]func(*Agent){
+		"killed":       func(*Agent) {},
+		"asked to end": func(a *Agent) { a.leave() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newDiskBed(t)
+			first, second := b.sleeper(podA+"/first", 1<<20), b.sleeper("second", 1<<20)
+			podHolds := func(bytes int64) {
+				b.holds(podA, bytes)
+				b.units[podA]["uid"] = strings.TrimPrefix(path.Base(podA), "pod")
+			}
+			b.fill()
+			podHolds(30 << 20)
+			b.holds("second", 2<<20)
+			b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+			a := b.open(lowDisk, nil)
+			b.rounds(a, "the first to die", func() bool { return !first.Alive() && a.open[0].timeline.Dead != 0 })
+			b.gone(a, podA)
+			end(a)
+			a = b.again(a)
+			b.lives(a, second, "its files were not measured since")
+			podHolds(30 << 20)
+			b.lives(a, second, "its files are there")
+			podHolds(1 << 20)
+			b.rounds(a, "the second to die", func() bool { return !second.Alive() })
+		})
+	}
+}
+
+// What an agent of long ago killed, and what runs again, keeps nobody alive.
+func TestAVictimOfLongAgoCountsNoMore(t *testing.T) {
+	for name, since := range map[string]func(*diskBed, *record.Line){
+		"long ago":     func(_ *diskBed, l *record.Line) { l.Timeline.Dead -= uint64(cleanUp) },
+		"since a boot": func(_ *diskBed, l *record.Line) { l.Timeline.Dead += uint64(time.Hour) },
+		"runs again":   func(b *diskBed, _ *record.Line) { b.sleeper(podA+"/again", 1<<20) },
+		"of a service": func(b *diskBed, l *record.Line) {
+			b.holds("service", 20<<20)
+			l.Victim.UID, l.Victim.Cgroup = path.Join(b.root, "service"), path.Join(b.root, "service")
+			l.Timeline.Dead -= uint64(time.Hour)
+			l.Timeline.Recovered = l.Timeline.Dead
+			b.write(sample.Now())
+		},
+		"for memory": func(_ *diskBed, l *record.Line) { l.Signal = "memory.available" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newDiskBed(t)
+			nowNs := sample.Now()
+			l := &record.Line{
+				Kind: record.KindEviction, ID: record.MakeID(1, record.Entropy()), Signal: "nodefs.available", Outcome: record.OutcomeKilled,
+				Victim:   &record.Victim{UID: strings.TrimPrefix(path.Base(podA), "pod"), Cgroup: path.Join(b.root, podA), QOSClass: "Burstable"},
+				Timeline: &record.Timeline{Signalled: nowNs - uint64(time.Second), Dead: nowNs},
+			}
+			since(b, l)
+			j, err := record.OpenJournal(b.conf.Journal, record.JournalOptions{})
+			must(t, err)
+			must(t, errors.Join(j.Append(l), j.Close()))
+			second := b.sleeper("second", 1<<20)
+			b.fill()
+			b.holds("second", 2<<20)
+			if name == "runs again" {
+				b.holds(podA, 1<<20)
+				b.units[podA]["uid"] = l.Victim.UID
+			}
+			b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+			a := b.open(lowDisk, nil)
+			b.rounds(a, "the second to die", func() bool { return !second.Alive() })
+		})
+	}
+}
+
+// Nobody removes the files of a unit that is no pod but who has to do with it, whenever that is:
+// for as long as they lie there they count, and it is said whose they are.
+func TestWhatAServiceLeftCountsUntilItIsCleaned(t *testing.T) {
+	for _, restarted := range []string{"", "after a restart"} {
+		t.Run(restarted, func(t *testing.T) {
+			b := newDiskBed(t)
+			service, second := b.sleeper("service", 1<<20), b.sleeper("second", 1<<20)
+			b.fill()
+			b.holds("service", 20<<20)
+			b.holds("second", 2<<20)
+			b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+			a := b.open(lowDisk, nil)
+			b.rounds(a, "the service to die", func() bool { return !service.Alive() && a.open[0].timeline.Dead != 0 })
+			b.gone(a, "service")
+			b.holds("service", 20<<20)
+			b.round(a)
+			if restarted != "" {
+				a = b.again(a)
+				b.round(a)
+			}
+			a.open[0].endedNs -= uint64(cleanUp) + 1
+			b.lives(a, second, "nobody has cleaned its directories")
+			b.holds("service", 20<<20)
+			b.lives(a, second, "nor since")
+			b.written(a)
+			if n := b.alarms(path.Join(b.root, "service")); n != 1 {
+				t.Errorf("%d alarms that name it", n)
+			}
+			if s := a.view().Disk; !strings.Contains(s.Error, path.Join(b.root, "service")) {
+				t.Errorf("state %+v", s)
+			}
+			delete(b.units, "service") // the disk process was started anew
+			b.lives(a, second, "what is not known is not gone")
+			b.holds("service", 1<<20)
+			b.rounds(a, "the second to die for what it holds itself", func() bool { return !second.Alive() })
+		})
+	}
+}
+
+// An agent that is started long after it knows what the disk process still measures.
+func TestWhatAServiceLeftCountsAfterALongTime(t *testing.T) {
+	b := newDiskBed(t)
+	nowNs := sample.Now()
+	l := &record.Line{
+		Kind: record.KindEviction, ID: record.MakeID(1, record.Entropy()), Signal: "nodefs.available", Outcome: record.OutcomeKilled,
+		Victim:   &record.Victim{UID: path.Join(b.root, "service"), Cgroup: path.Join(b.root, "service")},
+		Timeline: &record.Timeline{Signalled: nowNs - uint64(time.Hour), Dead: nowNs - uint64(time.Hour)},
+	}
+	j, err := record.OpenJournal(b.conf.Journal, record.JournalOptions{})
+	must(t, err)
+	must(t, errors.Join(j.Append(l), j.Close()))
+	second := b.sleeper("second", 1<<20)
+	b.fill()
+	b.holds("service", 20<<20)
+	b.holds("second", 2<<20)
+	b.write(sample.Now())
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+	a := b.open(lowDisk, nil)
+	b.lives(a, second, "the files of the service are there")
+	service := b.sleeper("service", 1<<20)
+	must(t, a.scout.round(true))
+	b.rounds(a, "the service to die anew", func() bool { b.holds("service", 20<<20); return !service.Alive() })
+	if !second.Alive() {
+		t.Error("another died in its place")
+	}
 }
 
 // The kubelet takes a figure that is missing for zero; that of a victim is not.

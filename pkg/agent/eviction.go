@@ -150,8 +150,9 @@ func (a *Agent) armedSeq(wire int) uint64 {
 // reaps, must not use up the slots for good.
 func (a *Agent) slot() *eviction {
 	var (
-		least *eviction
-		holds workload.Usage
+		least  *eviction
+		holds  workload.Usage
+		onDisk int64
 	)
 	for i := range a.open {
 		e := &a.open[i]
@@ -161,8 +162,9 @@ func (a *Agent) slot() *eviction {
 		if !e.recorded {
 			continue
 		}
-		if h := a.held(e); least == nil || h.MemoryBytes < holds.MemoryBytes || h.MemoryBytes == holds.MemoryBytes && h.Tasks < holds.Tasks {
-			least, holds = e, h
+		h, disk := a.held(e), a.heldDisk(e)
+		if least == nil || cmp.Or(cmp.Compare(h.MemoryBytes, holds.MemoryBytes), cmp.Compare(h.Tasks, holds.Tasks), cmp.Compare(disk, onDisk)) < 0 {
+			least, holds, onDisk = e, h, disk
 		}
 	}
 	return least
@@ -493,15 +495,19 @@ func (a *Agent) runsAgain(e *eviction) bool {
 		return false
 	}
 	i := a.scene.unit(e.victim.ID)
+	if i < 0 { // a service that is started again has another cgroup of the same name
+		i = a.scene.at(e.victim.Cgroup)
+	}
 	if i < 0 {
 		return false
 	}
 	return runsSince(a.scene.units[i], e.unit, e.timeline.Dead)
 }
 
-// runsSince reports whether a unit has processes that came after the death of what was struck.
+// runsSince reports whether a unit has processes that came after the death of what was struck,
+// nil: by a former agent.
 func runsSince(u, struck *unit, deadNs uint64) bool {
-	if u.grip == struck.grip {
+	if struck != nil && u.grip == struck.grip {
 		return u.revived.Load()
 	}
 	return u.ranNs.Load() > deadNs // else the runtime has removed what was struck, and nothing was started

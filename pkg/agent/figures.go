@@ -198,16 +198,21 @@ func (a *Agent) holdDisks(nowNs uint64) decide.Hold {
 
 // noteUnmeasured keeps in mind for whom a disk was refused last, while it is short.
 func (a *Agent) noteUnmeasured(d *decide.Decision) {
-	isShort := false
-	for i := range a.settings.Bounds {
-		isShort = isShort || d.Met[i] && a.settings.Bounds[i].Signal.Disk()
-	}
 	switch {
 	case d.Bound >= 0 && d.Reason == decide.ReasonUnmeasured:
 		a.unmeasured = a.scene.units[d.Unmeasured]
-	case !isShort, d.Bound >= 0 && a.settings.Bounds[d.Bound].Signal.Disk():
+	case !a.isDiskShort(d), d.Bound >= 0 && a.settings.Bounds[d.Bound].Signal.Disk():
 		a.unmeasured = nil
 	}
+}
+
+func (a *Agent) isDiskShort(d *decide.Decision) bool {
+	for i := range a.settings.Bounds {
+		if d.Met[i] && a.settings.Bounds[i].Signal.Disk() {
+			return true
+		}
+	}
+	return false
 }
 
 // refusal is why nobody is killed, with the unit that it is about.

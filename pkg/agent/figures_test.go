@@ -859,3 +859,22 @@ func TestLayoutThatIsKnownLater(t *testing.T) {
 		t.Error("moved again")
 	}
 }
+
+// Figures that are there at the start serve at the first pass.
+func TestFiguresServeFromTheStart(t *testing.T) {
+	b := newDiskBed(t)
+	unit := b.sleeper("unit", 1<<20)
+	b.fill()
+	b.holds("unit", 30<<20)
+	b.work()
+	a := b.open(lowDisk, nil)
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		must(t, a.turn(sample.Now()))
+	}
+	b.written(a)
+	if r := b.refusals("nodefs.available"); len(r) != 0 || !a.reclaim.isUnderWay() {
+		t.Errorf("refused %q; reclaim is under way: %v", r, a.reclaim.isUnderWay())
+	}
+	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+	b.rounds(a, "the unit to die", func() bool { return !unit.Alive() })
+}

@@ -15,9 +15,9 @@ import (
 // takeOver goes on where a former agent stopped: its kills count against the budget, or an
 // agent that dies after each kill would have none, and the lines that it died before it
 // could write are written. It kills nobody: what is still wrong is seen again by this agent,
-// with its own eyes.
-func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
-	found := map[record.ID]written{}
+// with its own eyes. It returns whose files may lie on a disk.
+func (a *Agent) takeOver(tree *cgroupfs.FS, path string) (victims, error) {
+	found, struck := map[record.ID]written{}, victims{}
 	_, err := record.ScanJournal(path, func(e record.Entry) error {
 		switch w := found[e.ID]; e.Kind {
 		case record.KindKill:
@@ -29,33 +29,35 @@ func (a *Agent) takeOver(tree *cgroupfs.FS, path string) error {
 		case record.KindEviction:
 			found[e.ID] = written{eviction: true}
 		}
+		struck.note(&e.Line)
 		return nil
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	a.closeStale(tree, a.kernel, found)
+	a.closeStale(tree, a.kernel, found, struck)
 	if _, ok := a.kernel.(*lesser); ok {
-		return nil
+		return struck, nil
 	}
 	left, err := leftFile(path) // by an agent that had no BPF
 	switch {
 	case err != nil:
 		a.log.Warn().Err(err).Msg("what an agent without BPF has left can't be read")
 	case left != nil:
-		a.closeStale(tree, left, found)
+		a.closeStale(tree, left, found, struck)
 	}
-	return nil
+	return struck, nil
 }
 
 // closeStale writes the lines that are missing of a ledger's open intents, and frees them.
-func (a *Agent) closeStale(tree *cgroupfs.FS, of ledger, found map[record.ID]written) {
+func (a *Agent) closeStale(tree *cgroupfs.FS, of ledger, found map[record.ID]written, struck victims) {
 	for _, in := range of.StaleIntents() {
 		a.releaseStale(tree, of, in)
 		if in.ByBackstop && in.Signalled && found[record.ID(in.ID)] == (written{}) {
 			a.remember(wallOf(in))
 		}
 		for _, l := range a.intentLines(in, isGone(tree, in), found[record.ID(in.ID)]) {
+			struck.note(l)
 			a.recorder.send(l, nil)
 		}
 		a.recorder.after(func() { of.FreeIntent(in.Slot) })

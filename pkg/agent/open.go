@@ -20,6 +20,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/drill"
 	"github.com/ebpf-evict/ebpf-evict/pkg/loader"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
@@ -151,7 +152,8 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 		return err
 	}
 	a.recorder = startRecorder(journal, o.Log, a.lineWritten())
-	if err := a.takeOver(fs, c.Journal); err != nil {
+	victims, err := a.takeOver(fs, c.Journal)
+	if err != nil {
 		return err
 	}
 	margin := c.MarginBytes
@@ -182,7 +184,12 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 	if err := a.take(p); err != nil {
 		return err
 	}
-	return a.scout.round(false)
+	a.scout.lookForFigures(watchFigures(c.Disk)) // or the first pass would refuse for want of any
+	if err := a.scout.round(false); err != nil {
+		return err
+	}
+	a.inherit(victims, sample.Now())
+	return nil
 }
 
 // openKernel loads the BPF programs, or opens what can do without them.

@@ -103,10 +103,10 @@ func (a *Agent) reclaimed(nowNs uint64) (done decide.NodeReclaim, underWay bool)
 	return a.reclaim.done(nowNs, again), a.reclaim.isUnderWay()
 }
 
-// waitsForFiles: a victim is dead, and the disk that it was killed for is not back.
+// waitsForFiles: a victim is dead, and somebody may be at its files.
 func (a *Agent) waitsForFiles() bool {
 	for i := range a.open {
-		if e := &a.open[i]; e.underWay() && e.timeline.Dead != 0 && a.heldDisk(e) > 0 {
+		if e := &a.open[i]; e.underWay() && e.timeline.Dead != 0 && sample.Now()-e.endedNs <= uint64(cleanUp) && a.heldDisk(e) > 0 {
 			return true
 		}
 	}

@@ -180,6 +180,16 @@ func (s *scene) unit(id workload.Identity) int {
 	return -1
 }
 
+// at returns the index of the unit of a cgroup's path, -1 when there is none.
+func (s *scene) at(cgroup string) int {
+	for i := range s.workloads {
+		if s.workloads[i].Cgroup == cgroup {
+			return i
+		}
+	}
+	return -1
+}
+
 // newcomerAge is how long after it was read first a unit may be without rows: the scout
 // walks for it within 50 ms.
 const newcomerAge = time.Second

@@ -51,6 +51,8 @@ func (a *Agent) viewDisk() *record.DiskState {
 		v.Error = string(reasonHung)
 	case a.unmeasured != nil:
 		v.Error = a.refusal(decide.ReasonUnmeasured)
+	case a.left != "":
+		v.Error = a.leftReason()
 	}
 	age, oldest := (workload.Reading{ReadNs: t.WrittenNs}).Age(nowNs).Seconds(), time.Duration(0)
 	v.AgeSeconds = &age

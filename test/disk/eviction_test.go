@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
@@ -55,6 +56,37 @@ func theWriterIsEvicted(t *testing.T, f filesystems, into string, holds, request
 		t.Errorf("signal %s by %s", l.Signal, l.Tier)
 	}
 	n.nobodyElse(1, idle)
+}
+
+// The agent dies, or is asked to end, while the files of the pod that it evicted are still there:
+// the next one waits for them as well.
+func TestNobodyFollowsAVictimOfAFormerAgent(t *testing.T) {
+	for name, end := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "asked to end": syscall.SIGTERM} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, filesystems{kind: "ext4"})
+			old, writer := n.Pod("old", "data"), n.Pod("writer", "data")
+			n.knows(old, nil)
+			n.knows(writer, nil)
+			writer.keeps.Store(true)
+			idle := old.Writer("idle", intoEmptyDir("data"), 0, 32*mebibyte)
+			n.measured(old, 32*mebibyte)
+			n.sync(n.NodeFs)
+			threshold := n.nodeLeft("nodefs.available") - 80*mebibyte
+			agent := n.watch("nodefs.available", threshold)
+			writer.Writer("w", intoEmptyDir("data"), fast, 160*mebibyte)
+			n.killed(writer)
+			n.ended(writer)
+			must(t, agent.Process.Signal(end))
+			_ = agent.Wait()
+			n.agents-- // the journal is the same
+			n.watch("nodefs.available", threshold)
+			n.await("the second start", func() bool { return n.count(record.KindStart) == 2 })
+			time.Sleep(5 * time.Second) // the next one died within 4
+			n.nobodyElse(1, idle)
+			must(t, os.RemoveAll(writer.EmptyDir("")))
+			n.nobodyElse(1, idle)
+		})
+	}
 }
 
 func TestWhoLittersIsEvicted(t *testing.T) {
