@@ -338,6 +338,7 @@ func (a *Agent) takeNote() {
 		a.memory.Killed(k.SignalledNs)
 	}
 	a.drills.proven.Store(true)
+	a.weighContainers(e)
 	a.explain(e) // by the last pass's figures, like the nomination
 	a.refresh()
 	if i := a.scene.unit(n.victim.ID); i >= 0 && sameRows(a.scene.units[i].targets, n.unit.targets) && a.takeHandle(e, a.scene.units[i]) {

@@ -30,6 +30,9 @@ const (
 	// cleanUp is how long the disk of a dead victim may take to come back: somebody has to
 	// remove its files first. The kubelet waits as long (podCleanupTimeout).
 	cleanUp = 30 * time.Second
+	// sumSlack is which part of a unit's memory may be none of its containers', or be taken
+	// while they are read one by one: its sandbox's, and what the kernel keeps for its cgroups.
+	sumSlack = 8
 )
 
 // eviction is one victim from the decision to the closed journal line.
@@ -210,20 +213,53 @@ func (a *Agent) explain(e *eviction) {
 	e.ranked = a.ranked(&e.decision)
 	if e.bound.Signal.Disk() {
 		a.measureContainers(e)
-	} else {
-		e.measureOnlyContainer()
 	}
 	e.message, e.annotations = decide.Message(&a.settings, &e.decision, &e.victim)
 }
 
-// measureOnlyContainer: what a unit with one container holds is that one's, but for some
-// 300 KiB of its sandbox. Of several it is not known which.
-func (e *eviction) measureOnlyContainer() {
-	if len(e.victim.Containers) != 1 {
+// weighContainers adds what each container holds of memory, the kubelet's measure: the working
+// set of its own cgroup. A container without one does not run, and a cgroup may be of one that
+// the table does not list: ephemeral, or started since. Right after SIGKILL: a victim of 24 MiB
+// has given them back before its kill line is made.
+func (a *Agent) weighContainers(e *eviction) {
+	if !e.bound.Signal.Memory() || len(e.victim.Containers) == 0 {
 		return
 	}
+	held := a.heldByEach(e)
 	e.victim.Containers = slices.Clone(e.victim.Containers) // the table's
-	e.victim.Containers[0].WorkingSetBytes = e.victim.Usage.WorkingSetBytes
+	for i := range held {
+		if c := e.unit.ContainerOf(i); c >= 0 {
+			e.victim.Containers[c].WorkingSetBytes = held[i]
+		}
+	}
+}
+
+// heldByEach is what each target held, nil where that is not known. Alone it held what the unit
+// did, but for some 300 KiB of the sandbox. Of several the rows tell, which are from before the
+// SIGKILL as a rule, or a reading now: what was given back since, or taken since a row was read,
+// shows in the sum.
+func (a *Agent) heldByEach(e *eviction) []int64 {
+	unit, held := e.victim.Usage.WorkingSetBytes, make([]int64, len(e.targets))
+	if len(held) == 1 {
+		held[0] = unit
+		return held
+	}
+	for range 2 {
+		sum, isKnown := int64(0), unit != workload.NoData
+		for i := range e.targets {
+			var u workload.Usage
+			e.targets[i].usage(a.kernel, &u)
+			held[i], isKnown = u.WorkingSetBytes, isKnown && u.WorkingSetBytes != workload.NoData
+			sum += held[i]
+		}
+		if isKnown && max(sum-unit, unit-sum) <= unit/sumSlack {
+			return held
+		}
+		for i := range e.targets {
+			a.kernel.Refresh(e.targets[i].at(), loader.At{})
+		}
+	}
+	return nil
 }
 
 // measureContainers adds what each container holds of a disk.
@@ -348,6 +384,7 @@ func (a *Agent) shadowed(e *eviction, d *decide.Decision) {
 	}
 	a.shadowMet[d.Bound] = true
 	a.spendReclaim(e)
+	a.weighContainers(e)
 	a.explain(e)
 	e.outcome, e.reason = record.OutcomeShadow, "would have been killed"
 	a.recorder.send(a.line(record.KindEviction, e), nil)

@@ -191,6 +191,7 @@ func (a *Agent) kill(e *eviction, woke crossings) bool {
 	}
 	a.at(stageStruck)
 	a.kernel.IntentSignalled(e.intent)
+	a.weighContainers(e)
 	if !e.isAgain() {
 		a.memory.Killed(e.timeline.Signalled)
 	}

@@ -28,6 +28,7 @@ func (a *Agent) ask(e *eviction) error {
 		a.memory.Killed(e.timeline.Asked)
 	}
 	a.spendReclaim(e)
+	a.weighContainers(e)
 	grace := max(minGrace, time.Duration(a.settings.GracePeriodSeconds(&e.bound, e.victim.TerminationGracePeriodSeconds))*time.Second)
 	go func() {
 		out := h.End(a.crew, sample.Now, grace, finishDeadline, func() { e.killedNs.Store(sample.Now()) })

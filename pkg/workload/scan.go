@@ -64,6 +64,17 @@ func (u *Unit) Same(v *Unit) bool {
 	return u.ID == v.ID && slices.Equal(u.TargetIDs, v.TargetIDs)
 }
 
+// ContainerOf returns the index of the container that a target is, -1 for none that is known.
+// Where one runs, and the table knows of one alone and not yet of its id, it is that one.
+func (u *Unit) ContainerOf(target int) int {
+	all := u.Containers
+	if len(u.Targets) == 1 && len(all) == 1 && all[0].ID == "" {
+		return 0
+	}
+	name := path.Base(u.Targets[target].Cgroup)
+	return slices.IndexFunc(all, func(c Container) bool { return c.ID != "" && strings.Contains(name, c.ID) })
+}
+
 // Target is a cgroup to kill, with all below it.
 type Target struct {
 	Cgroup string

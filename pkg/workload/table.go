@@ -158,7 +158,7 @@ func (e *Entry) list() error {
 		}
 		named[c.Name] = true
 		e.containers = append(e.containers, Container{
-			Name: c.Name, WorkingSetBytes: NoData, RootfsBytes: NoData, LogsBytes: NoData, MemoryRequestBytes: c.MemoryRequestBytes,
+			Name: c.Name, ID: c.ID, WorkingSetBytes: NoData, RootfsBytes: NoData, LogsBytes: NoData, MemoryRequestBytes: c.MemoryRequestBytes,
 			EphemeralStorageRequestBytes: c.EphemeralStorageRequestBytes, EphemeralStorageLimitBytes: c.EphemeralStorageLimitBytes,
 		})
 	}

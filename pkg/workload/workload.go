@@ -94,6 +94,8 @@ type FsUsage struct{ Bytes, Inodes int64 }
 // Container is what the limits and the messages of an eviction need to know of one.
 type Container struct {
 	Name string
+	// ID is the runtime's, which is in the name of the cgroup; empty where it has not run yet.
+	ID string
 	// WorkingSetBytes, RootfsBytes and LogsBytes are NoData when not known.
 	WorkingSetBytes, RootfsBytes, LogsBytes          int64
 	MemoryRequestBytes, EphemeralStorageRequestBytes int64
