@@ -187,6 +187,7 @@ __noinline int backstop_is_due(__u32 index)
 	use = use_of(memory, n->unit_css, n->unit_id);
 	if (use < 0 || use < n->least)
 		return 0; /* gone, or shrunk */
+	backstop.use = use;
 	grown = use - n->use;
 	others = n->available - available - grown;
 	for (__u32 i = 0; i < MAX_RIVALS; i++) {

@@ -221,6 +221,7 @@ struct backstop {
 	__u64 quiet_ns; /* no alert before: it stood down just now */
 	__u64 signalled_ns; /* of the first SIGKILL */
 	__s64 available; /* pages or tasks */
+	__s64 use; /* the nominee's at that look */
 	__u32 wire;
 	__u32 by;
 	__u32 done_leads; /* a bit for each */

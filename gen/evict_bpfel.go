@@ -29,6 +29,7 @@ type EvictBackstop struct {
 	QuietNs     uint64
 	SignalledNs uint64
 	Available   int64
+	Use         int64
 	Wire        uint32
 	By          uint32
 	DoneLeads   uint32

@@ -338,8 +338,9 @@ func (a *Agent) takeNote() {
 		a.memory.Killed(k.SignalledNs)
 	}
 	a.drills.proven.Store(true)
+	a.heldAtLast(e, k.Use)
 	a.weighContainers(e)
-	a.explain(e) // by the last pass's figures, like the nomination
+	a.explain(e) // the others by the last pass's figures, like the nomination
 	a.refresh()
 	if i := a.scene.unit(n.victim.ID); i >= 0 && sameRows(a.scene.units[i].targets, n.unit.targets) && a.takeHandle(e, a.scene.units[i]) {
 		e.unit = a.scene.units[i]
@@ -351,6 +352,19 @@ func (a *Agent) takeNote() {
 	// What was struck is gone; what may be in the unit by now is somebody else.
 	e.finished.Store(&actuator.Outcome{DeadNs: nowNs})
 	a.noted(e)
+}
+
+// heldAtLast puts what the kernel saw the victim hold before it struck in the place of what it
+// held when it was named.
+func (a *Agent) heldAtLast(e *eviction, use int64) {
+	if e.bound.Signal.Memory() {
+		e.victim.Usage.WorkingSetBytes = use
+	} else {
+		e.victim.Usage.Tasks = use
+	}
+	if i := a.scene.unit(e.victim.ID); i >= 0 {
+		a.scene.workloads[i].Usage = e.victim.Usage // the ranking says the same
+	}
 }
 
 func (a *Agent) takeHandle(e *eviction, u *unit) bool {

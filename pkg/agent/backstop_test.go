@@ -40,6 +40,9 @@ func needsBackstop(t *testing.T, a *Agent) {
 	}
 }
 
+// heldAtTheKill is what a leak holds when the kernel kills it, at least: it was named with 64 MiB.
+const heldAtTheKill = bedMemory - (200 << 20) - (32 << 20)
+
 func TestKillByTheBackstopBecomesAnEvictionOfOurs(t *testing.T) {
 	b := newBed(t)
 	bystander := b.sleeper("bystander", 16<<20)
@@ -50,6 +53,7 @@ func TestKillByTheBackstopBecomesAnEvictionOfOurs(t *testing.T) {
 	if !hog.Wait(time.Minute) {
 		t.Fatal("nobody kills the hog")
 	}
+	must(t, a.scout.round(true)) // it wakes first, and looks at what is left
 	b.turns(a, "the eviction's end", func() bool { return len(b.outcomes("hog")) == 1 })
 	b.eachEvictionOnce(1)
 	for _, kind := range []record.Kind{record.KindKill, record.KindEviction} {
@@ -57,6 +61,14 @@ func TestKillByTheBackstopBecomesAnEvictionOfOurs(t *testing.T) {
 		if l.By != record.ByBackstop || l.Tier != a.memoryTier() || len(l.Ranked) != 2 || l.Ranked[0].Name != "hog" || l.Ranked[0].UsageBytes == nil {
 			t.Errorf("%s: %+v", kind, l)
 		}
+	}
+	for _, l := range b.lines("") {
+		if l.Victim != nil && (*l.Victim.UsageBytes < heldAtTheKill || *l.Ranked[0].UsageBytes != *l.Victim.UsageBytes) {
+			t.Errorf("%s: the victim held %d bytes, ranked by %d, want at least %d", l.Kind, *l.Victim.UsageBytes, *l.Ranked[0].UsageBytes, heldAtTheKill)
+		}
+	}
+	if freed := *b.lines(record.KindEviction)[0].FreedBytes; freed < heldAtTheKill {
+		t.Errorf("freed %d bytes, want at least %d", freed, heldAtTheKill)
 	}
 	if got, _ := a.memory.Left(&a.settings, sample.Now()); got != left-1 {
 		t.Errorf("%d kills left of the budget, want %d", got, left-1)

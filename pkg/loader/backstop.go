@@ -197,6 +197,8 @@ type BackstopKill struct {
 	CrossedNs, SignalledNs uint64
 	// Available was that when it looked last: bytes or tasks.
 	Available int64
+	// Use is what the nominee held then, its working set or its tasks.
+	Use int64
 	// Slot is where its intent stands, for FreeIntent.
 	Slot int
 }
@@ -210,7 +212,7 @@ func (l *Loader) TakeNote() (k BackstopKill, ok bool) {
 	b := l.backstop
 	k = BackstopKill{
 		Wire: int(b.Wire), Seq: b.Seq, By: sample.Observer(b.By),
-		CrossedNs: b.CrossedNs, SignalledNs: b.SignalledNs, Available: b.Available * l.unitOf(int(b.Wire)), Slot: maxIntents + int(b.Wire),
+		CrossedNs: b.CrossedNs, SignalledNs: b.SignalledNs, Available: b.Available * l.unitOf(int(b.Wire)), Use: b.Use * l.unitOf(int(b.Wire)), Slot: maxIntents + int(b.Wire),
 	}
 	return k, atomic.CompareAndSwapUint64(&l.backstop.Licence, licenceSpent, licenceNone)
 }

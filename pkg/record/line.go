@@ -129,7 +129,8 @@ type Observed struct {
 	Capacity  int64 `json:"capacity"`
 }
 
-// Victim is the evicted unit with the figures it was ranked by.
+// Victim is the evicted unit with the figures it was ranked by; the backstop's with what it held
+// at the kernel's last look before SIGKILL.
 type Victim struct {
 	UID          string `json:"uid"`
 	Namespace    string `json:"namespace,omitempty"`
