@@ -319,6 +319,63 @@ func TestOnlyStatusesThatWereTakenAndReplacedEndAReport(t *testing.T) {
 	b.awaitReports(map[string]int{"gave-up": 1})
 }
 
+// A kubelet that called the pod Failed by itself, before it heard of the eviction, and tore it down keeps
+// its own status for good: it empties reason and message every ten seconds, and leaves the condition.
+func TestAKubeletThatHadFailedThePodItselfEndsNoReportInVain(t *testing.T) {
+	for name, change := range map[string]func(*record.Line){
+		"for pressure": func(*record.Line) {},
+		"for a limit of its own": func(l *record.Line) {
+			l.Signal, l.Threshold = decide.CheckEmptyDir, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			b.quarrel, b.settle = true, time.Hour
+			p := runningPod(uidA, "hog")
+			fails := func(p *corev1.Pod) {
+				ends(p)
+				p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodFailed, "", ""
+			}
+			fails(p)
+			b.server.set(p)
+			l := kill(1, uidA, "hog")
+			change(l)
+			b.append(l)
+			b.start()
+			for i := range 3 {
+				b.await("the status", func() bool { return b.isEvicted("hog") })
+				b.await("the event", func() bool { return len(b.server.eventsNow()) == 1 })
+				if s := b.companion.Stats(); s.Backlog != 1 {
+					t.Fatalf("stats %+v after %d statuses: the kubelet may have had news under way", s, i)
+				}
+				b.server.update("shop", "hog", fails)
+			}
+			b.awaitReports(map[string]int{"overwritten": 1})
+			if !b.isEvicted("hog") || b.server.pod("shop", "hog").Status.Message != lowOnMemory {
+				t.Errorf("status %+v: the last word is not ours", b.server.pod("shop", "hog").Status)
+			}
+			b.server.update("shop", "hog", fails)
+
+			written := b.server.count(http.MethodPatch, "/pods/hog/status")
+			b.await("the cursor", func() bool { // behind it
+				data, err := os.ReadFile(b.options.Cursor)
+				return err == nil && !strings.Contains(string(data), `"offset":0,`)
+			})
+			b.stop()
+			b.start()
+			b.append(kill(7, uidB, "gone")) // when it is done, the other would be read
+			b.awaitReports(map[string]int{"gone": 1})
+			if n := b.server.count(http.MethodPatch, "/pods/hog/status"); n != written {
+				t.Errorf("%d statuses after a new start", n-written)
+			}
+			if n := b.server.count(http.MethodPost, "/events"); n != 2 {
+				t.Errorf("%d events of two evictions", n)
+			}
+		})
+	}
+}
+
 func TestAFailedPodWhoseContainersRunIsNotDone(t *testing.T) {
 	b := newBed(t)
 	b.server.set(runningPod(uidA, "hog"))

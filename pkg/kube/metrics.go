@@ -43,7 +43,7 @@ func newMeters() *meters {
 	}
 	// An increase is seen only of a series that was there before.
 	for _, kind := range []string{ReportStatus, ReportDelete} {
-		for _, result := range []string{resultDone, resultGone, resultEnded, resultRefused, resultGaveUp, resultLate} {
+		for _, result := range []string{resultDone, resultGone, resultEnded, resultRefused, resultGaveUp, resultLate, resultOverwritten} {
 			m.reports.WithLabelValues(kind, result)
 		}
 	}

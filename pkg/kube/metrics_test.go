@@ -55,12 +55,14 @@ ebpf_evict_kube_reports_total{kind="delete",result="ended"} 0
 ebpf_evict_kube_reports_total{kind="delete",result="gave-up"} 0
 ebpf_evict_kube_reports_total{kind="delete",result="gone"} 0
 ebpf_evict_kube_reports_total{kind="delete",result="late"} 0
+ebpf_evict_kube_reports_total{kind="delete",result="overwritten"} 0
 ebpf_evict_kube_reports_total{kind="delete",result="refused"} 0
 ebpf_evict_kube_reports_total{kind="status",result="done"} 1
 ebpf_evict_kube_reports_total{kind="status",result="ended"} 0
 ebpf_evict_kube_reports_total{kind="status",result="gave-up"} 0
 ebpf_evict_kube_reports_total{kind="status",result="gone"} 0
 ebpf_evict_kube_reports_total{kind="status",result="late"} 0
+ebpf_evict_kube_reports_total{kind="status",result="overwritten"} 0
 ebpf_evict_kube_reports_total{kind="status",result="refused"} 0
 `, "ebpf_evict_kube_backlog", "ebpf_evict_kube_reports_total")
 	if n := b.value("ebpf_evict_kube_report_seconds", ""); n != 2 {

@@ -43,6 +43,12 @@ const (
 	// overwrittenMost ends a quarrel with somebody who writes another status: 30 statuses that
 	// the server took, written 20 ms to 30 s apart, are some ten minutes.
 	overwrittenMost = 30
+	// emptiedMost ends one with a kubelet that had called the pod failed by itself, and torn it down,
+	// before it heard of the eviction: it looks at the pod never again, and replaces reason and
+	// message by its own empty ones at each comparison (needsReconcile, pkg/kubelet/status, v1.34).
+	// One that only has news under way does so twice at most, and then takes ours over
+	// (generateAPIPodStatus).
+	emptiedMost = 3
 	// endMost is how long containers may run on in a failed pod.
 	endMost = 10 * time.Minute
 	// lateAfter is how long a container that was started after the kill has to run for the pod
@@ -68,6 +74,8 @@ const (
 	resultRefused = "refused" // a static pod's mirror
 	resultGaveUp  = "gave-up"
 	resultLate    = "late" // the pod came back and lives: an event alone
+	// all is there but reason and message, which the kubelet empties again and again
+	resultOverwritten = "overwritten"
 )
 
 // report brings one eviction to the cluster. It belongs to one goroutine.
@@ -89,6 +97,7 @@ type report struct {
 	written  bool   // a status of ours, and it was not found overwritten yet
 	// overwritten counts the statuses that the server took and somebody else replaced.
 	overwritten int
+	emptied     int       // those of them that left all but reason and message
 	good        time.Time // since when all is as it should be
 	runsOn      time.Time // since when containers are known to run in the failed pod
 	stamp       metav1.Time
@@ -208,7 +217,12 @@ func (r *report) untold(p *pod, now time.Time) time.Duration {
 
 // isShown reports whether the pod's status tells of an eviction, ours or the kubelet's own.
 func (r *report) isShown(p *pod) bool {
-	return p.phase == corev1.PodFailed && p.evicted && (p.disrupted || !r.isPressure())
+	return r.isActedOn(p) && p.evicted
+}
+
+// isActedOn: controllers go by phase and condition. Reason and message are for people.
+func (r *report) isActedOn(p *pod) bool {
+	return p.phase == corev1.PodFailed && (p.disrupted || !r.isPressure())
 }
 
 // isPressure: a limit of the pod's own brings no DisruptionTarget, as with the kubelet.
@@ -248,6 +262,9 @@ func (r *report) patch(ctx context.Context, p *pod, now time.Time) (string, time
 	if r.written {
 		r.written = false
 		r.overwritten++
+		if r.isActedOn(p) && !p.running {
+			r.emptied++
+		}
 	}
 	if left := r.next.Sub(now); left > 0 {
 		return "", left, nil
@@ -266,6 +283,11 @@ func (r *report) patch(ctx context.Context, p *pod, now time.Time) (string, time
 		Dur("after_ms", time.Since(r.line.Time.Time)).Msg("pod status written")
 	if err := r.event(ctx, now); err != nil {
 		return "", 0, err
+	}
+	if r.emptied >= emptiedMost {
+		r.log.Warn().Str("pod", p.Namespace+"/"+p.Name).Int("overwritten", r.overwritten).
+			Msg("the kubelet had failed the pod itself and empties reason and message: phase, DisruptionTarget and event stay")
+		return resultOverwritten, 0, nil
 	}
 	return "", settle, nil
 }

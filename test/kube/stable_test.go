@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
@@ -54,6 +55,40 @@ func TestTheRecordIsStable(t *testing.T) {
 			}
 		}
 	}
+	bs.AreUntouched(t)
+	n.kubeletDidNotEvict(t)
+}
+
+// A kubelet that has called the pod Failed by itself, before it heard of the eviction, keeps to its own
+// reason and message, which are none. What controllers act on is there, and the report ends.
+func TestAPodThatTheKubeletFailedBeforeIsReported(t *testing.T) {
+	n := theNodeIs(t)
+	bs := n.Bystanders(t)
+	a := n.Agent(t, shortly)
+	c := a.Companion(t)
+	h := n.Pod(t, "hog", hog(), onCall, restarted(v1.RestartPolicyNever))
+	must(t, c.cmd.Process.Signal(unix.SIGSTOP))
+	h.Call()
+	kill := a.KillOf(h)
+	h.await("failure by the kubelet's word", func(s *v1.Pod) bool { return s.Status.Phase == v1.PodFailed })
+	must(t, n.await("end of the pod on the node", func() bool { return !h.isOnNode() }))
+	time.Sleep(2 * time.Second) // the kubelet's own work on it
+	seen := h.Follow()
+	c.kill()
+	must(t, c.start())
+	if r := c.awaitLine("eviction reported", kill.ID); r.Result != "overwritten" {
+		t.Errorf("report %+v", r)
+	}
+	n.awaitRelists(t, 15)
+	for _, s := range seen.statuses() {
+		t.Logf("%s after the kill: %s", s.at.Sub(kill.Time.Time).Round(time.Millisecond), s)
+	}
+	want := evictedForMemory()
+	got := h.Status()
+	if want.Reason, want.Message = got.Status.Reason, withoutFigures(got.Status.Message); got.Status.Reason != "" {
+		t.Errorf("the kubelet left the reason %q: the report could have been done", got.Status.Reason)
+	}
+	h.IsLeftAs(want)
 	bs.AreUntouched(t)
 	n.kubeletDidNotEvict(t)
 }
