@@ -11,6 +11,10 @@ import (
 const NoTable = "no pod's priority is known: critical pods can be evicted (static ones never), requests are guessed from " +
 	"cgroups, and nothing is reported; run ebpf-evict kube, or stay in shadow mode"
 
+// tableOld is how long a table holds whose time of change nobody sets anew: the companion does each
+// minute while it hears of pods, and can write.
+const tableOld = 3 * time.Minute
+
 // tableWatch is what is wrong with the table, as it was said last; "" for nothing.
 type tableWatch struct {
 	trouble string
@@ -43,13 +47,14 @@ func (w *tableWatch) turns(trouble string, now time.Time) bool {
 	return true
 }
 
-// watchTable says when a workload table is refused, or missing where an enforcing agent's units are
-// pods, and when a good one is there. The caller has looked at the cgroups.
+// watchTable says when a workload table is refused, or missing or old where an enforcing agent's units
+// are pods, and when a good one is there. The caller has looked at the cgroups.
 func (s *scout) watchTable() {
 	status := s.scanner.TableStatus()
 	s.hasTable.Store(status.Taken)
-	reason := s.tableTrouble(&status)
-	if !s.table.turns(reason, time.Now()) {
+	now := time.Now()
+	reason := s.tableTrouble(&status, now)
+	if !s.table.turns(reason, now) {
 		return
 	}
 	switch {
@@ -65,8 +70,9 @@ func (s *scout) watchTable() {
 	s.raise(alarm{reason: reason})
 }
 
-func (s *scout) tableTrouble(status *workload.TableStatus) string {
-	isMissed := !status.Taken && s.enforces.Load() && s.scanner.HasPods()
+func (s *scout) tableTrouble(status *workload.TableStatus, now time.Time) string {
+	isWanted := s.enforces.Load() && s.scanner.HasPods()
+	isMissed := isWanted && !status.Taken
 	switch err := status.LastError; {
 	case err != nil:
 		reason := "workload table refused, the last good one stays: "
@@ -79,6 +85,9 @@ func (s *scout) tableTrouble(status *workload.TableStatus) string {
 		return reason
 	case isMissed:
 		return "no workload table: " + NoTable
+	case isWanted && now.Sub(status.Changed) > tableOld:
+		return "workload table not set anew since " + status.Changed.UTC().Format(time.RFC3339) + ": the priority of pods made " +
+			"since is not known, and critical ones can be evicted (static ones never); look at the log of ebpf-evict kube"
 	}
 	return ""
 }

@@ -95,3 +95,65 @@ func TestTheTableOfPodsIsSaidToBeMissingOrRefused(t *testing.T) {
 		})
 	}
 }
+
+// Whoever writes a table of pods sets its time of change anew while it hears of them.
+func TestATableThatIsVouchedForNoMoreIsSaidToBe(t *testing.T) {
+	for name, tc := range map[string]struct {
+		mode   string
+		noPods bool
+		age    time.Duration
+		want   bool
+	}{
+		"set anew two minutes ago":       {config.ModeEnforce, false, 2 * time.Minute, false},
+		"set anew four minutes ago":      {config.ModeEnforce, false, 4 * time.Minute, true},
+		"units are no pods":              {config.ModeEnforce, true, 4 * time.Minute, false},
+		"shadow":                         {config.ModeShadow, false, 4 * time.Minute, false},
+		"the clock was set back an hour": {config.ModeEnforce, false, -time.Hour, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPods(t)
+			p.conf.Mode = tc.mode
+			if tc.noPods {
+				p.conf.Roots = []string{p.root}
+				must(t, p.fs.Remove(p.root+"/"+podA))
+				must(t, p.fs.Remove(p.root+"/kubepods"))
+			}
+			set := func(age time.Duration) {
+				t.Helper()
+				at := time.Now().Add(-age)
+				must(t, os.Chtimes(p.conf.Workloads, at, at))
+			}
+			p.list(uidPodA)
+			set(tc.age)
+			p.a = p.open(map[string]string{"allocatableMemory.available": "1Mi"}, nil)
+			reasons := func() (all []string) {
+				for range 2 {
+					p.look(p.a)
+					p.a.confess()
+				}
+				p.written(p.a)
+				for _, l := range p.lines(record.KindDegraded) {
+					if strings.Contains(l.Reason, "workload table") {
+						all = append(all, l.Reason)
+					}
+				}
+				return all
+			}
+			got := reasons()
+			if isSaid := len(got) == 1 && strings.Contains(got[0], "not set anew since"); isSaid != tc.want || !tc.want && len(got) > 0 {
+				t.Fatalf("said %q", got)
+			}
+			if !tc.want {
+				return
+			}
+			set(0)
+			if got = reasons(); len(got) != 2 || !strings.Contains(got[1], "good again") {
+				t.Errorf("said %q when it was set anew", got)
+			}
+			must(t, os.Remove(p.conf.Workloads))
+			if got = reasons(); len(got) != 2 {
+				t.Errorf("said %q when it was gone for a moment", got)
+			}
+		})
+	}
+}

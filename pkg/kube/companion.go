@@ -52,8 +52,8 @@ type Companion struct {
 	// These are the constants of these names.
 	settle, taintMost, blindAfter, vouchEvery time.Duration
 
-	spacing, retry backoff // between the statuses of one pod, and after a try that failed
-	tabled         atomic.Bool
+	spacing, retry backoff      // between the statuses of one pod, and after a try that failed
+	tabled         atomic.Bool  // the table was written when it had to be last
 	read           atomic.Int64 // when the journal was read last, Unix nanoseconds
 
 	mu      sync.Mutex
@@ -284,14 +284,14 @@ func (c *Companion) Healthy() error {
 	return nil
 }
 
-// Ready is an error until the node's pods are known and in the table, and while nothing has been
-// heard of them for a minute.
+// Ready is an error until the node's pods are known and in the table, while the last writing of
+// the table failed, and while nothing has been heard of the pods for a minute.
 func (c *Companion) Ready() error {
 	switch {
 	case !c.store.synced():
 		return fmt.Errorf("the pods of node %s are not listed yet", c.o.Node)
 	case !c.tabled.Load():
-		return fmt.Errorf("workload table %s not written yet", c.o.Table)
+		return fmt.Errorf("workload table %s not written", c.o.Table)
 	}
 	if _, lost := c.store.heard.state(); !lost.IsZero() && time.Since(lost) > c.blindAfter {
 		return fmt.Errorf("the pods of node %s can't be listed or watched since %s", c.o.Node, lost.Format(time.RFC3339))

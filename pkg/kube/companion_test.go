@@ -1050,6 +1050,26 @@ func TestTheTableFollowsThePods(t *testing.T) {
 	}
 }
 
+func TestACompanionThatCantWriteTheTableIsNotReady(t *testing.T) {
+	b := newBed(t)
+	b.server.set(runningPod(uidA, "web"))
+	b.start()
+	b.await("the table", func() bool { return b.companion.Ready() == nil })
+	blocked := b.options.Table + ".tmp/full" // no other file can have its name
+	if err := os.MkdirAll(blocked, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.server.set(runningPod(uidB, "db"))
+	b.await("not ready", func() bool { return b.companion.Ready() != nil })
+	if err := os.RemoveAll(filepath.Dir(blocked)); err != nil {
+		t.Fatal(err)
+	}
+	b.await("ready", func() bool { return b.companion.Ready() == nil })
+	if n := len(b.table().Workloads); n != 2 {
+		t.Errorf("ready with %d of 2 pods in the table", n)
+	}
+}
+
 func TestABlindCompanionIsNotReadyAndItsTableGrowsOld(t *testing.T) {
 	b := newBed(t)
 	b.blindAfter = 100 * time.Millisecond

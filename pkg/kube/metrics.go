@@ -66,7 +66,7 @@ func (c *Companion) Metrics() prometheus.Collector {
 	return &collector{
 		c:       c,
 		backlog: prometheus.NewDesc(metricsPrefix+"backlog", "Kills that the cluster does not show for good yet.", nil, nil),
-		ready:   prometheus.NewDesc(metricsPrefix+"ready", "1 while the node's pods are known, and in the workload table; 0 also when no list or watch of them was answered for a minute.", nil, nil),
+		ready:   prometheus.NewDesc(metricsPrefix+"ready", "1 while the node's pods are known, and in the workload table; 0 also while the table can't be written, or when no list or watch of pods was answered for a minute.", nil, nil),
 	}
 }
 

@@ -31,7 +31,7 @@ func TestMetricsTellOfReportsAndWhatIsUnderWay(t *testing.T) {
 # HELP ebpf_evict_kube_backlog Kills that the cluster does not show for good yet.
 # TYPE ebpf_evict_kube_backlog gauge
 ebpf_evict_kube_backlog 2
-# HELP ebpf_evict_kube_ready 1 while the node's pods are known, and in the workload table; 0 also when no list or watch of them was answered for a minute.
+# HELP ebpf_evict_kube_ready 1 while the node's pods are known, and in the workload table; 0 also while the table can't be written, or when no list or watch of pods was answered for a minute.
 # TYPE ebpf_evict_kube_ready gauge
 ebpf_evict_kube_ready 1
 `, "ebpf_evict_kube_backlog", "ebpf_evict_kube_ready")

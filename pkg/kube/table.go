@@ -92,14 +92,15 @@ func (c *Companion) keepTable(ctx context.Context, t *table) {
 	defer vouch.Stop()
 	for ctx.Err() == nil {
 		wait := tableEvery
-		if err := t.update(c.store.all()); err != nil {
+		err := t.update(c.store.all())
+		c.tabled.Store(err == nil)
+		if err != nil {
 			c.meters.failed(doingTable)
 			c.log.Error().Err(err).Msg("workload table not written, the former one stays")
 			sleep(ctx, retry.next(nil))
 			continue
 		}
 		retry.reset()
-		c.tabled.Store(true)
 		sleep(ctx, wait)
 		select {
 		case <-ctx.Done():

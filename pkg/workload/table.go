@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 // TableSchema is the schema of the workload table.
@@ -81,6 +82,8 @@ type TableStatus struct {
 	// Taken: there is a table in use.
 	Taken      bool
 	Generation uint64
+	// Changed is when the file that was taken or refused last was written, or set anew.
+	Changed time.Time
 	// Refused counts the tables that were not taken over; the last good one stays.
 	Refused   uint64
 	LastError error
@@ -195,7 +198,11 @@ func (e *Entry) checkAmounts() error {
 }
 
 // TableStatus reports the table in use and what was refused.
-func (s *Scanner) TableStatus() TableStatus { return s.status }
+func (s *Scanner) TableStatus() TableStatus {
+	status := s.status
+	status.Changed = time.Unix(s.seen.mtime.Unix())
+	return status
+}
 
 // LoadTable takes a newer table over and keeps the last good one otherwise. Units that were
 // read before are to be judged anew. One file is parsed once, also when it was refused.
