@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -156,6 +157,11 @@ func (c *Companion) drain(ctx context.Context, tail *record.Tail) error {
 	}
 	for ctx.Err() == nil {
 		e, err := tail.Next()
+		if errors.Is(err, record.ErrCut) {
+			if before, posErr := tail.Position(); posErr == nil {
+				c.ledger.read(before)
+			}
+		}
 		if err != nil || e == nil {
 			return err
 		}

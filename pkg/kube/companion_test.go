@@ -807,6 +807,24 @@ func TestAHalfWrittenLineIsReportedWhenItIsWhole(t *testing.T) {
 	b.await("the status", func() bool { return b.isEvicted("hog") })
 }
 
+func TestAJournalThatIsCutIsReadFromItsStart(t *testing.T) {
+	b := newBed(t)
+	b.start()
+	b.append(kill(1, uidA, "gone"))
+	b.append(kill(2, uidA, "gone"))
+	b.awaitReports(map[string]int{"gone": 1})
+	if err := os.Truncate(b.options.Journal, 0); err != nil {
+		t.Fatal(err)
+	}
+	b.await("an error", func() bool { return b.value("ebpf_evict_kube_errors_total", "journal") == 1 })
+	b.await("the cursor at its start", func() bool {
+		data, err := os.ReadFile(b.options.Cursor)
+		return err == nil && strings.Contains(string(data), `"offset":0,`) && !strings.Contains(string(data), `"inode":0,`)
+	})
+	b.append(kill(3, uidB, "gone"))
+	b.awaitReports(map[string]int{"gone": 2})
+}
+
 func TestAPodWithAControllerIsDeletedWhereAsked(t *testing.T) {
 	b := newBed(t)
 	controller := true

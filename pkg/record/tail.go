@@ -42,6 +42,10 @@ type Tail struct {
 	Skipped int
 }
 
+// ErrCut means that the file is shorter than what was read of it: somebody truncated it in place.
+// It is read from its start next.
+var ErrCut = errors.New("cut in place, begun anew at its start")
+
 // NewTail goes on at a position; the zero one is before the oldest line. Where its file is gone, it begins with the oldest there is.
 func NewTail(path string, from Position) (*Tail, error) {
 	t := &Tail{path: path}
@@ -72,7 +76,7 @@ func NewTail(path string, from Position) (*Tail, error) {
 }
 
 // Next returns the next line, nil when there is none yet: a last line without its newline
-// is still being written.
+// is still being written. After an error it may be asked again.
 func (t *Tail) Next() (*Entry, error) {
 	for {
 		if text, ok := t.line(); ok {
@@ -150,6 +154,9 @@ func (t *Tail) more() (bool, error) {
 }
 
 func (t *Tail) read() (int, error) {
+	if err := t.recut(); err != nil {
+		return 0, err
+	}
 	if len(t.unread) > maxLineBytes { // no line of ours: on to the next newline
 		t.offset += int64(len(t.unread))
 		t.unread, t.zeros = nil, 0
@@ -161,6 +168,20 @@ func (t *Tail) read() (int, error) {
 		err = nil
 	}
 	return n, err
+}
+
+// recut begins anew, or forgets the line that is half there, where the file ends before.
+func (t *Tail) recut() error {
+	_, size, err := stat(t.f)
+	if err != nil || size >= t.offset+int64(len(t.unread)) {
+		return err
+	}
+	t.unread, t.zeros = nil, 0
+	if size < t.offset {
+		t.offset = 0
+		return ErrCut
+	}
+	return nil
 }
 
 // first opens the oldest file, if there is one.

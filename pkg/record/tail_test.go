@@ -1,6 +1,7 @@
 package record
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,6 +84,42 @@ func TestATailWaitsForTheRestOfALine(t *testing.T) {
 	if tail.Skipped != 1 {
 		t.Errorf("skipped %d, want the torn one", tail.Skipped)
 	}
+}
+
+func TestATailBeginsAnewWhereItsFileWasCut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal.jsonl")
+	appendText(t, path, text("a")+text("b")+`{"half`)
+	tail := follow(t, path, Position{})
+	expect(t, drain(t, tail), "a", "b")
+	cut := func(size int) {
+		t.Helper()
+		if err := os.Truncate(path, int64(size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isCut := func() {
+		t.Helper()
+		if e, err := tail.Next(); e != nil || !errors.Is(err, ErrCut) {
+			t.Fatalf("%v, %v: want it to say that the file was cut", e, err)
+		}
+		if at := position(t, tail); at.Offset != 0 {
+			t.Errorf("offset %d", at.Offset)
+		}
+	}
+	cut(0)
+	isCut()
+	expect(t, drain(t, tail))
+	appendText(t, path, text("c")+text("d"))
+	expect(t, drain(t, tail), "c", "d")
+	cut(len(text("c")))
+	isCut()
+	expect(t, drain(t, tail), "c")
+	appendText(t, path, `{"half`)
+	expect(t, drain(t, tail))
+	cut(len(text("c"))) // nothing of what was returned
+	expect(t, drain(t, tail))
+	appendText(t, path, text("e"))
+	expect(t, drain(t, tail), "e")
 }
 
 func TestATailGoesOnThroughRotations(t *testing.T) {
