@@ -242,7 +242,17 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, o)
 }
 
+// said is a 200 with somebody else's words, such as a proxy's.
+type said struct{ contentType, body string }
+
+func (s said) Error() string { return s.body }
+
 func refuse(w http.ResponseWriter, err error) {
+	if s, ok := err.(said); ok {
+		w.Header().Set("Content-Type", s.contentType)
+		_, _ = io.WriteString(w, s.body)
+		return
+	}
 	status := apierrors.APIStatus(nil)
 	if s, ok := err.(apierrors.APIStatus); ok {
 		status = s

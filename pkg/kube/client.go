@@ -79,9 +79,15 @@ func (c *client) deletePod(ctx context.Context, namespace, name string, uid type
 		Do(ctx).Error()
 }
 
+// createEvent wants the event for an answer: a proxy has a 200 for whatever it is asked.
 func (c *client) createEvent(ctx context.Context, e *corev1.Event) error {
-	return c.rest.Post().Namespace(e.Namespace).Resource("events").
-		Timeout(requestTimeout).MaxRetries(0).Body(e).Do(ctx).Error()
+	made := &corev1.Event{}
+	err := c.rest.Post().Namespace(e.Namespace).Resource("events").
+		Timeout(requestTimeout).MaxRetries(0).Body(e).Do(ctx).Into(made)
+	if err == nil && made.Name != e.Name { // of another kind it stays empty
+		err = fmt.Errorf("the answer is no event %s", e.Name)
+	}
+	return err
 }
 
 func (c *client) getNode(ctx context.Context) (*corev1.Node, error) {
