@@ -17,11 +17,12 @@ func newExplainCmd(out io.Writer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain ID",
 		Short: "Tell one eviction, reclaim or drill: what crossed, who was chosen and why, and each stage's time",
-		Long:  "Tells one eviction, reclaim or drill of the journal. The start of an ID is enough where only one begins so.",
+		Long: "Tells one eviction, reclaim or drill of the journal. The start of an ID is enough where only one begins so,\n" +
+			"and a pod's annotation ebpf-evict/eviction is as good.",
 		Example: "  ebpf-evict explain 01KDYAK383041061050R3GG28A\n" +
 			"  ebpf-evict explain 01kdyak3 -o json",
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 1 || args[0] == "" {
+			if len(args) != 1 || idIn(args[0]) == "" {
 				return usageError{errors.New("explain: want one ID, as history shows them")}
 			}
 			return nil
@@ -31,9 +32,10 @@ func newExplainCmd(out io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			e, err := find(all, args[0])
+			id := idIn(args[0])
+			e, err := find(all, id)
 			if errors.Is(err, errNotFound) {
-				if lines, drillErr := flags.drill(args[0]); drillErr != nil || len(lines) > 0 {
+				if lines, drillErr := flags.drill(id); drillErr != nil || len(lines) > 0 {
 					return errors.Join(drillErr, printDrillOf(out, flags.output, lines))
 				}
 			}
@@ -48,6 +50,12 @@ func newExplainCmd(out io.Writer) *cobra.Command {
 	}
 	flags.add(cmd)
 	return cmd
+}
+
+// idIn is the ID in a pod's annotation, which has the time of another try behind it.
+func idIn(s string) string {
+	id, _, _ := strings.Cut(s, ".")
+	return id
 }
 
 var errNotFound = errors.New("no eviction or drill")

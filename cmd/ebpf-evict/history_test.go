@@ -154,7 +154,7 @@ RANK  UNIT   USES      REQUESTS  TASKS  PRIORITY    EVICTABLE  NOTE
 
 outcome: killed; threshold met; 5 processes killed; 600 MiB freed; 2 attempts
 `
-	for name, id := range map[string]string{"whole id": "01KDYAK383041061050R3GG28A", "start in small letters": "01kdyak"} {
+	for name, id := range map[string]string{"whole id": "01KDYAK383041061050R3GG28A", "start in small letters": "01kdyak", "a pod's annotation": "01KDYAK383041061050R3GG28A.1795721976473"} {
 		t.Run(name, func(t *testing.T) {
 			got, _, err := explain(t, "--journal", path, id)
 			if err != nil {
@@ -164,6 +164,9 @@ outcome: killed; threshold met; 5 processes killed; 600 MiB freed; 2 attempts
 				t.Errorf("(-want +got)\n%s", d)
 			}
 		})
+	}
+	if _, _, err := explain(t, "--journal", path, ".1795721976473"); err == nil || !strings.Contains(err.Error(), "want one ID") {
+		t.Errorf("no id: %v", err)
 	}
 	if got, _, err := explain(t, "--journal", path, "01KDYAZ"); err != nil || !strings.Contains(got, "outcome: still open, or the agent died\n") {
 		t.Errorf("open eviction: %q, %v", got, err)
