@@ -177,7 +177,9 @@ func diskOptions(c *config.Config, log zerolog.Logger) (disk.Options, error) {
 	node := cmp.Or(os.Getenv("NODE_NAME"), hostname) // a name for people
 	paths := agent.DiskPaths(c, workload.DiskLayout{})
 	scanner := func() *workload.Scanner {
-		return workload.NewScanner(workload.Options{FS: fs, Roots: roots, TablePath: c.Workloads, TableUID: c.TableOwner, Procfs: "/proc"})
+		return workload.NewScanner(workload.Options{
+			FS: fs, Roots: roots, TablePath: c.Workloads, TableUID: c.TableOwner, NodeName: os.Getenv("NODE_NAME"), Procfs: "/proc",
+		})
 	}
 	return disk.Options{
 		FS:    fs,

@@ -39,7 +39,7 @@ func liveSnapshot(ctx context.Context, c *config.Config) (*snapshot.Snapshot, *w
 	addRoot(s, fs, roots)
 	addDisks(ctx, s, c)
 	units, err := workload.NewScanner(workload.Options{
-		FS: fs, Roots: roots, Protect: c.Protect, TablePath: c.Workloads, TableUID: c.TableOwner,
+		FS: fs, Roots: roots, Protect: c.Protect, TablePath: c.Workloads, TableUID: c.TableOwner, NodeName: os.Getenv("NODE_NAME"),
 		AllowFirst: c.AllowEvictFirst, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 	}).Scan()
 	if err != nil {

@@ -165,7 +165,7 @@ func (a *Agent) build(ctx context.Context, o Options, p *plan) (err error) {
 		fs: fs, kernel: a.kernel, proc: a.proc, wires: a.wires, log: o.Log, nearness: nearness{margin: margin},
 		scanner: workload.NewScanner(workload.Options{
 			FS: fs, Roots: p.roots, SelfPIDs: selfPIDs(),
-			TablePath: c.Workloads, TableUID: c.TableOwner, NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
+			TablePath: c.Workloads, TableUID: c.TableOwner, NodeName: os.Getenv("NODE_NAME"), NodeMemoryBytes: node.MemTotalBytes, Procfs: "/proc",
 		}),
 		wake: a.wake, alarms: make(chan alarm, 16), kicks: make(chan struct{}, 1), met: make(chan *unit, 4*maxGuests),
 		known: newKnown(), fills: map[uint64]*fill{},

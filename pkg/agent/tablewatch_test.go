@@ -43,11 +43,13 @@ func TestTheTableOfPodsIsSaidToBeMissingOrRefused(t *testing.T) {
 	}{
 		"enforce, none":                        {config.ModeEnforce, false, "", "no workload table: ", "good again"},
 		"enforce, refused":                     {config.ModeEnforce, false, "[{}", "refused, and there was none before", "good again"},
+		"enforce, another node's":              {config.ModeEnforce, false, `{"schema":"ebpf-evict/workloads/v1","node":"node-2"}`, `refused, and there was none before: of node "node-2"`, "good again"},
 		"enforce, none, and units are no pods": {config.ModeEnforce, true, "", "", ""},
 		"shadow, none":                         {config.ModeShadow, false, "", "", ""},
 		"shadow, refused":                      {config.ModeShadow, false, "[{}", "refused, and there was none before", "good again"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Setenv("NODE_NAME", "node-1")
 			p := newPods(t)
 			p.conf.Mode = tc.mode
 			if tc.noPods {

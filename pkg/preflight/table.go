@@ -17,6 +17,9 @@ import (
 func workloadTable(c *config.Config, wanted bool, now time.Time) (w WorkloadTable) {
 	w.Wanted = wanted
 	t, err := workload.LoadTable(c.Workloads, c.TableOwner)
+	if err == nil {
+		err = t.CheckNode(os.Getenv("NODE_NAME"))
+	}
 	switch {
 	case err == nil:
 		w.OK, w.Generation, w.Workloads = true, t.Generation, len(t.Workloads)

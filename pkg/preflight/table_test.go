@@ -15,7 +15,8 @@ import (
 )
 
 func TestWorkloadTable(t *testing.T) {
-	const good = `{"schema":"ebpf-evict/workloads/v1","generation":7,"workloads":[{"uid":"a"},{"uid":"b"}]}`
+	t.Setenv("NODE_NAME", "node-1")
+	const good = `{"schema":"ebpf-evict/workloads/v1","node":"node-1","generation":7,"workloads":[{"uid":"a"},{"uid":"b"}]}`
 	for name, tc := range map[string]struct {
 		text   string
 		wanted bool
@@ -26,6 +27,7 @@ func TestWorkloadTable(t *testing.T) {
 		"none, and units are no pods": {"", false, os.Getuid(), WorkloadTable{Error: "there is none"}},
 		"a good one":                  {good, true, os.Getuid(), WorkloadTable{Wanted: true, OK: true, AgeSeconds: 60, Workloads: 2, Generation: 7}},
 		"torn":                        {good[:60], true, os.Getuid(), WorkloadTable{Wanted: true, Error: "unexpected end of JSON", Effect: agent.NoTable}},
+		"another node's":              {strings.Replace(good, "node-1", "node-2", 1), true, os.Getuid(), WorkloadTable{Wanted: true, Error: `of node "node-2"`, Effect: agent.NoTable}},
 		"somebody else's":             {good, true, os.Getuid() + 1, WorkloadTable{Wanted: true, Error: "belongs to uid", Effect: agent.NoTable}},
 	} {
 		c := config.Default()

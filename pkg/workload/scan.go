@@ -92,6 +92,8 @@ type Options struct {
 	// TablePath is the workload table, TableUID its expected owner.
 	TablePath string
 	TableUID  uint32
+	// NodeName is the node's in the cluster, empty where it is not known.
+	NodeName string
 	// AllowFirst lets the table's mark "first" count.
 	AllowFirst bool
 	// NodeMemoryBytes is for requests inferred from oom_score_adj.

@@ -111,6 +111,15 @@ func ParseTable(data []byte) (*Table, error) {
 	return &t, nil
 }
 
+// CheckNode refuses the table of another node than this. Either may not know its name, which is then
+// empty.
+func (t *Table) CheckNode(name string) error {
+	if name == "" || t.Node == "" || t.Node == name {
+		return nil
+	}
+	return fmt.Errorf("%w: of node %.80q, this is %.80q", ErrTable, t.Node, name)
+}
+
 func (t *Table) check() error {
 	if t.Schema != TableSchema {
 		return fmt.Errorf("schema %.80q, want %q", t.Schema, TableSchema)
@@ -215,6 +224,9 @@ func (s *Scanner) LoadTable() {
 		return
 	}
 	t, err := LoadTable(s.o.TablePath, s.o.TableUID)
+	if err == nil {
+		err = t.CheckNode(s.o.NodeName)
+	}
 	if err == nil && s.table != nil && t.Generation < s.table.Generation {
 		err = fmt.Errorf("%w: generation %d after %d", ErrTable, t.Generation, s.table.Generation)
 	}

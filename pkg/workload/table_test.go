@@ -101,6 +101,33 @@ func TestLastGoodTableStays(t *testing.T) {
 	}
 }
 
+func TestATableOfAnotherNodeIsRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		node, table string
+		refused     bool
+	}{
+		"this node's":               {"n", goodTable, false},
+		"another's":                 {"n", strings.Replace(goodTable, `"node":"n"`, `"node":"m"`, 1), true},
+		"nobody's":                  {"n", strings.Replace(goodTable, `"node":"n"`, `"node":""`, 1), false},
+		"our own name is not known": {"", goodTable, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := NewScanner(Options{TablePath: write(t, tc.table), TableUID: uint32(os.Getuid()), NodeName: tc.node})
+			s.LoadTable()
+			st := s.TableStatus()
+			if st.Taken == tc.refused || errors.Is(st.LastError, ErrTable) != tc.refused {
+				t.Fatalf("status %+v", st)
+			}
+			if tc.refused && !strings.Contains(st.LastError.Error(), `of node "m", this is "n"`) {
+				t.Errorf("reason %v", st.LastError)
+			}
+			if s.LoadTable(); s.TableStatus().Refused != st.Refused {
+				t.Error("read again, though the file did not change")
+			}
+		})
+	}
+}
+
 func TestTheTableKnowsRequestsAndLimits(t *testing.T) {
 	path := write(t, goodTable)
 	s := NewScanner(Options{TablePath: path, TableUID: uint32(os.Getuid())})
