@@ -336,7 +336,7 @@ int start_lookout(__u64 *ctx)
 	if (!t)
 		return -1; /* never: there is one for each CPU */
 	err = bpf_timer_init(&t->timer, &lookouts, CLOCK_MONOTONIC);
-	if (!err)
+	if (!err || err == -EBUSY) /* it was before: the rest may be done again */
 		err = bpf_timer_set_callback(&t->timer, lookout_tick);
 	return err ? err : bpf_timer_start(&t->timer, MIN_FAR_TICK_NS, 0);
 }
