@@ -58,12 +58,11 @@ func (v *visitor) visit(p *part) *outcome {
 			return out
 		}
 	}
-	isLate := v.now()-p.beganNs >= uint64(walkDeadline)
 	if p.kind == unlinked {
-		return v.seek(p, isLate)
+		return v.seek(p)
 	}
 	if !p.walk.step() {
-		if !isLate {
+		if !v.isLate(p) {
 			return nil
 		}
 		p.walk.miss(errEndless)
@@ -71,11 +70,13 @@ func (v *visitor) visit(p *part) *outcome {
 	return v.finish(p)
 }
 
+func (v *visitor) isLate(p *part) bool { return v.now()-p.beganNs >= uint64(walkDeadline) }
+
 // seek does a step of a search.
-func (v *visitor) seek(p *part, isLate bool) *outcome {
+func (v *visitor) seek(p *part) *outcome {
 	s := p.search
 	if !s.step() {
-		if !isLate {
+		if !v.isLate(p) {
 			return nil
 		}
 		s.miss(errEndless)

@@ -305,7 +305,8 @@ func (w *worker) view() view {
 		isWriting: w.wroteNs.Load()+uint64(growsFor) > now}
 }
 
-func (w *worker) isNear() bool { return w.view().isNear() }
+// isNear is view's, without a look at the clock: it is asked at each step.
+func (w *worker) isNear() bool { return view{horizon: time.Duration(w.horizon.Load())}.isNear() }
 
 // turn visits what is due, and reports whether anything was.
 func (w *worker) turn(ctx context.Context, budget *budget) bool {
