@@ -111,7 +111,10 @@ func fill(path string, p pace, total int64, unlink bool) (f *os.File, err error)
 		done += int64(n)
 		p.wait(done)
 	}
-	return f, nil
+	if unlink || path == "-" {
+		return f, nil
+	}
+	return nil, f.Close() // XFS gives back then what it has reserved behind the end
 }
 
 // litter makes empty files.
