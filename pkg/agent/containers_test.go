@@ -38,7 +38,7 @@ func TestOffendersAreTheContainersThatHoldTheMemory(t *testing.T) {
 		"an ephemeral one holds the memory":    {[]workload.EntryContainer{app}, []held{{"a1", 24 * mib}, {"e9", 96 * mib}}, "", nil},
 		"an ephemeral one alone runs":          {[]workload.EntryContainer{app}, []held{{"e9", 96 * mib}}, "", nil},
 		"an init container was started again":  {[]workload.EntryContainer{unknown, ended}, []held{{"c4", 96 * mib}}, "", nil},
-		"within its request, beside ephemeral": {[]workload.EntryContainer{app, side}, []held{{"a1", 24 * mib}, {"b2", 16 * mib}, {"e9", 80 * mib}}, "side", []int64{16 * mib}},
+		"within its request, beside ephemeral": {[]workload.EntryContainer{app, side}, []held{{"a1", 24 * mib}, {"b2", 40 * mib}, {"e9", 80 * mib}}, "side", []int64{40 * mib}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPods(t)

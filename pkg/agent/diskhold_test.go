@@ -244,11 +244,11 @@ func TestWhatAServiceLeftCountsUntilItIsCleaned(t *testing.T) {
 // An agent that is started long after it knows what the disk process still measures.
 func TestWhatAServiceLeftCountsAfterALongTime(t *testing.T) {
 	b := newDiskBed(t)
-	nowNs := sample.Now()
+	endNs := sample.Now() - min(sample.Now()/2, uint64(time.Hour)) // of this boot
 	l := &record.Line{
 		Kind: record.KindEviction, ID: record.MakeID(1, record.Entropy()), Signal: "nodefs.available", Outcome: record.OutcomeKilled,
 		Victim:   &record.Victim{UID: path.Join(b.root, "service"), Cgroup: path.Join(b.root, "service")},
-		Timeline: &record.Timeline{Signalled: nowNs - uint64(time.Hour), Dead: nowNs - uint64(time.Hour)},
+		Timeline: &record.Timeline{Signalled: endNs, Dead: endNs},
 	}
 	j, err := record.OpenJournal(b.conf.Journal, record.JournalOptions{})
 	must(t, err)
