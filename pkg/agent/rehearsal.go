@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/actuator"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
@@ -16,6 +14,7 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
 	"github.com/ebpf-evict/ebpf-evict/pkg/signal"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 const (
@@ -68,7 +67,8 @@ func (r *rehearsals) run(ctx context.Context) {
 	if r.box == nil {
 		return
 	}
-	wait := r.bell(ctx)
+	bell := workload.NewBell(r.box.Path(), time.Second)
+	defer bell.Close()
 	for ctx.Err() == nil {
 		names, err := r.box.Requests()
 		if err != nil {
@@ -79,30 +79,8 @@ func (r *rehearsals) run(ctx context.Context) {
 				r.log.Warn().Err(err).Msg("a drill can't be answered")
 			}
 		}
-		wait()
+		bell.Wait(ctx)
 	}
-}
-
-// bell returns what waits for the next request: by inotify, else by a clock.
-func (r *rehearsals) bell(ctx context.Context) (wait func()) {
-	byClock := func() {
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return byClock
-	}
-	events := os.NewFile(uintptr(fd), "inotify") // not blocking, so that Close ends a Read
-	if _, err := unix.InotifyAddWatch(fd, r.box.Path(), unix.IN_MOVED_TO|unix.IN_CREATE|unix.IN_ONLYDIR|unix.IN_DONT_FOLLOW); err != nil {
-		_ = events.Close()
-		return byClock
-	}
-	context.AfterFunc(ctx, func() { _ = events.Close() })
-	buf := make([]byte, 4096)
-	return func() { _, _ = events.Read(buf) }
 }
 
 // hold takes a request and says what became of it.

@@ -14,8 +14,9 @@ const (
 	// savedTime is how much CPU time may be saved up for when a threshold comes near: what
 	// a million files take.
 	savedTime = 4 * time.Second
-	// patience is how long a walk sleeps at least, so that it does not wake for crumbs.
-	patience = 5 * time.Millisecond
+	// crumb is what a rest is to earn at least, and how much work is done between two settlements:
+	// each wake-up costs the scheduler's and the Go runtime's work beside ours.
+	crumb = time.Millisecond
 )
 
 // budget is the CPU time that is left: a bucket that time fills and work empties. Its clocks
@@ -44,7 +45,7 @@ func (b *budget) settle(now, cpu time.Duration, near bool) time.Duration {
 	if b.left >= floor {
 		return 0
 	}
-	return max(time.Duration(float64(floor-b.left)/share), patience)
+	return time.Duration(float64(max(floor-b.left, crumb)) / share)
 }
 
 // clock reads one of the kernel's clocks.
@@ -54,7 +55,14 @@ func clock(id int32) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-func monotonic() time.Duration { return clock(unix.CLOCK_MONOTONIC) }
+// epoch is when the process began, on both clocks: time.Since reads the kernel's CLOCK_MONOTONIC from
+// the vDSO, clock_gettime by way of x/sys is a system call.
+var epoch = struct {
+	monotonic time.Duration
+	at        time.Time
+}{clock(unix.CLOCK_MONOTONIC), time.Now()}
+
+func monotonic() time.Duration { return epoch.monotonic + time.Since(epoch.at) }
 
 // cpuTime is what the whole process has used: collections and what is not walking count.
 func cpuTime() time.Duration { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) }

@@ -3,6 +3,7 @@ package disk
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -115,6 +116,7 @@ type gauges struct {
 	scratch cgroupfs.Scratch
 	// unattributed: the filesystems don't tell whose page they write back.
 	unattributed bool
+	vmstat       *os.File
 }
 
 // gauge is one unit's: on cgroup v2 what its io.stat counts and what is still to be written;
@@ -132,8 +134,8 @@ type gauge struct {
 }
 
 // listEvery is how long a list of processes is believed whose number of tasks stays, and of
-// which none ends.
-const listEvery = 30 * time.Second
+// which none ends: who came and went between two readings is counted in its parent.
+const listEvery = 2 * time.Minute
 
 func newGauges(fs *cgroupfs.FS, procfs string) *gauges {
 	return &gauges{fs: fs, procfs: procfs, open: map[string]*gauge{}}
@@ -184,7 +186,7 @@ func (g *gauges) byProcesses(cgroup string, u *gauge, nowNs uint64) (int64, erro
 	if err != nil && !errors.Is(err, cgroupfs.ErrNoKey) {
 		return 0, err
 	}
-	if tasks == u.tasks && nowNs-u.listedNs < uint64(listEvery) {
+	if u.listedNs != 0 && tasks == u.tasks && nowNs-u.listedNs < uint64(listEvery) {
 		if sum, ok := g.sum(u.io); ok {
 			return sum, nil
 		}
@@ -256,6 +258,13 @@ func (u *gauge) close() {
 	u.counts.Close()
 }
 
+// close closes all; a new use begins anew.
+func (g *gauges) close() {
+	g.keep(nil)
+	_ = g.vmstat.Close() // of nil: an error
+	g.vmstat = nil
+}
+
 // keep closes the gauges of all other cgroups.
 func (g *gauges) keep(cgroups map[string]bool) {
 	for cgroup, u := range g.open {
@@ -284,13 +293,17 @@ func procKey(data []byte, key string) int64 {
 
 // nodeDirtied is how many pages have been made dirty on the node (nr_dirtied of
 // /proc/vmstat): who reads one number may spare reading each unit's.
-func nodeDirtied(procfs string) (int64, error) {
-	data, err := os.ReadFile(filepath.Join(procfs, "vmstat"))
-	if err != nil {
-		return 0, err
+func (g *gauges) nodeDirtied() (int64, error) {
+	if g.vmstat == nil {
+		f, err := os.Open(filepath.Join(g.procfs, "vmstat"))
+		if err != nil {
+			return 0, err
+		}
+		g.vmstat = f
 	}
-	if v := procKey(data, "\nnr_dirtied "); v > 0 {
+	n, err := g.vmstat.ReadAt(g.scratch[:], 0)
+	if v := procKey(g.scratch[:n], "\nnr_dirtied "); v > 0 {
 		return v, nil
 	}
-	return 0, errors.New("no nr_dirtied in vmstat")
+	return 0, fmt.Errorf("no nr_dirtied in vmstat: %w", err)
 }

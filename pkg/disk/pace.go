@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 const (
@@ -19,8 +21,9 @@ const (
 	// Visits of a tree take at most this share of one CPU, its own cost given: far from
 	// every mark, and near one.
 	farVisits, nearVisits = 0.01, 0.1
-	// logEvery is between two visits of logs while somebody on the node writes fast: it may be the
-	// runtime, which writes them for the containers, and whom no unit's counters know.
+	// logEvery is between two visits of logs while somebody on the node writes fast, near a mark and of
+	// units with limits: it may be the runtime, which writes them for the containers, and whom no
+	// unit's counters know.
 	logEvery = 2 * time.Second
 	// A visit of cheapVisit may be made of every part while the agent waits; 1,000 of some 40 µs each
 	// are the rule. One of slowVisit takes longer than it waits.
@@ -48,7 +51,7 @@ func (u *unit) every(p *part, v view) time.Duration {
 	if v.isNear() {
 		every, share = min(max(v.horizon/4, nearEvery), restEvery), nearVisits
 	}
-	if v.isWriting && p.isOfLogs() {
+	if v.isWriting && p.isOfLogs() && (v.isNear() || u.isLimited()) {
 		every = min(every, logEvery)
 	}
 	switch {
@@ -61,6 +64,12 @@ func (u *unit) every(p *part, v view) time.Duration {
 		every = stillEvery
 	}
 	return max(every, time.Duration(float64(p.costNs)/share))
+}
+
+// isLimited: its logs count for a limit.
+func (u *unit) isLimited() bool {
+	return u.read.EphemeralStorageLimitBytes != nil ||
+		slices.ContainsFunc(u.read.Containers, func(c workload.Container) bool { return c.EphemeralStorageLimitBytes > 0 })
 }
 
 // isNearLimit reports whether a volume has a limit and used much of it.

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 const second = uint64(time.Second)
@@ -17,6 +19,9 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 	}
 	grows := growth{grewNs: now - second}
 	grown := growth{grewNs: now - 6*second}
+	limit := int64(1 << 30)
+	limitedPod := workload.Unit{Workload: workload.Workload{EphemeralStorageLimitBytes: &limit}}
+	limitedContainer := workload.Unit{Workload: workload.Workload{Containers: []workload.Container{{EphemeralStorageLimitBytes: limit}}}}
 	for name, tc := range map[string]struct {
 		first, second struct {
 			unit
@@ -63,8 +68,16 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			first:  pair(unit{}, &part{foundNs: now - second}),
 			second: pair(unit{}, at(300*time.Second, 1)), horizon: time.Second, freshNs: now, want: 2,
 		},
-		"logs, while somebody writes fast: it may be the runtime": {
+		"logs near a mark, while somebody writes fast: it may be the runtime": {
 			first:  pair(unit{}, &part{kind: containerLogs, triedNs: now - 3*second}),
+			second: pair(unit{}, at(5*time.Second, 1)), horizon: 50 * time.Second, isWriting: true, want: 1,
+		},
+		"logs that a pod's limit counts": {
+			first:  pair(unit{read: limitedPod}, &part{kind: containerLogs, triedNs: now - 3*second}),
+			second: pair(unit{}, &part{kind: containerLogs, triedNs: now - 3*second}), horizon: never, isWriting: true, want: 1,
+		},
+		"logs that a container's limit counts": {
+			first:  pair(unit{read: limitedContainer}, &part{kind: podLogs, triedNs: now - 3*second}),
 			second: pair(unit{}, at(20*time.Second, 1)), horizon: never, isWriting: true, want: 1,
 		},
 		"who grows is awaited first": {

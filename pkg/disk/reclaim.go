@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +18,8 @@ import (
 )
 
 const (
-	// requestEvery is between two looks for a request of the agent, which waits.
+	// requestEvery is between two looks for a request of the agent, which waits, where no change of
+	// its directory is told.
 	requestEvery = 50 * time.Millisecond
 	// overdue is how long after the deadline a runtime is given up that does not return.
 	overdue = 500 * time.Millisecond
@@ -49,14 +51,11 @@ type reclaimer struct {
 
 // run answers until ctx is done.
 func (r *reclaimer) run(ctx context.Context) {
-	for every := time.NewTicker(requestEvery); ; {
+	bell := workload.NewBell(filepath.Dir(r.path), requestEvery)
+	defer bell.Close()
+	for ctx.Err() == nil {
 		r.look(ctx)
-		select {
-		case <-ctx.Done():
-			every.Stop()
-			return
-		case <-every.C:
-		}
+		bell.Wait(ctx)
 	}
 }
 

@@ -78,6 +78,8 @@ const (
 	findAgain = 100 * time.Millisecond
 	// turn is for how long parts are visited in one order.
 	turn = 250 * time.Millisecond
+	// calmRest is between two turns while nothing but age makes a visit due.
+	calmRest = time.Second
 	// sampleEvery is between two looks at filesystems and at what the node writes;
 	// countersEvery between two readings of each unit's counters when these tell nothing.
 	sampleEvery, countersEvery = 500 * time.Millisecond, 10 * time.Second
@@ -86,8 +88,9 @@ const (
 	// pageSize is that of nr_dirtied, as a rule.
 	pageSize = 4096
 	// A unit is read again every readEvery, and at each look while it is young or grows: its
-	// containers and their layers come one after the other.
-	readEvery, youngFor = 30 * time.Second, time.Minute
+	// containers and their layers come one after the other. Where the runtime tells who came since,
+	// every readSeldom.
+	readEvery, readSeldom, youngFor = 30 * time.Second, 2 * time.Minute, time.Minute
 	// goneFor is how long a pod is measured whose cgroup is gone: the agent waits so long for the
 	// files of one that it evicted, and is told when they are gone.
 	goneFor = 30 * time.Second
@@ -101,8 +104,9 @@ type worker struct {
 	visitor *visitor
 	table   *workload.DiskWriter
 	asked   asked
-	// byCgroup is the visiting goroutine's own.
+	// byCgroup is the visiting goroutine's own, and worked the CPU time of its steps.
 	byCgroup map[string]*unit
+	worked   time.Duration
 	horizon  atomic.Int64
 	layout   atomic.Pointer[workload.DiskLayout]
 
@@ -128,8 +132,7 @@ type worker struct {
 	units   map[string]*unit
 	reclaim *workload.Reclaim
 	// news: the table is to be written soon; answered: at once.
-	news     atomic.Bool
-	answered chan struct{}
+	news, answered chan struct{}
 }
 
 // monotonicNs is CLOCK_MONOTONIC.
@@ -137,7 +140,7 @@ func monotonicNs() uint64 { return uint64(monotonic()) }
 
 // newWorker prepares; nothing is read yet.
 func newWorker(o Options) *worker {
-	w := &worker{o: o, visitor: newVisitor(monotonicNs), table: workload.NewDiskWriter(o.Table), units: map[string]*unit{}, missing: map[string]bool{}, answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1), askNow: make(chan struct{}, 1)}
+	w := &worker{o: o, visitor: newVisitor(monotonicNs), table: workload.NewDiskWriter(o.Table), units: map[string]*unit{}, missing: map[string]bool{}, news: make(chan struct{}, 1), answered: make(chan struct{}, 1), countNow: make(chan struct{}, 1), visitNow: make(chan struct{}, 1), askNow: make(chan struct{}, 1)}
 	w.finder = finder{
 		kubelet:     kubelet{root: o.NodeFs, logs: o.Logs},
 		layers:      layers{procfs: o.Procfs, stores: o.Stores, docker: o.DockerLogs},
@@ -161,7 +164,7 @@ func Run(ctx context.Context, o Options) error {
 	go w.visits(ctx)
 	go w.samples(ctx)
 	if o.Runtime != nil {
-		go w.asked.ask(ctx, o.Runtime, w.askNow, func() { w.news.Store(true) }, o.Log)
+		go w.asked.ask(ctx, o.Runtime, w.askNow, func() { hasten(w.news) }, o.Log)
 	}
 	r := reclaimer{path: o.Request, owner: o.RequestOwner, runtime: o.Runtime, kubeletHas: o.KubeletHas, imageAge: o.ImageAge, stat: w.stat, settle: w.measureGrowers, answer: w.answer, log: o.Log}
 	go r.run(ctx)
@@ -171,24 +174,14 @@ func Run(ctx context.Context, o Options) error {
 
 // writes keeps the table up to date until ctx is done.
 func (w *worker) writes(ctx context.Context) {
-	var wroteAt time.Time
 	said := ""
-	for every := time.NewTicker(100 * time.Millisecond); ; {
-		at := false
-		select {
-		case <-ctx.Done():
-			every.Stop()
+	for {
+		if !rest(ctx, w.answered, leastWrite) {
+			w.restForNews(ctx)
+		}
+		if ctx.Err() != nil {
 			return
-		case <-w.answered:
-			at = true
-		case <-every.C:
 		}
-		age := time.Since(wroteAt)
-		if !at && age < quietWrite && !(age >= leastWrite && w.news.Load()) {
-			continue
-		}
-		w.news.Store(false)
-		wroteAt = time.Now()
 		text := ""
 		if err := w.write(); err != nil {
 			text = err.Error()
@@ -200,6 +193,16 @@ func (w *worker) writes(ctx context.Context) {
 				w.o.Log.Info().Msg("the disk figures can be written again")
 			}
 		}
+	}
+}
+
+// restForNews is the rest after leastWrite.
+func (w *worker) restForNews(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-w.answered:
+	case <-w.news:
+	case <-time.After(quietWrite - leastWrite):
 	}
 }
 
@@ -272,10 +275,7 @@ func (w *worker) answer(r workload.Reclaim) {
 	w.mu.Lock()
 	w.reclaim = &r
 	w.mu.Unlock()
-	select {
-	case w.answered <- struct{}{}:
-	default:
-	}
+	hasten(w.answered)
 }
 
 // visits walks until ctx is done. It keeps its thread, whose priorities it sets.
@@ -291,12 +291,32 @@ func (w *worker) visits(ctx context.Context) {
 			w.unitsNs.Store(monotonicNs())
 			hasten(w.countNow)
 		}
-		near := w.isNear()
-		rank = rank.set(near)
-		if !w.turn(ctx, &budget) {
-			rest(ctx, w.visitNow, turn/2)
+		rank = rank.set(w.isNear())
+		if w.turn(ctx, &budget) {
+			continue
+		}
+		pause := calmRest
+		if w.isRestless() {
+			pause = turn / 2
+		}
+		rest(ctx, w.visitNow, pause)
+	}
+}
+
+// isRestless: a unit grows or has ended, or a mark is near.
+func (w *worker) isRestless() bool {
+	v := w.view()
+	if v.isNear() {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, u := range w.units {
+		if u.goneNs != 0 || u.growth.grows(v.nowNs) {
+			return true
 		}
 	}
+	return false
 }
 
 func (w *worker) view() view {
@@ -314,13 +334,17 @@ func (w *worker) turn(ctx context.Context, budget *budget) bool {
 	w.mu.Lock()
 	parts := due(w.units, v)
 	w.mu.Unlock()
-	end := time.Now().Add(turn)
+	end := monotonic() + turn
+	settled := w.worked - crumb
 	for _, p := range parts {
 		for {
-			if pause := budget.settle(monotonic(), cpuTime(), w.isNear()); pause > 0 {
-				sleep(ctx, min(pause, turn))
+			if w.worked-settled >= crumb {
+				settled = w.worked
+				if pause := budget.settle(monotonic(), cpuTime(), w.isNear()); pause > 0 {
+					rest(ctx, w.visitNow, min(pause, turn))
+				}
 			}
-			if ctx.Err() != nil || time.Now().After(end) || w.freshNs.Load() != v.freshNs {
+			if ctx.Err() != nil || monotonic() > end || w.freshNs.Load() != v.freshNs {
 				return true
 			}
 			if w.step(p) {
@@ -335,7 +359,9 @@ func (w *worker) turn(ctx context.Context, budget *budget) bool {
 func (w *worker) step(p *part) bool {
 	began := clock(threadClock)
 	out := w.visitor.visit(p)
-	p.spentNs += uint64(clock(threadClock) - began)
+	took := clock(threadClock) - began
+	w.worked += took
+	p.spentNs += uint64(took)
 	if out == nil {
 		return false
 	}
@@ -378,20 +404,13 @@ func (w *worker) complain(p *part, err error) {
 // tell has the table written soon where the figure matters soon.
 func (w *worker) tell(p *part, isFirst bool) {
 	v := w.view()
-	if isFirst || v.isNear() || v.isWriting && p.isOfLogs() {
-		w.news.Store(true)
+	if isFirst || v.isNear() {
+		hasten(w.news)
 		return
 	}
-	now := v.nowNs
 	for _, u := range w.units {
-		if !u.growth.grows(now) {
-			continue
-		}
-		for _, of := range u.parts {
-			if of == p {
-				w.news.Store(true)
-				return
-			}
+		if slices.Contains(u.parts, p) && (u.growth.grows(v.nowNs) || v.isWriting && p.isOfLogs() && u.isLimited()) {
+			hasten(w.news)
 		}
 	}
 }
@@ -577,7 +596,7 @@ func (p *part) isLeft() bool {
 // known is a unit as it was read not long ago, or is now; nil when it can't be read.
 func (w *worker) known(cgroup string, now uint64) *unit {
 	was, links := w.byCgroup[cgroup], w.o.FS.Links(cgroup)
-	if was != nil && was.links == links && !w.grows(was, now) && !(w.isWaitedFor() && w.lacksLayer(was, now)) && now-was.readNs < uint64(readEvery) && now-was.bornNs > uint64(youngFor) {
+	if was != nil && was.links == links && w.isAsRead(was, now) {
 		was.limit(w.o.Units)
 		return was
 	}
@@ -602,6 +621,19 @@ func (w *worker) known(cgroup string, now uint64) *unit {
 		w.o.Log.Warn().Str("uid", u.uid).Str("cgroup", u.cgroup).Msg("degraded: a container's writable layer is nowhere to be found")
 	}
 	return u
+}
+
+// isAsRead reports whether nothing tells that a unit is another than when it was read. As many cgroups
+// as then may be others, of a container that was started again at once.
+func (w *worker) isAsRead(u *unit, now uint64) bool {
+	age, every := time.Duration(now-u.readNs), readEvery
+	list, _ := w.asked.of(u.uid, now)
+	if len(list) > 0 {
+		every = readSeldom
+	}
+	cameSince := func(c cri.Container) bool { return c.Running && time.Since(c.Created) < age }
+	return age < every && now-u.bornNs > uint64(youngFor) && !w.grows(u, now) &&
+		!slices.ContainsFunc(list, cameSince) && !(w.isWaitedFor() && w.lacksLayer(u, now))
 }
 
 func (w *worker) grows(u *unit, now uint64) bool {
@@ -651,7 +683,7 @@ func (w *worker) replace(former, units map[string]*unit, now uint64) {
 	w.units = units
 	if w.firstNs == 0 {
 		w.firstNs, w.listedNs = now, monotonicNs()
-		w.news.Store(true)
+		hasten(w.news)
 	}
 }
 
@@ -660,17 +692,17 @@ func (w *worker) samples(ctx context.Context) {
 	runtime.LockOSThread() // its clock tells what the counters cost
 	defer runtime.UnlockOSThread()
 	g := newGauges(w.o.FS, w.o.Procfs)
-	defer g.keep(nil)
+	defer g.close()
 	d := distances{marks: w.o.Marks, stat: w.stat}
 	var readAt, comparedAt time.Time
 	compared := 0
 	var took time.Duration
-	dirtied, _ := nodeDirtied(w.o.Procfs)
+	dirtied, _ := g.nodeDirtied()
 	for ctx.Err() == nil {
-		w.lay()
-		g.unattributed = !isAttributing(w.dirOf("nodefs")) || !isAttributing(w.dirOf("containerfs"))
 		if time.Since(comparedAt) >= findSoon {
 			comparedAt = time.Now()
+			w.lay()
+			g.unattributed = !isAttributing(w.dirOf("nodefs")) || !isAttributing(w.dirOf("containerfs"))
 			compared++
 			if w.hasMoved(compared) {
 				w.refind.Store(true)
@@ -679,7 +711,7 @@ func (w *worker) samples(ctx context.Context) {
 		}
 		horizon, fell := d.horizon(monotonicNs())
 		w.horizon.Store(int64(horizon))
-		now, err := nodeDirtied(w.o.Procfs)
+		now, err := g.nodeDirtied()
 		written := err != nil || float64(now-dirtied)*pageSize > fastWrites*sampleEvery.Seconds()
 		dirtied = now
 		if written {
@@ -692,7 +724,7 @@ func (w *worker) samples(ctx context.Context) {
 			w.count(g)
 			took = clock(threadClock) - began
 			w.countedNs.Store(at)
-			if w.isWaitedFor() {
+			if w.isWaitedFor() || w.isRestless() {
 				hasten(w.visitNow)
 			}
 		}
@@ -819,15 +851,17 @@ func (w *worker) pids(cgroup string) []int {
 	return pids[:min(len(pids), few)]
 }
 
-func sleep(ctx context.Context, d time.Duration) { rest(ctx, nil, d) }
+func sleep(ctx context.Context, d time.Duration) { _ = rest(ctx, nil, d) }
 
-// rest sleeps until somebody hastens it.
-func rest(ctx context.Context, now <-chan struct{}, d time.Duration) {
+// rest sleeps until somebody hastens it, and reports whether somebody did.
+func rest(ctx context.Context, now <-chan struct{}, d time.Duration) (hastened bool) {
 	select {
 	case <-ctx.Done():
 	case <-now:
+		return true
 	case <-time.After(d):
 	}
+	return false
 }
 
 func hasten(now chan<- struct{}) {

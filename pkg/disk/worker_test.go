@@ -378,3 +378,34 @@ func (s *said) String() string {
 }
 
 func (s *said) count(text string) int { return strings.Count(s.String(), text) }
+
+// A container that is started again at once leaves as many cgroups as there were.
+func TestUnitIsReadAgainWhenAContainerCame(t *testing.T) {
+	since := func(age time.Duration, running bool) map[string][]cri.Container {
+		return map[string][]cri.Container{podUID: {{ID: id1, Running: running, Created: time.Now().Add(-age)}}}
+	}
+	for name, tc := range map[string]struct {
+		containers map[string][]cri.Container
+		age        time.Duration
+		again      bool
+	}{
+		"nobody told lately":             {nil, 20 * time.Second, false},
+		"nobody told for long":           {nil, 40 * time.Second, true},
+		"the runtime tells of nobody":    {since(time.Hour, true), 40 * time.Second, false},
+		"for long":                       {since(time.Hour, true), 3 * time.Minute, true},
+		"the runtime tells of a new one": {since(10*time.Second, true), 20 * time.Second, true},
+		"of one that has ended":          {since(10*time.Second, false), 20 * time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorker(newNode(t).Options)
+			w.find()
+			now := monotonicNs() + uint64(time.Hour)
+			w.asked.containers, w.asked.atNs = tc.containers, now
+			u := w.units[podUID]
+			u.readNs = now - uint64(tc.age)
+			if again := w.known(u.cgroup, now) != u; again != tc.again {
+				t.Errorf("read again: %t, want %t", again, tc.again)
+			}
+		})
+	}
+}

@@ -129,8 +129,8 @@ func (c *Companion) Run(ctx context.Context) error {
 
 // follow takes each line of the journal over and keeps the cursor.
 func (c *Companion) follow(ctx context.Context, tail *record.Tail) {
-	bell := newBell(filepath.Dir(c.o.Journal))
-	defer bell.close()
+	bell := workload.NewBell(filepath.Dir(c.o.Journal), time.Second)
+	defer bell.Close()
 	failing := c.log.Sample(&zerolog.BurstSampler{Burst: 1, Period: retryMost})
 	for ctx.Err() == nil {
 		if err := c.drain(ctx, tail); err != nil {
@@ -145,7 +145,7 @@ func (c *Companion) follow(ctx context.Context, tail *record.Tail) {
 			c.meters.failed(doingCursor)
 			failing.Error().Err(err).Msg("cursor not kept: a new start reports again what is reported")
 		}
-		bell.wait(ctx)
+		bell.Wait(ctx)
 	}
 }
 

@@ -1,4 +1,4 @@
-package kube
+package workload
 
 import (
 	"context"
@@ -9,37 +9,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bellEvery is the clock beside inotify, and instead of it.
-const bellEvery = time.Second
-
-// bell rings when a file of a directory has changed.
-type bell struct {
-	dir  string
-	rung chan struct{}
-	f    *os.File
-	gone chan struct{} // closed when f tells nothing any more
+// Bell rings when a file of a directory has changed, as inotify tells. It belongs to one goroutine.
+type Bell struct {
+	dir string
+	// every is the clock beside inotify, deaf the one instead of it.
+	every, deaf time.Duration
+	rung        chan struct{}
+	f           *os.File
+	gone        chan struct{} // closed when f tells nothing any more
 }
 
-func newBell(dir string) *bell { return &bell{dir: dir, rung: make(chan struct{}, 1)} }
+// NewBell is one for a directory that may come later, and be made anew. deaf is how long a wait lasts
+// while there is no directory or no inotify: a node may have used up its instances.
+func NewBell(dir string, deaf time.Duration) *Bell {
+	return &Bell{dir: dir, every: time.Second, deaf: deaf, rung: make(chan struct{}, 1)}
+}
 
-// wait returns at the next change since the last wait, or after bellEvery. The directory may
-// come later, and be made anew.
-func (b *bell) wait(ctx context.Context) {
-	if b.f == nil && b.listen() == nil {
-		return // it may have changed before
+// Wait returns at the next change since the last wait, or after a second, or with ctx.
+func (b *Bell) Wait(ctx context.Context) {
+	every := b.every
+	if b.f == nil {
+		if b.listen() == nil {
+			return // it may have changed before
+		}
+		every = b.deaf
 	}
-	t := time.NewTimer(bellEvery)
+	t := time.NewTimer(every)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-t.C:
 	case <-b.rung:
 	case <-b.gone:
-		b.close()
+		b.Close()
 	}
 }
 
-func (b *bell) listen() error {
+func (b *Bell) listen() error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return err
@@ -63,7 +69,10 @@ func ring(f *os.File, rung, gone chan struct{}) {
 		if err != nil || ended(buf[:n]) {
 			return
 		}
-		poke(rung)
+		select {
+		case rung <- struct{}{}:
+		default: // it has rung since the last wait
+		}
 	}
 }
 
@@ -80,7 +89,8 @@ func ended(events []byte) bool {
 	return false
 }
 
-func (b *bell) close() {
+// Close ends the listening; the next wait begins anew.
+func (b *Bell) Close() {
 	if b.f != nil {
 		_ = b.f.Close()
 		b.f, b.gone = nil, nil
