@@ -465,6 +465,19 @@ func TestNodefsIsTheKubelets(t *testing.T) {
 	}
 }
 
+// Logs that are not measured have no figures, and their pods' usage is not known.
+func TestPodLogsAreThoseThatAreMounted(t *testing.T) {
+	for set, want := range map[string]string{
+		`host.podLogsDir="/var/log/pods"`:        "/var/log/pods",
+		`host.podLogsDir="/data/pods"`:           "/data/pods",
+		`config.podLogsDir="/var/log/pods/pods"`: "/var/log/pods/pods",
+	} {
+		if c := configOf(t, set); c.PodLogsDir != want {
+			t.Errorf("%s: podLogsDir %q, want %q", set, c.PodLogsDir, want)
+		}
+	}
+}
+
 // configOf is the agent's, as it takes it where there is no kubelet's file to inherit from.
 func configOf(t *testing.T, set ...string) *config.Config {
 	t.Helper()
@@ -509,6 +522,7 @@ func TestDirectoriesThatCantBeMountedAreRefused(t *testing.T) {
 		`config.nodefs="/"`:                                "config.nodefs: / of the host is not mounted",
 		`config.imagefs="/var/lib/containers"`:             "config.imagefs: /var/lib/containers of the host is not mounted",
 		`config.containerfs="/data/layers"`:                "config.containerfs: /data/layers of the host is not mounted",
+		`config.podLogsDir="/data/pods"`:                   "config.podLogsDir: /data/pods of the host is not mounted",
 	} {
 		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", set, err)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,8 +121,25 @@ func startWriter(t *testing.T, fs *cgroupfs.FS, group, env string) (step func())
 	if err := errors.Join(c.SetMemoryMax(256<<20), c.SetPidsMax(100)); err != nil {
 		t.Fatal(err)
 	}
+	pid, write := startSelf(t, env, 0)
+	for _, procs := range fs.ProcsFiles(group) {
+		if err := os.WriteFile(procs, []byte(strconv.Itoa(pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return write
+}
+
+// startSelf starts this program with a word in its environment that makes it another (TestMain), and
+// in namespaces of its own. ask has it do its work once. It ends with the test.
+func startSelf(t *testing.T, env string, namespaces uintptr) (pid int, ask func()) {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), env)
+	if namespaces != 0 {
+		all := []syscall.SysProcIDMap{{Size: 1}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, UidMappings: all, GidMappings: all}
+	}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -137,19 +155,14 @@ func startWriter(t *testing.T, fs *cgroupfs.FS, group, env string) (step func())
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for _, procs := range fs.ProcsFiles(group) {
-		if err := os.WriteFile(procs, []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
 	answers := bufio.NewReader(out)
-	return func() {
+	return cmd.Process.Pid, func() {
 		t.Helper()
 		if _, err := io.WriteString(in, "\n"); err != nil {
 			t.Fatal(err)
 		}
 		if answer, err := answers.ReadString('\n'); answer != "<nil>\n" {
-			t.Fatalf("writer: %q, %v", answer, err)
+			t.Fatalf("%s: %q, %v", env, answer, err)
 		}
 	}
 }

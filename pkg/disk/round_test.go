@@ -43,10 +43,7 @@ func BenchmarkRoundOf200Pods(b *testing.B) {
 			}
 		}
 		for _, u := range w.units {
-			for _, p := range u.parts {
-				for !w.step(p) {
-				}
-			}
+			w.visitAll(u)
 		}
 	}
 }

@@ -8,17 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 	"unsafe"
@@ -617,36 +614,13 @@ const impostorEnv = "DISK_TEST_IMPOSTOR"
 // name and another's files. It ends with the test.
 func startImpostor(t *testing.T, store string) (pid int) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), impostorEnv+"="+store)
-	all := []syscall.SysProcIDMap{{Size: 1}}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: all, GidMappings: all}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	if _, err := io.WriteString(in, "\n"); err != nil {
-		t.Fatal(err)
-	}
-	if answer, err := bufio.NewReader(out).ReadString('\n'); answer != "<nil>\n" {
-		t.Fatalf("impostor: %q, %v", answer, err)
-	}
-	mounts, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "mountinfo"))
+	pid, mount := startSelf(t, impostorEnv+"="+store, unix.CLONE_NEWUSER|unix.CLONE_NEWNS)
+	mount()
+	mounts, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "mountinfo"))
 	if root, _, _ := strings.Cut(string(mounts), "\n"); err != nil || !strings.Contains(root, " / / ") || !strings.Contains(root, "upperdir="+strings.ReplaceAll(store, " ", `\040`)+"/upper,") {
 		t.Fatalf("its root is %q, %v", root, err)
 	}
-	return cmd.Process.Pid
+	return pid
 }
 
 func impose(store string) {

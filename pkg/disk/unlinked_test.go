@@ -162,10 +162,7 @@ func TestFilesWithoutANameAreInTheFigures(t *testing.T) {
 	w := newWorker(n.Options)
 	w.find()
 	u := w.units[podUID]
-	for _, p := range u.parts {
-		for !w.step(p) {
-		}
-	}
+	w.visitAll(u)
 	now := monotonicNs()
 	before := u.entry(nil, true, now, time.Now())
 	for _, p := range u.parts {

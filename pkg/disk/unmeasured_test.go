@@ -60,10 +60,7 @@ func TestWhatAPodWithoutFiguresCanHold(t *testing.T) {
 	w := newWorker(n.Options)
 	w.find()
 	u := w.units[podUID]
-	for _, p := range u.parts {
-		for !w.step(p) {
-		}
-	}
+	w.visitAll(u)
 	at := monotonicNs()
 	u.growth.seen(writes{70_000, 1, true}, at)
 	entry := func() *workload.DiskEntry {
@@ -105,10 +102,7 @@ func TestALayerIsLookedForAgain(t *testing.T) {
 		w.unitsNs.Store(monotonicNs())
 		w.countedNs.Store(monotonicNs())
 		for _, u := range w.units {
-			for _, p := range u.parts {
-				for !w.step(p) {
-				}
-			}
+			w.visitAll(u)
 		}
 		return w.foundNs.Load()
 	}
@@ -143,10 +137,7 @@ func TestALayerOfWhoWroteNothingIsNotWaitedFor(t *testing.T) {
 	w.find()
 	for _, u := range w.units {
 		u.growth.seen(writes{0, 1, true}, 1)
-		for _, p := range u.parts {
-			for !w.step(p) {
-			}
-		}
+		w.visitAll(u)
 	}
 	w.countedNs.Store(monotonicNs())
 	if !w.hasMeasured(w.foundNs.Load()) {

@@ -19,6 +19,14 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
+// visitAll visits each part of a unit once.
+func (w *worker) visitAll(u *unit) {
+	for _, p := range u.parts {
+		for !w.step(p) {
+		}
+	}
+}
+
 // patience for what must come some time, on a machine with other work.
 const soon = 30 * time.Second
 
@@ -249,10 +257,7 @@ func TestWhatIsNoPodIsMeasuredWhileItHoldsSomething(t *testing.T) {
 	const one, again = "/machine/one", "/machine/again"
 	visit := func() {
 		for _, u := range w.units {
-			for _, p := range u.parts {
-				for !w.step(p) {
-				}
-			}
+			w.visitAll(u)
 		}
 	}
 	held := func() int64 {

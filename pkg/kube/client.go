@@ -73,13 +73,28 @@ func (c *client) patchPodStatus(ctx context.Context, namespace, name string, pat
 // pod that somebody made run again meanwhile; of a failed one the server makes it 0.
 func (c *client) deletePod(ctx context.Context, namespace, name string, uid types.UID) error {
 	grace := int64(1)
-	return c.rest.Delete().Namespace(namespace).Resource("pods").Name(name).
+	answer, err := c.rest.Delete().Namespace(namespace).Resource("pods").Name(name).
 		Timeout(requestTimeout).MaxRetries(0).
 		Body(&metav1.DeleteOptions{GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid}}).
-		Do(ctx).Error()
+		Do(ctx).Get()
+	if err != nil {
+		return err
+	}
+	switch gone := answer.(type) {
+	case *corev1.Pod:
+		if gone.UID == uid {
+			return nil
+		}
+	case *metav1.Status:
+		if gone.Details != nil && gone.Details.UID == uid {
+			return nil
+		}
+	}
+	return fmt.Errorf("the answer is not of pod %s", uid)
 }
 
-// createEvent wants the event for an answer: a proxy has a 200 for whatever it is asked.
+// createEvent wants the event for an answer, as all that write want what they wrote: a proxy has a 200
+// for whatever it is asked.
 func (c *client) createEvent(ctx context.Context, e *corev1.Event) error {
 	made := &corev1.Event{}
 	err := c.rest.Post().Namespace(e.Namespace).Resource("events").
@@ -101,6 +116,11 @@ func (c *client) patchNode(ctx context.Context, kind types.PatchType, patch any,
 	if err != nil {
 		return err
 	}
-	return c.rest.Patch(kind).Resource("nodes").Name(c.node).SubResource(subresources...).
-		Timeout(requestTimeout).MaxRetries(0).Body(body).Do(ctx).Error()
+	n := &corev1.Node{}
+	err = c.rest.Patch(kind).Resource("nodes").Name(c.node).SubResource(subresources...).
+		Timeout(requestTimeout).MaxRetries(0).Body(body).Do(ctx).Into(n)
+	if err == nil && n.Name != c.node {
+		err = fmt.Errorf("the answer is no node %s", c.node)
+	}
+	return err
 }

@@ -231,6 +231,9 @@ func TestThePolicyKeepsTheAccountToItsNode(t *testing.T) {
 		patching("a pod that succeeds", w.mine+"/status", evictionWith("phase", "Succeeded")),
 		patching("a pod that fails by itself", w.mine+"/status", evictionWith("reason", "OOMKilled")),
 	)
+	done := w.Submit(t, podOf("done", []string{"end"}, restarted(v1.RestartPolicyNever)))
+	done.await("pod that succeeds", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodSucceeded })
+	w.own.refuse(t, "a pod that has succeeded stays so", patching("a pod that has succeeded", done.path()+"/status", evictionPatch()))
 	w.own.refuse(t, "of a node, the taints",
 		patching("a foreign taint", ours, taintPatch(partial{"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"})),
 		patching("a taint that ends pods", ours, taintPatch(partial{"key": "ebpf-evict/memory-pressure", "effect": "NoExecute"})),

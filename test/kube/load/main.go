@@ -23,7 +23,7 @@ func run(args []string) int {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
 	if len(args) == 0 {
-		fmt.Fprintln(os.Stderr, "usage: load wait|hog|bomb")
+		fmt.Fprintln(os.Stderr, "usage: load end|wait|hog|bomb")
 		return 2
 	}
 	f := flag.NewFlagSet(args[0], flag.ExitOnError)
@@ -71,6 +71,8 @@ func begin(call string, after time.Duration) error {
 
 func load(kind string, rate, total int64) error {
 	switch kind {
+	case "end":
+		os.Exit(0)
 	case "wait":
 		return nil
 	case "hog":

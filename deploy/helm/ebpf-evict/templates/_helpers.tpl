@@ -58,6 +58,11 @@ file is in it by its directory where no other one has it. */ -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- with .Values.config.podLogsDir -}}
+  {{- if not (include "ebpf-evict.within" (list (append $dirs $.Values.host.podLogsDir) .)) -}}
+    {{- fail (printf "values: config.podLogsDir: %s of the host is not mounted (host.podLogsDir)" .) -}}
+  {{- end -}}
+{{- end -}}
 {{- $own := list "/proc" "/sys" "/dev" "/run/ebpf-evict" "/etc/ebpf-evict" -}}
 {{- /* Not what lies above these: cri-dockerd's socket is in /run itself. */ -}}
 {{- $socket := clean .Values.host.runtimeSocketDir -}}
@@ -104,9 +109,10 @@ unmounted here too, so that no volume of a pod is held. */ -}}
 [ebpf-evict/memory-pressure, ebpf-evict/disk-pressure, ebpf-evict/pid-pressure]
 {{- end -}}
 
-{{- /* nodefs: where the default is missing, the agent takes the root, which is the container's here. */ -}}
+{{- /* What is mounted is what is read. nodefs: where the default is missing, the agent takes the root, which
+is the container's here. */ -}}
 {{- define "ebpf-evict.config" -}}
-{{- $config := merge (deepCopy .Values.config) (dict "nodefs" .Values.host.kubeletDir) -}}
+{{- $config := merge (deepCopy .Values.config) (dict "nodefs" .Values.host.kubeletDir "podLogsDir" .Values.host.podLogsDir) -}}
 {{- if .Values.kube.enabled -}}
 {{- $_ := set $config "tableOwner" (include "ebpf-evict.kubeUser" . | int) -}}
 {{- end -}}
