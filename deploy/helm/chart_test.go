@@ -117,6 +117,14 @@ func container(t *testing.T, spec *corev1.PodSpec, name string) *corev1.Containe
 	return nil
 }
 
+// Containers start in their order: an eviction of the agent's first second is reported before the
+// kubelet has started the pod's containers again.
+func TestTheCompanionStartsFirst(t *testing.T) {
+	if spec := podSpec(t); spec.Containers[0].Name != "kube" || spec.Containers[1].Name != "agent" {
+		t.Errorf("%s and %s", spec.Containers[0].Name, spec.Containers[1].Name)
+	}
+}
+
 func TestThePodIsTheLastToGo(t *testing.T) {
 	spec := podSpec(t)
 	if !spec.HostPID || spec.HostNetwork || spec.PriorityClassName != "system-node-critical" || *spec.AutomountServiceAccountToken {

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,11 +15,11 @@ import (
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
-// The annotations of a static pod's mirror (pkg/kubelet/types).
+// The annotations of a static pod's mirror (pkg/kubelet/types). Anybody who may make pods can write
+// them, and kubernetes.io/config.source, which is true in the kubelet's own copy alone.
 const (
 	annotationMirror = "kubernetes.io/config.mirror"
 	annotationHash   = "kubernetes.io/config.hash"
-	annotationSource = "kubernetes.io/config.source"
 )
 
 // reasonEvicted is the kubelet's status reason of an evicted pod (pkg/kubelet/eviction).
@@ -124,12 +125,11 @@ func (p *pod) cameBack(kill, now time.Time, lived time.Duration) bool {
 // newEntry is a pod's entry in the workload table.
 func newEntry(p *corev1.Pod) workload.Entry {
 	_, mirror := p.Annotations[annotationMirror]
-	source, hasSource := p.Annotations[annotationSource]
 	e := workload.Entry{
 		UID:       cgroupUID(p),
 		Namespace: strings.Clone(p.Namespace), Name: strings.Clone(p.Name),
 		QOSClass: string(p.Status.QOSClass),
-		Static:   mirror || hasSource && source != "api",
+		Static:   mirror, // which the kubelet never runs, and which no pod becomes later
 		Mirror:   mirror,
 		Volumes:  emptyDirs(p), Containers: containers(p),
 		TerminationGracePeriodSeconds: p.Spec.TerminationGracePeriodSeconds,
@@ -162,13 +162,13 @@ func memoryRequest(p *corev1.Pod) workload.EntryMemory {
 }
 
 // cgroupUID is the uid in the name of the pod's cgroup. A static pod's is the hash of its
-// manifest; the mirror that the API server shows has another uid.
+// manifest; the mirror that the API server shows has another uid. What is no such hash is believed to be
+// nobody's: it may be the uid of another pod, which would pass for static.
 func cgroupUID(p *corev1.Pod) string {
-	if _, mirror := p.Annotations[annotationMirror]; mirror {
-		if hash := p.Annotations[annotationHash]; hash != "" {
+	if mirror, ok := p.Annotations[annotationMirror]; ok {
+		if hash := cmp.Or(p.Annotations[annotationHash], mirror); workload.IsStaticUID(hash) {
 			return hash
 		}
-		return p.Annotations[annotationMirror]
 	}
 	return string(p.UID)
 }

@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -167,8 +168,30 @@ func TestAStaticPodIsKnownByItsManifest(t *testing.T) {
 			}
 		})
 	}
-	e := kube.EntryOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uidA, Annotations: map[string]string{"kubernetes.io/config.source": "api", "kubernetes.io/config.hash": hash}}})
-	if e.UID != uidA || e.Static || e.Mirror {
-		t.Errorf("a pod of the API server: uid %s, static %v, mirror %v", e.UID, e.Static, e.Mirror)
+}
+
+// Who may make pods writes their annotations: none makes a pod that runs pass for static, nor takes
+// over the row of another.
+func TestAnnotationsMakeNoPodStatic(t *testing.T) {
+	const hash = "0123456789abcdef0123456789abcdef"
+	for name, annotations := range map[string]map[string]string{
+		"of the kubelet's own copy":  {"kubernetes.io/config.source": "api", "kubernetes.io/config.hash": hash},
+		"copied from a static pod":   {"kubernetes.io/config.source": "file", "kubernetes.io/config.hash": hash},
+		"a source that is no source": {"kubernetes.io/config.source": ""},
+	} {
+		if e := kube.EntryOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uidA, Annotations: annotations}}); e.UID != uidA || e.Static || e.Mirror {
+			t.Errorf("%s: uid %s, static %v, mirror %v", name, e.UID, e.Static, e.Mirror)
+		}
+	}
+	for name, annotations := range map[string]map[string]string{
+		"mirror of another pod":            {"kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": uidB},
+		"mirror of another, by its name":   {"kubernetes.io/config.mirror": uidB},
+		"mirror of another, dashes apart":  {"kubernetes.io/config.mirror": strings.ReplaceAll(uidB, "-", "_")},
+		"mirror of nobody":                 {"kubernetes.io/config.mirror": ""},
+		"mirror of what is no hash at all": {"kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": "../../kubepods"},
+	} {
+		if e := kube.EntryOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uidA, Annotations: annotations}}); e.UID != uidA {
+			t.Errorf("%s: uid %s, want its own", name, e.UID)
+		}
 	}
 }

@@ -1,13 +1,13 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
@@ -60,7 +60,9 @@ func (t *table) update(pods []*pod) error {
 			entries = append(entries, p.entry)
 		}
 	}
-	slices.SortFunc(entries, func(a, b workload.Entry) int { return strings.Compare(a.UID, b.UID) })
+	slices.SortFunc(entries, func(a, b workload.Entry) int {
+		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	// A static pod that was changed has two mirrors for a moment.
 	entries = slices.CompactFunc(entries, func(a, b workload.Entry) bool { return a.UID == b.UID })
 	if t.written && reflect.DeepEqual(entries, t.last) {

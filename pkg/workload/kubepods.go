@@ -51,9 +51,9 @@ func uidOf(s string) string {
 	return s
 }
 
-// isStaticUID reports whether a pod's uid is a config hash: the API server gives uuids alone, and a static
+// IsStaticUID reports whether a pod's uid is a config hash: the API server gives uuids alone, and a static
 // pod has none unless its manifest names one (pkg/kubelet/config, applyDefaults).
-func isStaticUID(uid string) bool { return len(uid) == 32 && uidOf(uid) != "" }
+func IsStaticUID(uid string) bool { return len(uid) == 32 && uidOf(uid) != "" }
 
 // HoldsAllPods reports whether a cgroup is the kubelet's of all its pods. Without cgroupsPerQOS
 // there is none, and with it the kubelet makes it before any pod.

@@ -310,7 +310,7 @@ func (r *Reader) Judge(u *Unit) {
 	if u.UID != u.Cgroup {
 		u.Name = u.UID
 	}
-	u.Priority, u.Static, u.Mirror, u.Evict = 0, u.UID != u.Cgroup && isStaticUID(u.UID), false, ""
+	u.Priority, u.Static, u.Mirror, u.Evict = 0, u.UID != u.Cgroup && IsStaticUID(u.UID), false, ""
 	u.MemoryRequestBytes, u.Protected = u.seen.requestBytes, u.seen.protected
 	u.TerminationGracePeriodSeconds, u.PodLevelRequest = NoData, false
 	u.EphemeralStorageRequestBytes, u.EphemeralStorageLimitBytes, u.Containers, u.Volumes = 0, nil, nil, nil

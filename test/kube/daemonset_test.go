@@ -88,7 +88,7 @@ func TestCheckNamesTheCapabilityThatIsMissing(t *testing.T) {
 		}
 	}
 	onBed(&ds)
-	full := ds.Spec.Template.Spec.Containers[0].SecurityContext.Capabilities.Add
+	full := agentOf(&ds.Spec.Template.Spec).SecurityContext.Capabilities.Add
 	lacks := n.lacks(t, &ds, full)
 	for _, dropped := range []v1.Capability{"BPF", "SYS_NICE"} {
 		at := slices.Index(full, dropped)
@@ -109,11 +109,11 @@ func TestCheckNamesTheCapabilityThatIsMissing(t *testing.T) {
 func (n *node) lacks(t *testing.T, ds *appsv1.DaemonSet, with []v1.Capability) []string {
 	t.Helper()
 	spec := ds.Spec.Template.Spec.DeepCopy()
-	c := &spec.Containers[0]
+	c := agentOf(spec)
 	c.Args = []string{"check", "-o", "json"}
 	c.SecurityContext.Capabilities.Add = with
 	c.StartupProbe, c.LivenessProbe = nil, nil
-	spec.Containers, spec.InitContainers, spec.RestartPolicy = spec.Containers[:1], nil, v1.RestartPolicyNever
+	spec.Containers, spec.InitContainers, spec.RestartPolicy = []v1.Container{*c}, nil, v1.RestartPolicyNever
 	spec.ServiceAccountName, spec.NodeName = "", nodeName
 	var volumes []v1.Volume
 	for _, v := range spec.Volumes {
@@ -166,6 +166,10 @@ var setValues = []string{
 	`image={"repository":"localhost/ebpf-evict","tag":"bed","pullPolicy":"Never"}`,
 	fmt.Sprintf(`config={"mode":"enforce","kubeletConfig":null,"headroom":null,"roots":[%q],"enforceNodeAllocatable":[],`+
 		`"evictionHard":{"allocatableMemory.available":"%d"},"evictionPressureTransitionPeriod":"5s"}`, podsCgroup, agentMemory),
+}
+
+func agentOf(spec *v1.PodSpec) *v1.Container {
+	return &spec.Containers[slices.IndexFunc(spec.Containers, func(c v1.Container) bool { return c.Name == "agent" })]
 }
 
 // onBed changes what the node has not: networks of pods, services, and what its root lacks
