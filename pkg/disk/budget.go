@@ -14,6 +14,8 @@ const (
 	// savedTime is how much CPU time may be saved up for when a threshold comes near: what
 	// a million files take.
 	savedTime = 4 * time.Second
+	// mostDebt is the most that is owed: what the agent waits for is done without a rest.
+	mostDebt = time.Second
 	// crumb is what a rest is to earn at least, and how much work is done between two settlements:
 	// each wake-up costs the scheduler's and the Go runtime's work beside ours.
 	crumb = time.Millisecond
@@ -39,7 +41,7 @@ func (b *budget) settle(now, cpu time.Duration, near bool) time.Duration {
 		share, floor = nearShare, 0
 	}
 	if b.isOpen {
-		b.left = min(b.left+time.Duration(float64(now-b.at)*share), savedTime) - (cpu - b.spent)
+		b.left = max(min(b.left+time.Duration(float64(now-b.at)*share), savedTime)-(cpu-b.spent), -mostDebt)
 	}
 	b.at, b.spent, b.isOpen = now, cpu, true
 	if b.left >= floor {

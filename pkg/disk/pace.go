@@ -25,9 +25,10 @@ const (
 	// units with limits: it may be the runtime, which writes them for the containers, and whom no
 	// unit's counters know.
 	logEvery = 2 * time.Second
-	// A visit of cheapVisit may be made of every part while the agent waits; 1,000 of some 40 µs each
-	// are the rule. One of slowVisit takes longer than it waits.
-	cheapVisit, slowVisit = 500 * time.Microsecond, settleWithin / 5
+	// While the agent waits, every part is visited whose visit takes cheapVisit, 1,000 of some 40 µs each
+	// are the rule, and of the others the cheapest, for cheapVisits in all. One of slowVisit takes
+	// longer than it waits.
+	cheapVisit, cheapVisits, slowVisit = 500 * time.Microsecond, settleWithin / 4, settleWithin / 5
 	// urgentLimit is from which share of its limit on a volume goes before others.
 	urgentLimit = 0.5
 )
@@ -39,8 +40,29 @@ type view struct {
 	// freshNs: the agent waits, or waited, for figures of after it; firstNs is that of the first
 	// of requests that come one after the other.
 	freshNs, firstNs uint64
+	// cheapNs is what a visit may cost of a part that hardly differs, for the agent to wait for it.
+	cheapNs uint64
 	// isWriting: somebody on the node writes fast.
 	isWriting bool
+}
+
+// cheapNs is up to which cost all parts can be visited within cheapVisits.
+func cheapNs(units map[string]*unit) uint64 {
+	var costs []uint64
+	for _, u := range units {
+		for _, p := range u.parts {
+			costs = append(costs, p.costNs)
+		}
+	}
+	slices.Sort(costs)
+	sum, cheap := uint64(0), uint64(cheapVisit)
+	for _, cost := range costs {
+		if sum += cost; sum > uint64(cheapVisits) {
+			break
+		}
+		cheap = max(cheap, cost)
+	}
+	return cheap
 }
 
 func (v view) isNear() bool { return v.horizon < nearWithin }
@@ -101,27 +123,39 @@ func (u *unit) urgency(p *part, v view) float64 {
 	return urgency
 }
 
-// wanted is added to the urgency of what the agent waits for.
+// wanted is above all urgencies.
 const wanted = 1e6
+
+// rank is added to the urgency of what the agent waits for: what is quickly done goes first, and of that
+// who grows or was never seen.
+func (u *unit) rank(p *part, v view) float64 {
+	switch {
+	case max(p.costNs, p.spentNs) > v.cheapNs:
+		return wanted
+	case p.triedNs != 0 && !u.growth.grows(v.nowNs):
+		return 2 * wanted
+	}
+	return 3 * wanted
+}
 
 // maxWalks is how many walks may be under way at a time: 8 times 32 open directories.
 const maxWalks = 8
 
 // isAwaited: figures are to be of after freshNs, and this one may be another by then. Who grows is
 // known by counters, but for what the runtime writes for it and what is reserved and not written:
-// so all that takes next to no time is looked at. A visit that takes longer than the agent waits
+// so all is looked at that takes little time. A visit that takes longer than the agent waits
 // has to be of after its first request, or none would ever be young enough.
 func (u *unit) isAwaited(p *part, v view) bool {
 	since := v.freshNs
 	if p.costNs > uint64(slowVisit) {
 		since = v.firstNs
 	}
-	mayDiffer := p.triedNs == 0 || u.growth.grows(v.nowNs) || p.costNs <= uint64(cheapVisit)
+	mayDiffer := p.triedNs == 0 || u.growth.grows(v.nowNs) || p.costNs <= v.cheapNs
 	return p.triedNs < since && mayDiffer && !u.isAsItWas(p)
 }
 
 // due lists the parts to visit now, the most urgent first, before all others those that are
-// awaited, and of these who grows or was never seen; of equals that on which less was spent, lest many wait for a large one; no new walk
+// awaited; of equals that on which less was spent, lest many wait for a large one. No new walk
 // begins while too many are under way.
 func due(units map[string]*unit, v view) []*part {
 	type candidate struct {
@@ -136,11 +170,9 @@ func due(units map[string]*unit, v view) []*part {
 				walks++
 			}
 			urgency := u.urgency(p, v)
-			if u.isAwaited(p, v) {
-				urgency += wanted
-				if p.triedNs == 0 || u.growth.grows(v.nowNs) {
-					urgency += wanted
-				}
+			p.isAwaited = u.isAwaited(p, v)
+			if p.isAwaited {
+				urgency += u.rank(p, v)
 			}
 			if p.isUnderWay() || urgency >= 1 {
 				all = append(all, candidate{p, urgency})

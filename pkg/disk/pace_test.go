@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -84,6 +85,14 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			first:  pair(unit{growth: grows}, at(300*time.Millisecond, 1)),
 			second: pair(unit{}, at(300*time.Second, 1)), horizon: time.Second, freshNs: now, want: 2,
 		},
+		"what is quickly done is awaited before a large tree that grows": {
+			first:  pair(unit{}, &part{triedNs: now - 9*second, costNs: second / 50}),
+			second: pair(unit{growth: grows}, &part{triedNs: now - 300*second, costNs: second}), horizon: time.Second, freshNs: now, want: 2,
+		},
+		"so it is before one that was never seen, once that turned out to be large": {
+			first:  pair(unit{growth: grows}, &part{triedNs: now - 9*second, costNs: second / 50}),
+			second: pair(unit{}, &part{foundNs: now - 300*second, spentNs: second}), horizon: time.Second, freshNs: now, want: 2,
+		},
 		"a large tree lets others have their first visit": {
 			first:  pair(unit{}, &part{place: place{base: "/b"}, foundNs: now - second}),
 			second: pair(unit{}, &part{place: place{base: "/a"}, foundNs: now - second, spentNs: second}), horizon: never, want: 2,
@@ -92,7 +101,7 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a, b := tc.first, tc.second
 			a.unit.parts, b.unit.parts = []*part{a.part}, []*part{b.part}
-			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, view{nowNs: now, horizon: tc.horizon, freshNs: tc.freshNs, isWriting: tc.isWriting})
+			got := due(map[string]*unit{"a": &a.unit, "b": &b.unit}, view{nowNs: now, horizon: tc.horizon, freshNs: tc.freshNs, isWriting: tc.isWriting, cheapNs: 25_000_000})
 			if len(got) != tc.want || got[0] != a.part {
 				t.Errorf("%d due, the expected one first: %t; want %d and true", len(got), len(got) > 0 && got[0] == a.part, tc.want)
 			}
@@ -117,7 +126,7 @@ func TestWhatIsAwaited(t *testing.T) {
 		"of after the first of many requests":  {grows, part{triedNs: first, costNs: 2 * second}, false},
 	} {
 		u := &unit{growth: tc.growth}
-		if got := u.isAwaited(&tc.part, view{nowNs: now, freshNs: fresh, firstNs: first}); got != tc.want {
+		if got := u.isAwaited(&tc.part, view{nowNs: now, freshNs: fresh, firstNs: first, cheapNs: 25_000_000}); got != tc.want {
 			t.Errorf("%s: awaited %t, want %t", name, got, tc.want)
 		}
 	}
@@ -131,6 +140,32 @@ func pair(u unit, p *part) struct {
 		unit
 		*part
 	}{u, p}
+}
+
+// Whoever reserves space has no counter for it, whatever lies beside: all is looked at that can be
+// while the agent waits.
+func TestWhatCanBeVisitedWhileTheAgentWaits(t *testing.T) {
+	const ms = uint64(time.Millisecond)
+	for name, tc := range map[string]struct {
+		costs []uint64
+		want  uint64
+	}{
+		"nothing was visited":          {[]uint64{0, 0}, uint64(cheapVisit)},
+		"small ones":                   {[]uint64{ms / 25, ms / 25}, uint64(cheapVisit)},
+		"one of 20,000 files":          {[]uint64{ms / 25, 25 * ms}, 25 * ms},
+		"as many as fit":               {[]uint64{100 * ms, 90 * ms, 25 * ms, 2 * ms, 60 * ms}, 90 * ms},
+		"one that takes all the time":  {[]uint64{ms, 900 * ms}, ms},
+		"so many that few fit":         {slices.Repeat([]uint64{2 * ms}, 1000), 2 * ms},
+		"not even the smallest fit in": {slices.Repeat([]uint64{ms / 4}, 5000), uint64(cheapVisit)},
+	} {
+		u := &unit{}
+		for _, cost := range tc.costs {
+			u.parts = append(u.parts, &part{costNs: cost})
+		}
+		if got := cheapNs(map[string]*unit{"u": u}); got != tc.want {
+			t.Errorf("%s: %s, want %s", name, time.Duration(got), time.Duration(tc.want))
+		}
+	}
 }
 
 func TestFewWalksAreUnderWayAtATime(t *testing.T) {
@@ -172,6 +207,10 @@ func TestBudget(t *testing.T) {
 	work(savedTime)
 	if pause := b.settle(now, cpu, true); pause == 0 {
 		t.Error("near and spent: no pause")
+	}
+	work(time.Minute) // for what the agent waited for
+	if pause := b.settle(now, cpu, true); pause > 6*time.Second {
+		t.Errorf("after a minute without a rest: pause %s", pause)
 	}
 	// In the long run work takes the share.
 	begin := now

@@ -96,6 +96,8 @@ type part struct {
 	// spentNs is the CPU time of the visit that is under way, costNs of the last one.
 	spentNs, costNs uint64
 	quota           trust
+	// isAwaited: the agent waited for it when it was last seen to be due.
+	isAwaited bool
 	// said is the last error that was reported.
 	said string
 }

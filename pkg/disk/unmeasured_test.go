@@ -225,3 +225,23 @@ func TestFigureOfBeforeAUnitGrewIsNone(t *testing.T) {
 		t.Error("of after the first request: a younger one can't be had")
 	}
 }
+
+// A budget that large trees have used up keeps nobody from what the agent waits for.
+func TestWhatTheAgentWaitsForIsVisitedWithoutARest(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		n := newNode(t)
+		w := newWorker(n.Options)
+		w.find()
+		w.horizon.Store(0)
+		if waits {
+			w.freshNs.Store(monotonicNs())
+		}
+		spent := budget{left: -mostDebt, at: monotonic(), spent: cpuTime(), isOpen: true}
+		w.turn(t.Context(), &spent)
+		for _, p := range w.units[podUID].parts {
+			if p.kind != unlinked && (p.triedNs != 0) != waits {
+				t.Errorf("the agent waits: %t, %s was visited: %t", waits, p, p.triedNs != 0)
+			}
+		}
+	}
+}

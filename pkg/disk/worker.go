@@ -113,8 +113,9 @@ type worker struct {
 	// freshNs is when figures of growing units were wanted anew. foundNs is when the last look
 	// for units began, unitsNs when it was over, countedNs when that at counters began.
 	freshNs, foundNs, unitsNs, countedNs atomic.Uint64
-	// firstFreshNs is freshNs of the first of requests in a row, wroteNs when the node last wrote fast.
-	firstFreshNs, wroteNs atomic.Uint64
+	// firstFreshNs is freshNs of the first of requests in a row, cheapNs is view's, of the last one,
+	// wroteNs when the node last wrote fast.
+	firstFreshNs, cheapNs, wroteNs atomic.Uint64
 	// families are those of the last look for units; never changed.
 	families atomic.Pointer[[]family]
 	// refind: what was missing at the last look may be there now.
@@ -321,7 +322,7 @@ func (w *worker) isRestless() bool {
 
 func (w *worker) view() view {
 	now := monotonicNs()
-	return view{nowNs: now, horizon: time.Duration(w.horizon.Load()), freshNs: w.freshNs.Load(), firstNs: w.firstFreshNs.Load(),
+	return view{nowNs: now, horizon: time.Duration(w.horizon.Load()), freshNs: w.freshNs.Load(), firstNs: w.firstFreshNs.Load(), cheapNs: w.cheapNs.Load(),
 		isWriting: w.wroteNs.Load()+uint64(growsFor) > now}
 }
 
@@ -338,7 +339,7 @@ func (w *worker) turn(ctx context.Context, budget *budget) bool {
 	settled := w.worked - crumb
 	for _, p := range parts {
 		for {
-			if w.worked-settled >= crumb {
+			if w.worked-settled >= crumb && !p.isAwaited {
 				settled = w.worked
 				if pause := budget.settle(monotonic(), cpuTime(), w.isNear()); pause > 0 {
 					rest(ctx, w.visitNow, min(pause, turn))
@@ -748,6 +749,9 @@ func (w *worker) measureGrowers(ctx context.Context) {
 	if since-w.freshNs.Load() > uint64(restEvery) {
 		w.firstFreshNs.Store(since)
 	}
+	w.mu.Lock()
+	w.cheapNs.Store(cheapNs(w.units))
+	w.mu.Unlock()
 	w.freshNs.Store(since)
 	hasten(w.countNow)
 	for !w.hasMeasured(since) && ctx.Err() == nil {

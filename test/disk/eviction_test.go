@@ -11,6 +11,7 @@ import (
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
+	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
 // fast is a writer's rate in bytes a second.
@@ -55,6 +56,31 @@ func theWriterIsEvicted(t *testing.T, f filesystems, into string, holds, request
 	if l.Signal != "nodefs.available" || l.Tier != "poll" {
 		t.Errorf("signal %s by %s", l.Signal, l.Tier)
 	}
+	n.nobodyElse(1, idle)
+}
+
+// No counter tells who reserves space, and the pod has too many files to be seen in no time.
+func TestWhoReservesTheDiskIsEvicted(t *testing.T) {
+	n := newNode(t, filesystems{kind: "ext4"})
+	old, database := n.Pod("old", "data"), n.Pod("database", "data")
+	n.knows(old, nil)
+	n.knows(database, nil)
+	idle := old.Writer("idle", intoEmptyDir("data"), 0, 64*mebibyte)
+	database.Litterer("l", "/data/many", 0, 20_000)
+	database.Writer("w", intoEmptyDir("data"), 0, 160*mebibyte, "-reserve", "-after", "/data/now")
+	n.measured(old, 64*mebibyte)
+	n.await("figures of all files", func() bool {
+		table, err := workload.LoadDisk(n.file("disk.json"), 0)
+		if err != nil {
+			return false
+		}
+		e := table.Entry(database.UID)
+		return e != nil && e.Inodes != nil && e.Inodes.LocalVolumes != nil && *e.Inodes.LocalVolumes >= 20_000
+	})
+	time.Sleep(12 * time.Second) // it counts as one that grows, and its tree rests then
+	n.watch("nodefs.available", n.nodeLeft("nodefs.available")-120*mebibyte)
+	must(t, os.WriteFile(filepath.Join(database.EmptyDir("data"), "now"), nil, 0o600))
+	n.evicted(database)
 	n.nobodyElse(1, idle)
 }
 

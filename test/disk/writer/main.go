@@ -2,7 +2,7 @@
 // a given rate and then waits.
 //
 //	writer wait
-//	writer fill -path FILE|- [-rate BYTES_PER_SECOND] [-total BYTES] [-after FILE] [-exit] [-unlink]
+//	writer fill -path FILE|- [-rate BYTES_PER_SECOND] [-total BYTES] [-after FILE] [-exit] [-unlink] [-reserve]
 //	writer litter -path DIR [-rate FILES_PER_SECOND] [-total FILES] [-after FILE] [-exit]
 package main
 
@@ -40,10 +40,11 @@ func run(args []string) int {
 	total := f.Int64("total", 1<<62, "how much")
 	after := f.String("after", "", "begin when this file is there")
 	unlink := f.Bool("unlink", false, "remove the file before it is written to")
+	reserve := f.Bool("reserve", false, "have the file's space reserved at once, and write nothing")
 	exit := f.Bool("exit", false, "end afterwards")
 	_ = f.Parse(args[1:])
 	await(*after)
-	opened, err := write(args[0], *path, pace{start: time.Now(), rate: *rate}, *total, *unlink)
+	opened, err := write(args[0], *path, pace{start: time.Now(), rate: *rate}, *total, *unlink, *reserve)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -55,11 +56,13 @@ func run(args []string) int {
 	return 0
 }
 
-func write(what, path string, p pace, total int64, unlink bool) (opened *os.File, err error) {
-	switch what {
-	case "fill":
+func write(what, path string, p pace, total int64, unlink, reserve bool) (opened *os.File, err error) {
+	switch {
+	case what == "fill" && reserve:
+		return allocate(path, total)
+	case what == "fill":
 		return fill(path, p, total, unlink)
-	case "litter":
+	case what == "litter":
 		return nil, litter(path, p, total)
 	}
 	return nil, fmt.Errorf("unknown command %s", what)
@@ -115,6 +118,15 @@ func fill(path string, p pace, total int64, unlink bool) (f *os.File, err error)
 		return f, nil
 	}
 	return nil, f.Close() // XFS gives back then what it has reserved behind the end
+}
+
+// allocate reserves space, as databases do for their logs.
+func allocate(path string, total int64) (*os.File, error) {
+	f, err := os.Create(path)
+	if err == nil {
+		err = syscall.Fallocate(int(f.Fd()), 0, 0, total)
+	}
+	return f, err
 }
 
 // litter makes empty files.
