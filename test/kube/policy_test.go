@@ -234,6 +234,8 @@ func TestThePolicyKeepsTheAccountToItsNode(t *testing.T) {
 	done := w.Submit(t, podOf("done", []string{"end"}, restarted(v1.RestartPolicyNever)))
 	done.await("pod that succeeds", func(p *v1.Pod) bool { return p.Status.Phase == v1.PodSucceeded })
 	w.own.refuse(t, "a pod that has succeeded stays so", patching("a pod that has succeeded", done.path()+"/status", evictionPatch()))
+	w.Pod(t, "vital", []string{"wait"}, ofClass("system-node-critical"))
+	w.own.refuse(t, "a critical or a static pod is not evicted", patching("a critical pod", podCollection+"/vital/status", evictionPatch()))
 	w.own.refuse(t, "of a node, the taints",
 		patching("a foreign taint", ours, taintPatch(partial{"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"})),
 		patching("a taint that ends pods", ours, taintPatch(partial{"key": "ebpf-evict/memory-pressure", "effect": "NoExecute"})),
