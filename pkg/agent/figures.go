@@ -139,6 +139,7 @@ func (s *scout) addFigures() {
 	l.figures, l.figuresAt = table, time.Now()
 	for _, u := range s.known.units {
 		f, said := figuresOf(u, table)
+		s.sayLogs(&f.usage)
 		switch was := u.disk.Load(); {
 		case !said:
 			u.disk.Store(nil)
@@ -148,6 +149,16 @@ func (s *scout) addFigures() {
 		}
 	}
 	s.applied.Store(table)
+}
+
+// sayLogs says once that logs lie where they free nothing on nodefs.
+func (s *scout) sayLogs(u *workload.DiskUsage) {
+	settings := s.settings.Load()
+	if s.saidLogs || u.LogsElsewhere == (workload.FsUsage{}) || settings == nil || settings.Compat {
+		return
+	}
+	s.saidLogs = true
+	s.log.Info().Msg("the pods' logs lie on another filesystem than nodefs: they count for limits, and for none of its thresholds")
 }
 
 // figuresOf is what a table says of a unit. A pod that it does not know can have filled anything

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
@@ -877,4 +879,39 @@ func TestFiguresServeFromTheStart(t *testing.T) {
 	}
 	b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
 	b.rounds(a, "the unit to die", func() bool { return !unit.Alive() })
+}
+
+// Logs on another filesystem free nothing on nodefs: who holds some of it dies. The kubelet counts
+// them.
+func TestLogsElsewhereDieForTheirLimitAlone(t *testing.T) {
+	for _, compat := range []string{"", config.CompatKubelet} {
+		t.Run("compat "+compat, func(t *testing.T) {
+			b := newDiskBed(t)
+			b.conf.Compat = compat
+			logger, filler := b.sleeper("logger", 1<<20), b.sleeper("filler", 1<<20)
+			b.fill()
+			b.holds("filler", 20<<20)
+			measured := func() {
+				b.holds("logger", 1<<20)
+				b.units["logger"]["ephemeralStorage"].(map[string]any)["logsElsewhereBytes"] = 200 << 20
+			}
+			measured()
+			b.answer = func(*workload.ReclaimRequest) map[string]any { return map[string]any{} }
+			a := b.open(lowDisk, nil)
+			var log bytes.Buffer
+			a.scout.log = zerolog.New(&log)
+			b.rounds(a, "one to die", func() bool { return !logger.Alive() || !filler.Alive() })
+			b.quiet(a, 200*time.Millisecond)
+			if want := compat == ""; logger.Alive() != want || filler.Alive() == want {
+				t.Errorf("the logger lives: %v, the filler: %v\n%s", logger.Alive(), filler.Alive(), b.journal())
+			}
+			if said, want := strings.Count(log.String(), "logs lie on another filesystem than nodefs"), map[string]int{"": 1}[compat]; said != want {
+				t.Errorf("said %d times, want %d:\n%s", said, want, log.String())
+			}
+			if compat != "" { // what it leaves on nodefs is the rest
+				measured()
+				b.rounds(a, "the filler to follow", func() bool { return !filler.Alive() })
+			}
+		})
+	}
 }

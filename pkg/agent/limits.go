@@ -201,7 +201,7 @@ func (a *Agent) limitsUnderWay() (n int) {
 }
 
 // limitBound is what evictions for a limit count for: what is above one lies on nodefs, but
-// for writable layers on a filesystem of their own. The kubelet gives them a grace period of 1,
+// for writable layers and logs on filesystems of their own. The kubelet gives them a grace period of 1,
 // as it does to hard thresholds.
 var limitBound = decide.Bound{Threshold: signal.Threshold{Signal: signal.NodeFsAvailable}}
 

@@ -86,6 +86,8 @@ type scout struct {
 	index []sample.Cgroup
 	roots []root
 	fills map[uint64]*fill // of the roots, by memory cgroup id
+	// saidLogs: that logs lie elsewhere was said.
+	saidLogs bool
 }
 
 func (s *scout) current() *roster { return s.published.Load() }

@@ -89,7 +89,7 @@ func ephemeralTotal(d *workload.DiskUsage) int64 {
 	case d.UsedBytes != workload.NoData:
 		return d.UsedBytes
 	}
-	return add(add(known(d.Rootfs.Bytes), known(d.Logs.Bytes)), known(d.LocalVolumes.Bytes))
+	return add(add(known(d.Rootfs.Bytes), add(known(d.Logs.Bytes), d.LogsElsewhere.Bytes)), known(d.LocalVolumes.Bytes))
 }
 
 // containerLimit counts the writable layer only where it lies on nodefs.

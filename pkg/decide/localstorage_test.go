@@ -73,6 +73,13 @@ func TestLocalStorage(t *testing.T) {
 			change: func(w *workload.Workload) { limit(mi + 1499)(w); w.Usage.Disk.UsedBytes = workload.NoData },
 			check:  "ephemeralpodfs.limit", message: "Pod ephemeral local storage usage exceeds the total limit of containers 1050075. ",
 		},
+		"the pod's total is the sum, with logs elsewhere": {
+			change: func(w *workload.Workload) {
+				limit(mi + 1999)(w)
+				w.Usage.Disk.UsedBytes, w.Usage.Disk.LogsElsewhere.Bytes = workload.NoData, 500
+			},
+			check: "ephemeralpodfs.limit", message: "Pod ephemeral local storage usage exceeds the total limit of containers 1050575. ",
+		},
 		"the pod's total is the sum, of one part": {
 			change: func(w *workload.Workload) {
 				limit(499)(w)

@@ -201,6 +201,32 @@ func TestRankReasons(t *testing.T) {
 	}
 }
 
+// Logs that lie on another filesystem than nodefs free nothing there. The kubelet counts them.
+func TestLogsElsewhereDoNotCountForNodefs(t *testing.T) {
+	logger := full("/logger", 1)
+	logger.Usage.Disk.LogsElsewhere = workload.FsUsage{Bytes: 500, Inodes: 500}
+	logsAlone := full("/logs-alone", 0)
+	logsAlone.Usage.Disk.LogsElsewhere = workload.FsUsage{Bytes: 900, Inodes: 900}
+	ws := []workload.Workload{full("/holder", 10), logger, logsAlone}
+	for _, compat := range []bool{false, true} {
+		for _, by := range []signal.Signal{signal.NodeFsAvailable, signal.NodeFsInodesFree} {
+			b := bound(by, "", 100, 0)
+			s := settings(b)
+			s.Compat = compat
+			want := map[bool][]int64{false: {30, 3, 0}, true: {30, 503, 900}}[compat]
+			for i := range ws {
+				if got := s.Use(&b, &ws[i]); got != want[i] {
+					t.Errorf("%s%s: %s holds %d, want %d", by, mode(compat), ws[i].Cgroup, got, want[i])
+				}
+			}
+			ranked, first := decide.Rank(s, &b, ws), map[bool]int{false: 0, true: 2}[compat]
+			if ranked[0].Index != first || !compat && (ranked[2].Index != 2 || ranked[2].Reason != "holds nothing") {
+				t.Errorf("%s%s: %+v", by, mode(compat), ranked)
+			}
+		}
+	}
+}
+
 // In compat a unit without a figure is evictable, and processes are what counts.
 func TestRankReasonsInCompat(t *testing.T) {
 	tests := map[string]struct {

@@ -98,13 +98,14 @@ func (s *Settings) use(r resource, w *workload.Workload) int64 {
 
 // parts are what the kubelet counts as a pod's usage of a filesystem
 // (buildSignalToRankFunc in pkg/kubelet/eviction).
-type parts struct{ rootfs, logs, localVolumes bool }
+type parts struct{ rootfs, logs, logsElsewhere, localVolumes bool }
 
 // parts: logs and volumes lie on nodefs, writable layers there or with the images. On a
-// split image filesystem no pod holds anything.
+// split image filesystem no pod holds anything. Logs that lie elsewhere count for nodefs in the
+// kubelet alone: they free nothing there.
 func (s *Settings) parts(r resource) parts {
 	if r.nodeFs() {
-		return parts{rootfs: !s.Layout.DedicatedImageFs || s.Layout.SplitImageFs, logs: true, localVolumes: true}
+		return parts{rootfs: !s.Layout.DedicatedImageFs || s.Layout.SplitImageFs, logs: true, logsElsewhere: s.Compat, localVolumes: true}
 	}
 	return parts{rootfs: !s.Layout.SplitImageFs}
 }
@@ -141,7 +142,7 @@ func (s *Settings) diskParts(r resource, d *workload.DiskUsage) (sum int64, whol
 	for _, part := range [...]struct {
 		counts bool
 		usage  workload.FsUsage
-	}{{p.rootfs, d.Rootfs}, {p.logs, d.Logs}, {p.localVolumes, d.LocalVolumes}} {
+	}{{p.rootfs, d.Rootfs}, {p.logs, d.Logs}, {p.logsElsewhere, d.LogsElsewhere}, {p.localVolumes, d.LocalVolumes}} {
 		held := part.usage.Bytes
 		if r.inodes() {
 			held = part.usage.Inodes

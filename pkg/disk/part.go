@@ -89,9 +89,11 @@ type part struct {
 	// beside are the unit's parts, of the unlinked one alone, which search is of when it is under way.
 	beside []*part
 	search *search
-	// walk is the one under way, with the medium of what it walks and when it began.
+	// walk is the one under way, with the medium of what it walks and when it began. isAway: what is
+	// visited are logs, or a directory, on another filesystem than nodefs.
 	walk       *walk
 	walkMedium string
+	isAway     bool
 	beganNs    uint64
 	// spentNs is the CPU time of the visit that is under way, costNs of the last one.
 	spentNs, costNs uint64
@@ -121,6 +123,8 @@ type figure struct {
 	readNs uint64
 	// inLayers is what of it lies in writable layers, of files without a name.
 	inLayers Tally
+	// isAway: it is of another filesystem than nodefs.
+	isAway bool
 }
 
 // split parts what lies in layers from what lies in volumes.

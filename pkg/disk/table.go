@@ -53,12 +53,16 @@ func (s *sum) inodes() *int64 {
 // entry is what is known of a unit now.
 func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall time.Time) workload.DiskEntry {
 	rootfs, running, perContainer := u.rootfs(containers, listed, nowNs, wall)
-	logs, volumes, other := sum{missing: !u.hasLogs}, sum{missing: !u.hasVolumes}, sum{}
+	logs, away, volumes, other := sum{missing: !u.hasLogs}, sum{}, sum{missing: !u.hasVolumes}, sum{}
 	e := workload.DiskEntry{UID: u.uid}
 	for _, p := range u.parts {
 		switch p.kind {
 		case containerLogs:
-			logs.add(p.current())
+			if p.figure != nil && p.figure.isAway {
+				away.add(p.current())
+			} else {
+				logs.add(p.current())
+			}
 			if p.name != "" && p.figure != nil {
 				c := named(&perContainer, p.name)
 				c.LogsBytes = &p.figure.Bytes
@@ -90,7 +94,7 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 	if !logs.missing { // else it is not the unit that writes them, but the runtime
 		e.WroteBytes, e.MadeInodes = known(u.growth.atMost(nowNs))
 	}
-	e.EphemeralStorage, e.Inodes = combined(&rootfs, &running, &logs, &volumes, &other)
+	e.EphemeralStorage, e.Inodes = combined(&rootfs, &running, &logs, &away, &volumes, &other)
 	for _, c := range perContainer {
 		e.Containers = append(e.Containers, c.ContainerDisk)
 	}
@@ -111,9 +115,9 @@ func known(t Tally) (bytes, inodes *int64) {
 // combined dates the sums by the oldest reading among those that are data. What is used is
 // held against limits, for which dead containers' layers don't count, as in the kubelet
 // (removeTerminatedContainers): they take their room all the same.
-func combined(rootfs, running, logs, volumes, other *sum) (*workload.EphemeralStorage, *workload.Inodes) {
+func combined(rootfs, running, logs, away, volumes, other *sum) (*workload.EphemeralStorage, *workload.Inodes) {
 	var total sum
-	for _, s := range []*sum{running, logs, volumes, other} {
+	for _, s := range []*sum{running, logs, away, volumes, other} {
 		if s.missing {
 			total.missing = true
 			continue
@@ -131,8 +135,8 @@ func combined(rootfs, running, logs, volumes, other *sum) (*workload.EphemeralSt
 	}
 	at := workload.Reading{ReadNs: total.readNs}
 	return &workload.EphemeralStorage{Reading: at, RootfsBytes: rootfs.bytes(), LogsBytes: logs.bytes(),
-			LocalVolumesBytes: volumes.bytes(), UsedBytes: total.bytes()},
-		&workload.Inodes{Reading: at, Rootfs: rootfs.inodes(), Logs: logs.inodes(), LocalVolumes: volumes.inodes()}
+			LogsElsewhereBytes: away.Bytes, LocalVolumesBytes: volumes.bytes(), UsedBytes: total.bytes()},
+		&workload.Inodes{Reading: at, Rootfs: rootfs.inodes(), Logs: logs.inodes(), LogsElsewhere: max(0, away.Inodes), LocalVolumes: volumes.inodes()}
 }
 
 // container is a container's entry in the making.

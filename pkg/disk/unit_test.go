@@ -446,6 +446,61 @@ func testDirectoryOnAnotherFilesystem(t *testing.T) {
 	}
 }
 
+// Logs on another filesystem count for limits, and not for nodefs.
+func TestLogsOnAnotherFilesystem(t *testing.T) { mountns.Run(t, testLogsOnAnotherFilesystem) }
+
+func testLogsOnAnotherFilesystem(t *testing.T) {
+	n := newNode(t)
+	n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+	n.process(t, id2, "4712", n.base+"/store/layer2/fs")
+	dockers := n.base + "/docker/" + id1
+	write(t, dockers+"/"+id1+"-json.log", 30<<10)
+	want := n.once(t).Entry(podUID) // all on one
+	logs := "/shop_web-0_" + podUID
+	away := t.TempDir()
+	if err := unix.Mount("tmpfs", away, "tmpfs", 0, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	for name, size := range map[string]int{"/web/0.log": 50 << 10, "/sidecar/0.log": 20 << 10, "/other.log": 4 << 10} {
+		write(t, away+logs+name, size)
+	}
+	n.Logs = away
+	e := n.once(t).Entry(podUID)
+	du := func(dir string) int64 { return runDu(t, dir, "-B1") }
+	elsewhere := du(away+logs+"/web") + du(away+logs+"/sidecar")
+	if s := e.EphemeralStorage; show(s.LogsBytes) != any(du(dockers)) || s.LogsElsewhereBytes != elsewhere || show(s.RootfsBytes) != show(want.EphemeralStorage.RootfsBytes) {
+		t.Errorf("%+v: %v bytes of logs on nodefs and %d elsewhere, want %d and %d", s, show(s.LogsBytes), s.LogsElsewhereBytes, du(dockers), elsewhere)
+	}
+	used := *want.EphemeralStorage.UsedBytes - (*want.EphemeralStorage.LogsBytes - du(dockers)) + elsewhere - du(n.base+"/logs"+logs+"/other.log") + du(away+logs+"/other.log")
+	if s := e.EphemeralStorage; show(s.UsedBytes) != any(used) {
+		t.Errorf("%v bytes used, want %d, logs included", show(s.UsedBytes), used)
+	}
+	if i := e.Inodes; show(i.Logs) != any(int64(2)) || i.LogsElsewhere != 4 {
+		t.Errorf("%v inodes of logs on nodefs and %d elsewhere, want 2 and 4", show(i.Logs), i.LogsElsewhere)
+	}
+	for _, c := range e.Containers {
+		if c.Name != "" && show(c.LogsBytes) != any(du(away+logs+"/"+c.Name)) {
+			t.Errorf("%s: %v bytes of logs", c.Name, show(c.LogsBytes))
+		}
+	}
+	// One without a figure is missing for the limit alone.
+	w := newWorker(n.Options)
+	w.find()
+	u := w.units[podUID]
+	w.visitAll(u)
+	u.growth.seen(writes{70_000, 1, true}, monotonicNs())
+	for _, p := range u.parts {
+		p.isPast = p.kind == containerLogs && p.name == "web"
+	}
+	past := u.entry(nil, false, monotonicNs()+4*second, time.Now())
+	if s := past.EphemeralStorage; show(s.LogsBytes) != any(du(dockers)) || s.UsedBytes != nil || past.WroteBytes == nil {
+		t.Errorf("%+v, logs of %v bytes, used %v, can hold %v: want the logs on nodefs and no total", s, show(s.LogsBytes), show(s.UsedBytes), show(past.WroteBytes))
+	}
+	if err := unix.Unmount(away, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Subvolumes of one btrfs have device numbers of their own, and one room.
 func TestDirectoryInASubvolumeOfNodefs(t *testing.T) {
 	mountns.Run(t, testDirectoryInASubvolumeOfNodefs)

@@ -129,9 +129,13 @@ func (v *visitor) begin(p *part) *outcome {
 	if err != nil {
 		return p.concluded(Tally{}, p.medium, err)
 	}
-	if err := v.isOnNodefs(p); err != nil {
+	err = v.isOnNodefs(p)
+	if p.isAway = err == errElsewhere; p.isAway && p.kind == containerLogs {
+		err = nil
+	}
+	if err != nil {
 		unix.Close(fd)
-		if err == errElsewhere {
+		if p.isAway {
 			return &outcome{figure: &figure{readNs: p.beganNs}, err: err}
 		}
 		return &outcome{err: err}
@@ -156,13 +160,14 @@ func (v *visitor) begin(p *part) *outcome {
 	return nil
 }
 
-// errElsewhere: what is removed there frees nothing on nodefs, whose thresholds go by the figure.
+// errElsewhere: what is removed there frees nothing on nodefs, whose thresholds go by the figure. Logs
+// there have a figure, for limits.
 var errElsewhere = errors.New("it lies on another filesystem than nodefs, and does not count")
 
-// isOnNodefs is nil where a directory of the configuration lies on nodefs, and for all other parts,
-// which lie where their figures count.
+// isOnNodefs is nil where a directory of the configuration, or of logs, lies on nodefs, and for all
+// other parts, which lie where their figures count.
 func (v *visitor) isOnNodefs(p *part) error {
-	if p.kind != directory || v.nodefs == "" {
+	if p.kind != directory && p.kind != containerLogs || v.nodefs == "" {
 		return nil
 	}
 	of, err := device(p.base)
@@ -191,7 +196,11 @@ func (p *part) concluded(t Tally, medium string, err error) *outcome {
 	if err != nil {
 		return &outcome{medium: medium, err: err}
 	}
-	return &outcome{figure: &figure{Tally: t, readNs: p.beganNs}, medium: medium}
+	return &outcome{figure: p.figureOf(t, p.beganNs), medium: medium}
+}
+
+func (p *part) figureOf(t Tally, readNs uint64) *figure {
+	return &figure{Tally: t, readNs: readNs, isAway: p.isAway}
 }
 
 // byQuota is the figure of the filesystem, once a walk has confirmed it.
@@ -235,11 +244,11 @@ func (v *visitor) finish(p *part) *outcome {
 	v.confirm(p, found, missed)
 	w.end()
 	if missed == nil {
-		return &outcome{figure: &figure{Tally: found, readNs: p.beganNs}, medium: p.walkMedium}
+		return &outcome{figure: p.figureOf(found, p.beganNs), medium: p.walkMedium}
 	}
 	out := &outcome{medium: p.walkMedium, err: missed}
 	if last := p.figure; last != nil {
-		out.figure = &figure{Tally: Tally{max(last.Bytes, found.Bytes), max(last.Inodes, found.Inodes)}, readNs: last.readNs}
+		out.figure = p.figureOf(Tally{max(last.Bytes, found.Bytes), max(last.Inodes, found.Inodes)}, last.readNs)
 	}
 	return out
 }

@@ -63,18 +63,20 @@ type unitMemory struct {
 }
 
 type unitStorage struct {
-	RootfsBytes       *int64 `json:"rootfsBytes,omitempty"`
-	LogsBytes         *int64 `json:"logsBytes,omitempty"`
-	LocalVolumesBytes *int64 `json:"localVolumesBytes,omitempty"`
-	UsedBytes         *int64 `json:"usedBytes,omitempty"`
-	RequestBytes      int64  `json:"requestBytes,omitempty"`
-	LimitBytes        *int64 `json:"limitBytes,omitempty"`
+	RootfsBytes        *int64 `json:"rootfsBytes,omitempty"`
+	LogsBytes          *int64 `json:"logsBytes,omitempty"`
+	LogsElsewhereBytes int64  `json:"logsElsewhereBytes,omitempty"`
+	LocalVolumesBytes  *int64 `json:"localVolumesBytes,omitempty"`
+	UsedBytes          *int64 `json:"usedBytes,omitempty"`
+	RequestBytes       int64  `json:"requestBytes,omitempty"`
+	LimitBytes         *int64 `json:"limitBytes,omitempty"`
 }
 
 type unitInodes struct {
-	Rootfs       *int64 `json:"rootfs,omitempty"`
-	Logs         *int64 `json:"logs,omitempty"`
-	LocalVolumes *int64 `json:"localVolumes,omitempty"`
+	Rootfs        *int64 `json:"rootfs,omitempty"`
+	Logs          *int64 `json:"logs,omitempty"`
+	LogsElsewhere int64  `json:"logsElsewhere,omitempty"`
+	LocalVolumes  *int64 `json:"localVolumes,omitempty"`
 }
 
 type volume struct {
@@ -139,10 +141,11 @@ func (u *unit) workload(path string) (workload.Workload, error) {
 func (u *unit) disk() *workload.DiskUsage {
 	s, n := &u.EphemeralStorage, &u.Inodes
 	d := workload.DiskUsage{
-		Rootfs:       workload.FsUsage{Bytes: figure(s.RootfsBytes), Inodes: figure(n.Rootfs)},
-		Logs:         workload.FsUsage{Bytes: figure(s.LogsBytes), Inodes: figure(n.Logs)},
-		LocalVolumes: workload.FsUsage{Bytes: figure(s.LocalVolumesBytes), Inodes: figure(n.LocalVolumes)},
-		UsedBytes:    figure(s.UsedBytes),
+		Rootfs:        workload.FsUsage{Bytes: figure(s.RootfsBytes), Inodes: figure(n.Rootfs)},
+		Logs:          workload.FsUsage{Bytes: figure(s.LogsBytes), Inodes: figure(n.Logs)},
+		LogsElsewhere: workload.FsUsage{Bytes: s.LogsElsewhereBytes, Inodes: n.LogsElsewhere},
+		LocalVolumes:  workload.FsUsage{Bytes: figure(s.LocalVolumesBytes), Inodes: figure(n.LocalVolumes)},
+		UsedBytes:     figure(s.UsedBytes),
 	}
 	if d == workload.NoDiskUsage {
 		return nil
@@ -182,6 +185,7 @@ func (u *unit) figures() []named {
 		{"memory.workingSetBytes", u.Memory.WorkingSetBytes}, {"memory.requestBytes", &u.Memory.RequestBytes},
 		{"memory.podLevelRequestBytes", u.Memory.PodLevelRequestBytes},
 		{"ephemeralStorage.rootfsBytes", s.RootfsBytes}, {"ephemeralStorage.logsBytes", s.LogsBytes},
+		{"ephemeralStorage.logsElsewhereBytes", &s.LogsElsewhereBytes}, {"inodes.logsElsewhere", &u.Inodes.LogsElsewhere},
 		{"ephemeralStorage.localVolumesBytes", s.LocalVolumesBytes}, {"ephemeralStorage.usedBytes", s.UsedBytes},
 		{"ephemeralStorage.requestBytes", &s.RequestBytes}, {"ephemeralStorage.limitBytes", s.LimitBytes},
 		{"inodes.rootfs", u.Inodes.Rootfs}, {"inodes.logs", u.Inodes.Logs}, {"inodes.localVolumes", u.Inodes.LocalVolumes},

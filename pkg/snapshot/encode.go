@@ -63,8 +63,8 @@ func unitOf(w *workload.Workload) unit {
 	if d := w.Usage.Disk; d != nil {
 		s := &u.EphemeralStorage
 		s.RootfsBytes, s.LogsBytes, s.LocalVolumesBytes = shown(d.Rootfs.Bytes), shown(d.Logs.Bytes), shown(d.LocalVolumes.Bytes)
-		s.UsedBytes = shown(d.UsedBytes)
-		u.Inodes = unitInodes{shown(d.Rootfs.Inodes), shown(d.Logs.Inodes), shown(d.LocalVolumes.Inodes)}
+		s.LogsElsewhereBytes, s.UsedBytes = d.LogsElsewhere.Bytes, shown(d.UsedBytes)
+		u.Inodes = unitInodes{shown(d.Rootfs.Inodes), shown(d.Logs.Inodes), d.LogsElsewhere.Inodes, shown(d.LocalVolumes.Inodes)}
 	}
 	for i := range w.Volumes {
 		v := &w.Volumes[i]

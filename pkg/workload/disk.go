@@ -91,20 +91,25 @@ type EphemeralStorage struct {
 	Reading
 	// RootfsBytes is the writable layers.
 	RootfsBytes *int64 `json:"rootfsBytes"`
-	LogsBytes   *int64 `json:"logsBytes"`
-	// LocalVolumesBytes is emptyDirs of medium "", configMaps, gitRepos and hostPaths.
+	// LogsBytes is the logs on nodefs, LogsElsewhereBytes those on another filesystem, as far as
+	// they are known: they count for limits alone, and in the kubelet's rankings.
+	LogsBytes          *int64 `json:"logsBytes"`
+	LogsElsewhereBytes int64  `json:"logsElsewhereBytes,omitempty"`
+	// LocalVolumesBytes is emptyDirs of medium "", configMaps, gitRepos and directories of the
+	// configuration.
 	LocalVolumesBytes *int64 `json:"localVolumesBytes"`
 	// UsedBytes is the total, with the pod's log directory and etc-hosts; absent means the
-	// sum of the three.
+	// sum of those above.
 	UsedBytes *int64 `json:"usedBytes"`
 }
 
 // Inodes is a unit's inodes, divided as its bytes are.
 type Inodes struct {
 	Reading
-	Rootfs       *int64 `json:"rootfs"`
-	Logs         *int64 `json:"logs"`
-	LocalVolumes *int64 `json:"localVolumes"`
+	Rootfs        *int64 `json:"rootfs"`
+	Logs          *int64 `json:"logs"`
+	LogsElsewhere int64  `json:"logsElsewhere,omitempty"`
+	LocalVolumes  *int64 `json:"localVolumes"`
 }
 
 // Unlinked is what files take that have no name any more and that the unit holds open.
@@ -244,12 +249,12 @@ func (e *DiskEntry) check(writtenNs uint64) error {
 		}
 	}
 	if s := e.EphemeralStorage; s != nil {
-		if err := s.check(writtenNs, s.RootfsBytes, s.LogsBytes, s.LocalVolumesBytes, s.UsedBytes); err != nil {
+		if err := s.check(writtenNs, s.RootfsBytes, s.LogsBytes, &s.LogsElsewhereBytes, s.LocalVolumesBytes, s.UsedBytes); err != nil {
 			return fmt.Errorf("ephemeralStorage: %w", err)
 		}
 	}
 	if s := e.Inodes; s != nil {
-		if err := s.check(writtenNs, s.Rootfs, s.Logs, s.LocalVolumes); err != nil {
+		if err := s.check(writtenNs, s.Rootfs, s.Logs, &s.LogsElsewhere, s.LocalVolumes); err != nil {
 			return fmt.Errorf("inodes: %w", err)
 		}
 	}
@@ -389,10 +394,11 @@ func (e *DiskEntry) Usage(nowNs uint64, maxAge time.Duration) *DiskUsage {
 	u := NoDiskUsage
 	if s := e.EphemeralStorage; s != nil && s.Age(nowNs) <= maxAge {
 		u.Rootfs.Bytes, u.Logs.Bytes, u.LocalVolumes.Bytes = figure(s.RootfsBytes), figure(s.LogsBytes), figure(s.LocalVolumesBytes)
-		u.UsedBytes = figure(s.UsedBytes)
+		u.LogsElsewhere.Bytes, u.UsedBytes = s.LogsElsewhereBytes, figure(s.UsedBytes)
 	}
 	if n := e.Inodes; n != nil && n.Age(nowNs) <= maxAge {
 		u.Rootfs.Inodes, u.Logs.Inodes, u.LocalVolumes.Inodes = figure(n.Rootfs), figure(n.Logs), figure(n.LocalVolumes)
+		u.LogsElsewhere.Inodes = n.LogsElsewhere
 	}
 	if u == NoDiskUsage {
 		return nil

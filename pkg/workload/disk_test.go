@@ -164,6 +164,8 @@ func TestHostileDiskFiguresAreRefused(t *testing.T) {
 		"negative logs":                replace(`"logsBytes":0`, `"logsBytes":-1`),
 		"negative inodes":              replace(`"rootfs":1`, `"rootfs":-1`),
 		"negative volume":              replace(`"usedBytes":3`, `"usedBytes":-3`),
+		"negative logs elsewhere":      replace(`"logsBytes":0`, `"logsBytes":0,"logsElsewhereBytes":-1`),
+		"negative inodes elsewhere":    replace(`"logs":null`, `"logs":null,"logsElsewhere":-1`),
 		"negative container":           replace(`"logsBytes":2`, `"logsBytes":-2`),
 		"negative reclaim":             replace(`"freedBytes":5`, `"freedBytes":-5`),
 		"negative images":              replace(`"images":2`, `"images":-2`),

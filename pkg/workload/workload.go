@@ -82,8 +82,11 @@ type Usage struct {
 // DiskUsage is what a unit holds on the node's filesystems.
 type DiskUsage struct {
 	// Rootfs is the containers' writable layers, Logs their log files, LocalVolumes the
-	// volumes on the node's disk (emptyDir of medium "", configMap, gitRepo, hostPath).
+	// volumes on the node's disk (emptyDir of medium "", configMap, gitRepo).
 	Rootfs, Logs, LocalVolumes FsUsage
+	// LogsElsewhere is the log files that lie on another filesystem than nodefs and are none of
+	// Logs, as far as they are known: never NoData.
+	LogsElsewhere FsUsage
 	// UsedBytes is the pod's total, with its log directory and etc-hosts file.
 	UsedBytes int64
 }
