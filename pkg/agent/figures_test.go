@@ -622,28 +622,29 @@ func TestWithoutADiskProcessNobodyDiesForADisk(t *testing.T) {
 	}
 }
 
-func TestReclaimThatIsNotWanted(t *testing.T) {
+// Without reclaim an idle unit that is known to hold most does not die in the place of one that has
+// filled the disk since, and nobody by the figures of a disk process that is stopped.
+func TestWithoutReclaimNobodyDiesByFiguresOfBefore(t *testing.T) {
 	b := newDiskBed(t)
 	b.conf.ReclaimDeadline = 0
-	unit := b.sleeper("unit", 1<<20)
+	idle := b.sleeper("idle", 1<<20)
 	b.fill()
-	b.holds("unit", 30<<20)
+	b.holds("idle", 10<<20)
 	a := b.open(lowDisk, nil)
-	b.rounds(a, "the line", func() bool {
-		if !unit.Alive() {
-			_ = os.Remove(b.image()) // as it gives back what it held
-		}
-		return len(b.outcomes("unit")) == 1
-	})
-	if l := b.line(record.KindEviction, "unit"); l.Outcome != record.OutcomeKilled || l.Reclaim != nil || unit.Alive() {
-		t.Errorf("%s, %+v, it lives: %v", l.Outcome, l.Reclaim, unit.Alive())
+	if want := config.Default().ReclaimDeadline; a.reclaim.deadline != want {
+		t.Errorf("an answer is waited for %s, want %s", a.reclaim.deadline, want)
 	}
-	if _, err := os.Stat(b.conf.Reclaim); err == nil || len(b.asked) != 0 {
-		t.Error("reclaim was asked for")
+	a.reclaim.deadline = time.Second
+	b.work()
+	b.silent = true
+	b.rounds(a, "the refusal or a death", func() bool { return len(b.refusals("nodefs.available")) == 1 || !idle.Alive() })
+	b.quiet(a, 200*time.Millisecond)
+	if r := b.refusals("nodefs.available"); !idle.Alive() || len(r) != 1 || r[0] != string(reasonHung) || b.alarms("does not answer") != 1 {
+		t.Errorf("the idle one lives: %v, refused %q, %d alarms", idle.Alive(), r, b.alarms("does not answer"))
 	}
 }
 
-// Who may free nothing, an agent that only looks on, or has nothing to free, for nodefs without
+// Who may free nothing, an agent that only looks on or by its configuration, or has nothing to free, for nodefs without
 // images on it, has who grows measured anew all the same.
 func TestFiguresAreMadeAnewWhereNothingIsFreed(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -651,6 +652,7 @@ func TestFiguresAreMadeAnewWhereNothingIsFreed(t *testing.T) {
 		want   record.Outcome
 	}{
 		"in shadow mode":                      {func(b *diskBed) { b.conf.Mode = config.ModeShadow }, record.OutcomeShadow},
+		"without reclaim":                     {func(b *diskBed) { b.conf.ReclaimDeadline = 0 }, record.OutcomeKilled},
 		"images on a filesystem of their own": {func(b *diskBed) { b.conf.Imagefs = b.t.TempDir() }, record.OutcomeKilled},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ebpf-evict/ebpf-evict/pkg/config"
 	"github.com/ebpf-evict/ebpf-evict/pkg/decide"
 	"github.com/ebpf-evict/ebpf-evict/pkg/record"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
@@ -25,8 +26,10 @@ const (
 // hot thread.
 type reclaim struct {
 	path string
-	// deadline is how long an answer is waited for; 0: nobody is asked.
-	deadline time.Duration
+	// deadline is how long an answer is waited for. onlyFigures: nothing is to be freed, by the
+	// configuration.
+	deadline    time.Duration
+	onlyFigures bool
 
 	phase    reclaimPhase
 	wanted   workload.ReclaimRequest
@@ -61,9 +64,13 @@ const (
 	reclaimLooked
 )
 
-// reset forgets what was asked and done: the bounds are others.
+// reset forgets what was asked and done: the bounds are others. Without time to free anything
+// figures have that of the default.
 func (r *reclaim) reset(deadline time.Duration) {
-	r.deadline, r.phase, r.hung = deadline, reclaimIdle, false
+	r.deadline, r.onlyFigures, r.phase, r.hung = deadline, deadline == 0, reclaimIdle, false
+	if r.onlyFigures {
+		r.deadline = config.Default().ReclaimDeadline
+	}
 	r.spend()
 }
 
@@ -89,12 +96,8 @@ func (r *reclaim) isUnderWay() bool { return r.phase == reclaimAsked || r.phase 
 // allReclaimed: nothing more can be done for the node's disks.
 var allReclaimed = decide.NodeReclaim{Containers: true, Images: true, Figures: true}
 
-// reclaimed is what decide has to know. Who is not to ask, by the configuration, decides as if
-// it had freed nothing.
+// reclaimed is what decide has to know.
 func (a *Agent) reclaimed(nowNs uint64) (done decide.NodeReclaim, underWay bool) {
-	if a.reclaim.deadline == 0 {
-		return allReclaimed, false
-	}
 	a.followReclaim(nowNs)
 	again := reclaimAgain
 	if a.waitsForFiles() {
@@ -191,14 +194,17 @@ func (r *reclaim) frees() bool { return r.wanted.Containers || r.wanted.Images }
 // maxWanted is what pkg/workload takes for more than any filesystem holds.
 const maxWanted = 1 << 60
 
-// askReclaim asks for what a decision wants done, in shadow mode for figures alone. Nothing
-// waits for the file, and no bound of memory or tasks for the answer.
+// mayFree: containers and images may go; else figures alone are asked for.
+func (a *Agent) mayFree() bool { return !a.shadow && !a.reclaim.onlyFigures }
+
+// askReclaim asks for what a decision wants done. Nothing waits for the file, and no bound of
+// memory or tasks for the answer.
 func (a *Agent) askReclaim(d *decide.Decision) {
 	r, nowNs := &a.reclaim, sample.Now()
 	r.phase, r.bound, r.decision, r.askedNs = reclaimAsked, d.Bound, *d, nowNs
 	r.wanted = workload.ReclaimRequest{
 		ID:     record.MakeID(uint64(time.Now().UnixMilli()), record.Entropy()).String(),
-		Signal: string(a.settings.Bounds[d.Bound].Signal), Containers: d.Reclaim.Containers && !a.shadow, Images: d.Reclaim.Images && !a.shadow,
+		Signal: string(a.settings.Bounds[d.Bound].Signal), Containers: d.Reclaim.Containers && a.mayFree(), Images: d.Reclaim.Images && a.mayFree(),
 		DeadlineNs: nowNs + uint64(r.deadline), AvailableWanted: min(max(0, d.TargetAvailable), maxWanted),
 	}
 	a.scout.awaited.Store(true)
@@ -244,7 +250,7 @@ func (a *Agent) concludeReclaim(d *decide.Decision) {
 
 // precededBy is the reclaim that was done before an eviction for a disk, nil: none was.
 func (a *Agent) precededBy(b *decide.Bound, d *decide.Decision) *record.Reclaim {
-	if !b.Signal.Disk() || a.reclaim.last == nil || a.shadow || !d.Reclaim.Any() || !a.reclaim.done(sample.Now(), reclaimAgain).Any() {
+	if !b.Signal.Disk() || a.reclaim.last == nil || !a.mayFree() || !d.Reclaim.Any() || !a.reclaim.done(sample.Now(), reclaimAgain).Any() {
 		return nil
 	}
 	return a.reclaim.last

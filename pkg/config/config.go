@@ -117,7 +117,7 @@ type Config struct {
 	// disk" reads.
 	Reclaim string
 	// ReclaimDeadline is how long an eviction for a disk waits for dead containers and
-	// unused images to go; default 10s. 0: nobody is asked for that, units go at once.
+	// unused images to go; default 10s. 0: nothing goes before units do.
 	ReclaimDeadline time.Duration
 	// Hugepages takes the pages reserved as huge pages from memory.available, as the
 	// kubelet has done since v1.37 (kubernetes#137984); default true.

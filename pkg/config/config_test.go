@@ -221,7 +221,7 @@ func TestParseErrorsNameKeyValueAndForm(t *testing.T) {
 		"budget beyond what is counted":    {"budget: {killsPerHour: 257}", "budget.killsPerHour", "257", "256"},
 		"budget as a number":               {"budget: 20", "budget", "20", "killsPerHour, killsPerMinute"},
 		"a second's reclaim at the least":  {"reclaimDeadline: 100ms", "reclaimDeadline", `"100ms"`, "from 1s to 10m"},
-		"a reclaim of an hour":             {"reclaimDeadline: 1h", "reclaimDeadline", `"1h"`, "0 (at once, and no reclaim)"},
+		"a reclaim of an hour":             {"reclaimDeadline: 1h", "reclaimDeadline", `"1h"`, "0 (no reclaim)"},
 		"drill as a switch":                {"drill: true", "drill", "true", "atStart, every"},
 		"drills without a pause":           {"drill: {every: 10ms}", "drill.every", `"10ms"`, "from 1s to 2562047h"},
 		"drills once in 11,000 years":      {"drill: {every: 99999999h}", "drill.every", `"99999999h"`, "from 1s to 2562047h"},

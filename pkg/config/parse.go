@@ -107,7 +107,7 @@ func (c *Config) keys() map[string]decoder {
 		"imageMinimumGCAge":                duration(&c.ImageMinimumGCAge, defaultImageAge),
 		"podLogsDir":                       c.podLogsDir,
 		"reclaim":                          filePath(&c.Reclaim),
-		"reclaimDeadline":                  pause(&c.ReclaimDeadline, minReclaimDeadline, maxReclaimDeadline, "at once, and no reclaim"),
+		"reclaimDeadline":                  pause(&c.ReclaimDeadline, minReclaimDeadline, maxReclaimDeadline, "no reclaim"),
 		"hugepages":                        boolean(&c.Hugepages),
 		"protect":                          value(&c.Protect, `a list of globs such as ["kube-system/*"]`, globsOK),
 		"budget":                           c.Budget.decode,
