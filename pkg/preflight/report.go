@@ -161,7 +161,7 @@ type Tier struct {
 	Signal string `json:"signal"`
 	Tier   string `json:"tier"`
 	// ExpectedLatencyNs is from a crossing to SIGKILL on a quiet machine: the median of
-	// memory and tasks, at most so much of disks. docs/check.md has the sources.
+	// memory and tasks, the most that was measured of disks. docs/check.md has the sources.
 	ExpectedLatencyNs int64 `json:"expectedLatencyNs,omitempty"`
 	// Why it is this tier and no better one.
 	Why string `json:"why,omitempty"`
