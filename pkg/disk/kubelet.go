@@ -8,8 +8,8 @@ import (
 )
 
 // volumePlugins are, by their directories below a pod's, those whose volumes count as local
-// ephemeral storage (IsLocalEphemeralVolume, v1.34). A hostPath counts too and has no figure
-// in the kubelet either (kubernetes#127548).
+// ephemeral storage (IsLocalEphemeralVolume, v1.34). A hostPath is one for the kubelet too, but its
+// statistics have no figure of any (kubernetes#127548), and neither have we.
 var volumePlugins = []struct {
 	name string
 	kind kind
