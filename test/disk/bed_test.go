@@ -54,6 +54,8 @@ type filesystems struct {
 	kind string // ext4 or xfs
 	// dedicated has images and writable layers on a filesystem of their own.
 	dedicated bool
+	// logs has the pods' logs on one of theirs.
+	logs bool
 }
 
 func newBed(t testing.TB, f filesystems) *bed {
@@ -70,7 +72,11 @@ func newBed(t testing.TB, f filesystems) *bed {
 	if f.dedicated {
 		b.ImageFs = b.mounted("image", f.kind)
 	}
-	b.KubeletDir, b.PodLogs = filepath.Join(b.NodeFs, "kubelet"), filepath.Join(b.NodeFs, "log", "pods")
+	logs := b.NodeFs
+	if f.logs {
+		logs = b.mounted("logs", f.kind)
+	}
+	b.KubeletDir, b.PodLogs = filepath.Join(b.NodeFs, "kubelet"), filepath.Join(logs, "log", "pods")
 	for _, d := range []string{b.KubeletDir, b.PodLogs, b.containerdDir(), filepath.Join(dir, "cni")} {
 		must(t, os.MkdirAll(d, 0o755))
 	}

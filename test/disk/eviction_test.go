@@ -84,6 +84,21 @@ func TestWhoReservesTheDiskIsEvicted(t *testing.T) {
 	n.nobodyElse(1, idle)
 }
 
+// Logs on a filesystem of their own free nothing on nodefs, however many there are.
+func TestLogsElsewhereKillNobodyForNodefs(t *testing.T) {
+	n := newNode(t, filesystems{kind: "ext4", logs: true})
+	logger, writer := n.Pod("logger", "data"), n.Pod("writer", "data")
+	n.knows(logger, nil)
+	n.knows(writer, nil)
+	logs := logger.Writer("logs", intoLog, 0, 200*mebibyte)
+	n.measured(logger, 200*mebibyte)
+	n.sync(n.NodeFs)
+	n.watch("nodefs.available", n.nodeLeft("nodefs.available")-80*mebibyte)
+	writer.Writer("w", intoEmptyDir("data"), fast, 160*mebibyte)
+	n.evicted(writer)
+	n.nobodyElse(1, logs)
+}
+
 // The agent dies, or is asked to end, while the files of the pod that it evicted are still there:
 // the next one waits for them as well.
 func TestNobodyFollowsAVictimOfAFormerAgent(t *testing.T) {
