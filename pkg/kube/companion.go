@@ -102,7 +102,7 @@ func (c *Companion) Run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	t, err := newTable(c.o.Table, c.o.Node)
+	t, err := newTable(c.o.Table, c.o.Node, c.meters, c.log)
 	if err != nil {
 		return err
 	}

@@ -33,3 +33,8 @@ const OverwrittenMost = overwrittenMost
 
 // EntryOf is a pod's entry in the workload table.
 func EntryOf(p *corev1.Pod) workload.Entry { return newEntry(p) }
+
+// Fit is what a table has that may hold so much.
+func Fit(entries []workload.Entry, elements, bytes int) []workload.Entry {
+	return fit(entries, size{elements, bytes})
+}

@@ -9,6 +9,8 @@ type meters struct {
 	reports *prometheus.CounterVec // by kind and result
 	errors  *prometheus.CounterVec // by what was being done
 	delay   prometheus.Histogram
+	// shortened is how many pods are not whole in the table.
+	shortened prometheus.Gauge
 }
 
 const metricsPrefix = "ebpf_evict_kube_"
@@ -39,6 +41,10 @@ func newMeters() *meters {
 			Buckets:                        []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600, 3600},
 			NativeHistogramBucketFactor:    1.1,
 			NativeHistogramMaxBucketNumber: 160,
+		}),
+		shortened: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: metricsPrefix + "shortened_pods",
+			Help: "Pods of which the workload table leaves out volumes or containers, as the node's pods have more than it may hold.",
 		}),
 	}
 	// An increase is seen only of a series that was there before.
@@ -71,7 +77,7 @@ func (c *Companion) Metrics() prometheus.Collector {
 }
 
 func (m *collector) parts() []prometheus.Collector {
-	return []prometheus.Collector{m.c.meters.reports, m.c.meters.errors, m.c.meters.delay}
+	return []prometheus.Collector{m.c.meters.reports, m.c.meters.errors, m.c.meters.delay, m.c.meters.shortened}
 }
 
 // Describe is a prometheus.Collector's.

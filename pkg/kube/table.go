@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/ebpf-evict/ebpf-evict/pkg/workload"
 )
 
@@ -26,6 +28,9 @@ type table struct {
 	generation uint64
 	last       []workload.Entry
 	written    bool
+	shortened  map[string]bool // by uid, what was said already
+	meters     *meters
+	log        zerolog.Logger
 }
 
 // GiveTable makes the table's directory, if it is not there, and gives it to a user. It needs
@@ -39,8 +44,8 @@ func GiveTable(dir string, uid uint32) error {
 
 // newTable goes on above the generation of the table that is there. Where none is, the
 // clock stands for it: a reader refuses a generation that goes back.
-func newTable(path, node string) (*table, error) {
-	t := &table{path: path, node: node, generation: uint64(max(0, time.Now().UnixMilli()))}
+func newTable(path, node string, m *meters, log zerolog.Logger) (*table, error) {
+	t := &table{path: path, node: node, generation: uint64(max(0, time.Now().UnixMilli())), meters: m, log: log}
 	former, err := workload.LoadTable(path, uint32(os.Geteuid()))
 	switch {
 	case err == nil:
@@ -68,12 +73,36 @@ func (t *table) update(pods []*pod) error {
 	if t.written && reflect.DeepEqual(entries, t.last) {
 		return nil
 	}
-	next := workload.Table{Node: t.node, Generation: t.nextGeneration(), Workloads: entries}
+	fitted := fit(entries, tableMost)
+	next := workload.Table{Node: t.node, Generation: t.nextGeneration(), Workloads: fitted}
 	if err := workload.WriteTable(t.path, &next); err != nil {
 		return err
 	}
 	t.generation, t.last, t.written = next.Generation, entries, true
+	t.tellShortened(entries, fitted)
 	return nil
+}
+
+// tellShortened says once a pod, for as long as there is one, that it is not whole in the table.
+func (t *table) tellShortened(entries, fitted []workload.Entry) {
+	said := t.shortened
+	t.shortened = map[string]bool{}
+	now := 0
+	for i := range entries {
+		e := &entries[i]
+		volumes, containers := len(e.Volumes)-len(fitted[i].Volumes), len(e.Containers)-len(fitted[i].Containers)
+		if volumes+containers > 0 {
+			now++
+			if !said[e.UID] {
+				t.log.Warn().Str("pod", e.Namespace+"/"+e.Name).Str("uid", e.UID).Int("volumes", volumes).Int("containers", containers).
+					Msg("too many for the workload table: left out, their limits are the kubelet's to enforce")
+			}
+		}
+		if volumes+containers > 0 || said[e.UID] {
+			t.shortened[e.UID] = true
+		}
+	}
+	t.meters.shortened.Set(float64(now))
 }
 
 // nextGeneration stays at the end of the numbers, which somebody else may have written: readers

@@ -5,6 +5,12 @@ import (
 	"fmt"
 )
 
+// The most that a table may hold: bytes, and workloads, containers and volumes together.
+const (
+	MaxTableBytes    = maxTableBytes
+	MaxTableElements = maxElements
+)
+
 // WriteTable replaces the workload table (0644) by rename; it sets the schema. A table that
 // a reader would refuse is ErrTable, and not written. One goroutine of one process may
 // write a table at a time.
