@@ -50,8 +50,11 @@ type Companion struct {
 	// since is, until the end of the journal is reached without a cursor, the time before which
 	// no kill is reported.
 	since time.Time
+	// alive is when the agent wrote its state or a line last, as far as is known: where there was no
+	// state, not before our own start.
+	alive time.Time
 	// These are the constants of these names.
-	settle, taintMost, blindAfter, vouchEvery time.Duration
+	settle, taintMost, blindAfter, vouchEvery, deadAfter time.Duration
 
 	spacing, retry backoff      // between the statuses of one pod, and after a try that failed
 	tabled         atomic.Bool  // the table was written when it had to be last
@@ -86,10 +89,14 @@ func New(o Options) (*Companion, error) {
 	if cursor.Schema == "" { // the first start, or the cursor is lost
 		since = time.Now().Add(-firstMost)
 	}
+	alive := time.Now()
+	if fi, err := os.Stat(o.State); err == nil {
+		alive = fi.ModTime()
+	}
 	p := newPressure(o.TransitionPeriod, cursor.Pressure)
 	return &Companion{
 		o: o, log: o.Log, client: client, store: store, pressure: p, keeper: newKeeper(client, p, m, o.Log), meters: m,
-		cursor: cursor, since: since, settle: settle, taintMost: taintMost, blindAfter: blindAfter, vouchEvery: vouchEvery,
+		cursor: cursor, since: since, alive: alive, settle: settle, taintMost: taintMost, blindAfter: blindAfter, vouchEvery: vouchEvery, deadAfter: deadAfter,
 		spacing: backoff{first: spacingFirst, most: retryMost}, retry: backoff{first: retryFirst, most: retryMost}, reports: map[string][]*ticket{}, results: map[string]int{},
 	}, nil
 }
@@ -180,6 +187,7 @@ const enforce = "enforce"
 
 // take acts on a line.
 func (c *Companion) take(ctx context.Context, l *record.Line, before record.Position) {
+	c.alive = later(c.alive, l.Time.Time)
 	switch {
 	case l.Kind == record.KindStart, l.Kind == record.KindStop, l.Kind == record.KindCondition && l.Mode == enforce:
 		c.pressure.take(l)
@@ -247,19 +255,19 @@ func (c *Companion) save() error {
 	return nil
 }
 
-// deadAfter is since when the state file of an agent that ended without a line is not
-// written any more. It is written once a second.
+// deadAfter is since when nothing is heard of an agent that ended without a line. It writes its
+// state file once a second.
 const deadAfter = time.Minute
 
-// mourn lets pressure end that an agent asserted and can't take back, because it is dead.
+// mourn lets pressure end that an agent asserted and can't take back, because it is dead. One that
+// starts writes lines before its first state.
 func (c *Companion) mourn() {
-	if !c.pressure.asserted() {
-		return
+	if fi, err := os.Stat(c.o.State); err == nil {
+		c.alive = later(c.alive, fi.ModTime())
 	}
-	fi, err := os.Stat(c.o.State)
-	if err == nil && time.Since(fi.ModTime()) > deadAfter {
-		c.log.Warn().Time("since", fi.ModTime()).Msg("the agent writes no state: its pressure ends with the transition period")
-		c.pressure.abandon(fi.ModTime())
+	if c.pressure.asserted() && time.Since(c.alive) > c.deadAfter {
+		c.log.Warn().Time("since", c.alive).Msg("the agent writes no state: its pressure ends with the transition period")
+		c.pressure.abandon(c.alive)
 	}
 }
 

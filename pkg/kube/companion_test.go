@@ -45,8 +45,8 @@ type bed struct {
 	quarrel bool
 	// settle is how long a status has to hold.
 	settle time.Duration
-	// blindAfter and answerMost are the companion's own, where they are 0.
-	blindAfter, answerMost time.Duration
+	// blindAfter, answerMost and deadAfter are the companion's own, where they are 0.
+	blindAfter, answerMost, deadAfter time.Duration
 
 	companion *kube.Companion
 	stop      func()
@@ -83,6 +83,9 @@ func (b *bed) start() *bed {
 	}
 	if b.answerMost > 0 {
 		c.SetAnswerMost(b.answerMost)
+	}
+	if b.deadAfter > 0 {
+		c.SetDeadAfter(b.deadAfter)
 	}
 	if b.quarrel {
 		c.SetSpacing(time.Millisecond)
@@ -1026,18 +1029,77 @@ func TestPressureOfAnAgentThatEndedGoesAfterTheTransitionPeriod(t *testing.T) {
 
 func TestAnAgentThatDiedWithoutALineKeepsNoTaint(t *testing.T) {
 	b := newBed(t)
-	if err := os.WriteFile(b.options.State, []byte("{}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	long := time.Now().Add(-2 * time.Hour)
-	if err := os.Chtimes(b.options.State, long, long); err != nil {
-		t.Fatal(err)
-	}
+	b.stateOf(long)
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Time: record.Time{Time: long}, Conditions: &decide.Conditions{DiskPressure: true}})
 	b.start()
-	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{DiskPressure: true}})
+	b.await("that it is dead", func() bool { return b.saved(`"DiskPressure":{"until"`) })
 	b.append(kill(1, uidB, "gone"))
 	b.await("the taint of the kill", func() bool { return b.hasTaint("ebpf-evict/memory-pressure") })
 	b.await("no taint of the dead agent", func() bool { return !b.hasTaint("ebpf-evict/disk-pressure") })
+}
+
+// A cursor of before a reboot, a full /run, a directory that was removed: no state, and no line.
+func TestPressureOfAnAgentWithoutAStateGoesAfterTheTransitionPeriod(t *testing.T) {
+	b := newBed(t)
+	b.start()
+	b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{DiskPressure: true}})
+	b.await("the taint", func() bool { return b.hasTaint("ebpf-evict/disk-pressure") })
+	b.stop() // the cursor has it
+	b.deadAfter, b.options.TransitionPeriod = 50*time.Millisecond, 100*time.Millisecond
+	b.start()
+	b.await("no taint", func() bool {
+		return !b.hasTaint("ebpf-evict/disk-pressure") && !b.hasCondition("EbpfEvictDiskPressure")
+	})
+}
+
+// Its first line may come before its first state: what the former agent left there, or nothing, says
+// nothing of this one.
+func TestAnAgentThatStartsIsNotTakenForDead(t *testing.T) {
+	for name, prepare := range map[string]func(b *bed){
+		"with the state of the former one": func(b *bed) { b.stateOf(time.Now().Add(-2 * time.Hour)) },
+		"with none since hours": func(b *bed) {
+			b.stateOf(time.Now().Add(-2 * time.Hour))
+			b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Time: record.Time{Time: time.Now().Add(-2 * time.Hour)},
+				Conditions: &decide.Conditions{MemoryPressure: true}})
+			b.start()
+			b.await("that the former one is dead", func() bool { return b.saved(`"MemoryPressure":{"until"`) })
+			if err := os.Remove(b.options.State); err != nil {
+				b.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			prepare(b)
+			if b.companion == nil {
+				b.start()
+			}
+			b.append(&record.Line{Kind: record.KindStart, Mode: "enforce"})
+			b.append(&record.Line{Kind: record.KindCondition, Mode: "enforce", Conditions: &decide.Conditions{DiskPressure: true}})
+			b.await("the taint", func() bool { return b.hasTaint("ebpf-evict/disk-pressure") })
+			b.append(kill(1, uidB, "gone")) // the cursor is kept after another look at the state
+			b.await("its pressure", func() bool {
+				return b.saved(`"MemoryPressure":{"until"`) && b.saved(`"DiskPressure":{"asserted":true}`)
+			})
+		})
+	}
+}
+
+func (b *bed) stateOf(at time.Time) {
+	b.Helper()
+	if err := os.WriteFile(b.options.State, []byte("{}"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.Chtimes(b.options.State, at, at); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// saved: the cursor says so.
+func (b *bed) saved(text string) bool {
+	data, err := os.ReadFile(b.options.Cursor)
+	return err == nil && strings.Contains(string(data), text)
 }
 
 func (b *bed) table() *workload.Table {

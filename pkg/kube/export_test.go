@@ -28,6 +28,9 @@ func (c *Companion) SetAnswerMost(d time.Duration) {
 	c.store.heard.listMost, c.store.heard.watchMost = d, d
 }
 
+// SetDeadAfter is for tests that can't mourn an agent for a minute.
+func (c *Companion) SetDeadAfter(d time.Duration) { c.deadAfter = d }
+
 // OverwrittenMost is after how many statuses a companion gives up.
 const OverwrittenMost = overwrittenMost
 
