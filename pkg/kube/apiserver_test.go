@@ -245,12 +245,26 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // said is a 200 with somebody else's words, such as a proxy's.
 type said struct{ contentType, body string }
 
+// turnedAway is an answer of a code, and of whatever body.
+type turnedAway struct {
+	code int
+	body string
+}
+
+func (a turnedAway) Error() string { return a.body }
+
 func (s said) Error() string { return s.body }
 
 func refuse(w http.ResponseWriter, err error) {
 	if s, ok := err.(said); ok {
 		w.Header().Set("Content-Type", s.contentType)
 		_, _ = io.WriteString(w, s.body)
+		return
+	}
+	if a, ok := err.(turnedAway); ok {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(a.code)
+		_, _ = io.WriteString(w, a.body)
 		return
 	}
 	status := apierrors.APIStatus(nil)

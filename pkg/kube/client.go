@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,6 +38,7 @@ func newClient(config *rest.Config, node string) (*client, error) {
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	c.AcceptContentTypes, c.ContentType = "application/vnd.kubernetes.protobuf,application/json", "application/json"
 	c.UserAgent = "ebpf-evict"
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return codes{next} })
 	c.QPS = -1 // the kills have a budget, the tries a back-off
 	r, err := rest.RESTClientFor(c)
 	if err != nil {
@@ -50,11 +52,49 @@ func (c *client) pods(h *heard) cache.ListerWatcher {
 	return h.listen(cache.NewListWatchFromClient(c.rest, "pods", metav1.NamespaceAll, fields.OneTermEqualSelector("spec.nodeName", c.node)))
 }
 
+// into makes a request.
+func into(ctx context.Context, r *rest.Request, answer runtime.Object) error {
+	ctx, code := withCode(ctx)
+	return code.of(r.Do(ctx).Into(answer))
+}
+
+// httpCode is that of the last answer to the requests of a context.
+type httpCode int
+
+func withCode(ctx context.Context) (context.Context, *httpCode) {
+	code := new(httpCode)
+	return context.WithValue(ctx, codeKey{}, code), code
+}
+
+type codeKey struct{}
+
+// of has an error begin with the code, and keeps its kind for those who ask: a proxy's page, or a
+// Status without a message, has no word of its own to say.
+func (c *httpCode) of(err error) error {
+	switch {
+	case err == nil || *c == 0:
+		return err
+	case err.Error() == "":
+		return fmt.Errorf("HTTP %d%w", *c, err)
+	}
+	return fmt.Errorf("HTTP %d: %w", *c, err)
+}
+
+// codes notes the code of each answer: of a watch that is refused client-go does not tell it.
+type codes struct{ next http.RoundTripper }
+
+func (c codes) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := c.next.RoundTrip(r)
+	if code, ok := r.Context().Value(codeKey{}).(*httpCode); ok && err == nil {
+		*code = httpCode(answer.StatusCode)
+	}
+	return answer, err
+}
+
 // listPods is a fresh list, never one of a cache.
 func (c *client) listPods(ctx context.Context) (*corev1.PodList, error) {
 	list := &corev1.PodList{}
-	err := c.rest.Get().Resource("pods").Param("fieldSelector", "spec.nodeName="+c.node).
-		Timeout(requestTimeout).MaxRetries(0).Do(ctx).Into(list)
+	err := into(ctx, c.rest.Get().Resource("pods").Param("fieldSelector", "spec.nodeName="+c.node).Timeout(requestTimeout).MaxRetries(0), list)
 	return list, err
 }
 
@@ -64,8 +104,8 @@ func (c *client) patchPodStatus(ctx context.Context, namespace, name string, pat
 	if err != nil {
 		return nil, err
 	}
-	err = c.rest.Patch(types.StrategicMergePatchType).Namespace(namespace).Resource("pods").Name(name).SubResource("status").
-		Timeout(requestTimeout).MaxRetries(0).Body(body).Do(ctx).Into(p)
+	err = into(ctx, c.rest.Patch(types.StrategicMergePatchType).Namespace(namespace).Resource("pods").Name(name).SubResource("status").
+		Timeout(requestTimeout).MaxRetries(0).Body(body), p)
 	return p, err
 }
 
@@ -73,12 +113,13 @@ func (c *client) patchPodStatus(ctx context.Context, namespace, name string, pat
 // pod that somebody made run again meanwhile; of a failed one the server makes it 0.
 func (c *client) deletePod(ctx context.Context, namespace, name string, uid types.UID) error {
 	grace := int64(1)
+	ctx, code := withCode(ctx)
 	answer, err := c.rest.Delete().Namespace(namespace).Resource("pods").Name(name).
 		Timeout(requestTimeout).MaxRetries(0).
 		Body(&metav1.DeleteOptions{GracePeriodSeconds: &grace, Preconditions: &metav1.Preconditions{UID: &uid}}).
 		Do(ctx).Get()
 	if err != nil {
-		return err
+		return code.of(err)
 	}
 	switch gone := answer.(type) {
 	case *corev1.Pod:
@@ -97,8 +138,7 @@ func (c *client) deletePod(ctx context.Context, namespace, name string, uid type
 // for whatever it is asked.
 func (c *client) createEvent(ctx context.Context, e *corev1.Event) error {
 	made := &corev1.Event{}
-	err := c.rest.Post().Namespace(e.Namespace).Resource("events").
-		Timeout(requestTimeout).MaxRetries(0).Body(e).Do(ctx).Into(made)
+	err := into(ctx, c.rest.Post().Namespace(e.Namespace).Resource("events").Timeout(requestTimeout).MaxRetries(0).Body(e), made)
 	if err == nil && made.Name != e.Name { // of another kind it stays empty
 		err = fmt.Errorf("the answer is no event %s", e.Name)
 	}
@@ -107,7 +147,7 @@ func (c *client) createEvent(ctx context.Context, e *corev1.Event) error {
 
 func (c *client) getNode(ctx context.Context) (*corev1.Node, error) {
 	n := &corev1.Node{}
-	err := c.rest.Get().Resource("nodes").Name(c.node).Timeout(requestTimeout).MaxRetries(0).Do(ctx).Into(n)
+	err := into(ctx, c.rest.Get().Resource("nodes").Name(c.node).Timeout(requestTimeout).MaxRetries(0), n)
 	return n, err
 }
 
@@ -117,8 +157,7 @@ func (c *client) patchNode(ctx context.Context, kind types.PatchType, patch any,
 		return err
 	}
 	n := &corev1.Node{}
-	err = c.rest.Patch(kind).Resource("nodes").Name(c.node).SubResource(subresources...).
-		Timeout(requestTimeout).MaxRetries(0).Body(body).Do(ctx).Into(n)
+	err = into(ctx, c.rest.Patch(kind).Resource("nodes").Name(c.node).SubResource(subresources...).Timeout(requestTimeout).MaxRetries(0).Body(body), n)
 	if err == nil && n.Name != c.node {
 		err = fmt.Errorf("the answer is no node %s", c.node)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -687,6 +688,62 @@ func TestBadAnswersAreTriedAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAnErrorSaysTheHTTPCode(t *testing.T) {
+	for name, answer := range map[string]turnedAway{
+		"a Status without a word": {http.StatusBadGateway, `{"kind":"Status","apiVersion":"v1","status":"Failure"}`},
+		"no body":                 {http.StatusServiceUnavailable, ``},
+		"a page":                  {http.StatusForbidden, `<html>log in</html>`},
+	} {
+		for what, part := range map[string]func(call) bool{
+			"pod status": func(c call) bool { return strings.HasSuffix(c.Path, "/pods/hog/status") },
+			"node":       func(c call) bool { return strings.HasSuffix(c.Path, "/nodes/node-1") },
+			"pods can't": func(c call) bool { return strings.HasSuffix(c.Path, "/pods") },
+		} {
+			t.Run(name+", "+what, func(t *testing.T) {
+				t.Parallel()
+				b := newBed(t)
+				var log safeBuffer
+				b.options.Log = zerolog.New(&log)
+				b.server.set(runningPod(uidA, "hog"))
+				b.server.setFault(func(c call) error {
+					if part(c) {
+						return answer
+					}
+					return nil
+				})
+				b.start()
+				b.append(kill(1, uidA, "hog"))
+				b.await("the code in the log", func() bool {
+					return slices.ContainsFunc(strings.Split(log.String(), "\n"), func(line string) bool {
+						return strings.Contains(line, what) && strings.Contains(line, fmt.Sprintf("HTTP %d", answer.code))
+					})
+				})
+				if text := log.String(); strings.Contains(text, `: "`) || strings.Contains(text, `"error":""`) {
+					t.Errorf("an error without an end:\n%s", text)
+				}
+			})
+		}
+	}
+}
+
+// safeBuffer is a log.
+type safeBuffer struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func (s *safeBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all.Write(b)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all.String()
 }
 
 func (b *bed) hasTaint(key string) bool {

@@ -67,7 +67,9 @@ func (h *heard) listen(lw *cache.ListWatch) *cache.ListWatch {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			limited, cancel := context.WithTimeout(ctx, h.listMost)
 			defer cancel()
+			limited, code := withCode(limited)
 			list, err := lw.ListWithContext(limited, o)
+			err = code.of(err)
 			if ctx.Err() == nil {
 				h.note(err)
 			}
@@ -78,7 +80,9 @@ func (h *heard) listen(lw *cache.ListWatch) *cache.ListWatch {
 			if o.SendInitialEvents != nil && *o.SendInitialEvents {
 				most = h.listMost
 			}
-			w, err := watchWithin(ctx, lw, o, most)
+			coded, code := withCode(ctx)
+			w, err := watchWithin(coded, lw, o, most)
+			err = code.of(err)
 			if ctx.Err() == nil {
 				h.note(err)
 			}
