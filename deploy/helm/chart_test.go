@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
 
@@ -423,6 +424,65 @@ func TestTheImageIsTheOneThatIsMade(t *testing.T) {
 	}
 }
 
+func TestTheVersionIsALabel(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0a", 32)
+	for name, c := range map[string]struct {
+		set            []string
+		image, version string
+	}{
+		"a tag":                {[]string{`image.tag="v1.2"`}, "localhost/ebpf-evict:v1.2", "v1.2"},
+		"a digest":             {[]string{`image.digest="` + digest + `"`}, "localhost/ebpf-evict@" + digest, "latest"},
+		"a digest, and a tag":  {[]string{`image.digest="` + digest + `"`, `image.tag="v1.2"`}, "localhost/ebpf-evict@" + digest, "v1.2"},
+		"a tag of 70 bytes":    {[]string{`image.tag="` + strings.Repeat("1234567.", 8) + `123456"`}, "localhost/ebpf-evict:" + strings.Repeat("1234567.", 8) + "123456", strings.Repeat("1234567.", 7) + "1234567"},
+		"a tag that ends in _": {[]string{`image.tag="_v1_"`}, "localhost/ebpf-evict:_v1_", "v1"},
+	} {
+		docs, err := render(t, c.set...)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var ds appsv1.DaemonSet
+		decode(t, docs["DaemonSet"], &ds)
+		if image := ds.Spec.Template.Spec.Containers[0].Image; image != c.image {
+			t.Errorf("%s: image %s, want %s", name, image, c.image)
+		}
+		for _, labels := range []map[string]string{ds.Labels, ds.Spec.Template.Labels} {
+			if version := labels["app.kubernetes.io/version"]; version != c.version {
+				t.Errorf("%s: version %q, want %q", name, version, c.version)
+			}
+			for key, value := range labels {
+				if wrong := validation.IsValidLabelValue(value); len(wrong) > 0 {
+					t.Errorf("%s: label %s: %v", name, key, wrong)
+				}
+			}
+		}
+	}
+}
+
+func TestAKeyOfTheChartsOwnIsRefused(t *testing.T) {
+	for set, on := range map[string][]string{
+		`podLabels={"app.kubernetes.io/name":"mine"}`:                               nil,
+		`podLabels={"helm.sh/chart":"mine"}`:                                        nil,
+		`podAnnotations={"checksum/config":"0"}`:                                    nil,
+		`podMonitor.labels={"app.kubernetes.io/instance":"mine"}`:                   {"podMonitor.enabled=true"},
+		`prometheusRule.labels={"app.kubernetes.io/version":"1", "release":"mine"}`: {"prometheusRule.enabled=true"},
+	} {
+		key, _, _ := strings.Cut(set, "=")
+		if _, err := render(t, append(on, set)...); err == nil || !strings.Contains(err.Error(), "values: "+key+": ") || !strings.Contains(err.Error(), "is the chart's own") {
+			t.Errorf("%s: %v", set, err)
+		}
+	}
+	docs, err := render(t, `podLabels={"team":"node"}`, `podAnnotations={"note":"1"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ds appsv1.DaemonSet
+	decode(t, docs["DaemonSet"], &ds)
+	if got := ds.Spec.Template.ObjectMeta; got.Labels["team"] != "node" || got.Annotations["note"] != "1" || got.Annotations["checksum/config"] == "" {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestTheKubeletsFileIsMounted(t *testing.T) {
 	for file, want := range map[string]string{
 		`"/etc/kubernetes/kubelet/config.json"`: "/etc/kubernetes/kubelet",
@@ -559,6 +619,8 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"a CPU below zero":            `kube.resources.cpu="-100m"`,
 		"a CPU in bytes":              `kube.resources.cpu="200M"`,
 		"no memory":                   `export.resources.memory="0Mi"`,
+		"a digest for a tag":          `image.tag="sha256:0a0a"`,
+		"a digest that is none":       `image.digest="0a0a"`,
 		"thousandths of a byte":       `agent.resources.memory="192m"`,
 	} {
 		if _, err := render(t, set); err == nil || !strings.Contains(err.Error(), "values don't meet the specifications") {

@@ -9,13 +9,31 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "ebpf-evict.labels" -}}
 {{ include "ebpf-evict.selector" . }}
-app.kubernetes.io/version: {{ .Values.image.tag | default .Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "ebpf-evict.label" (.Values.image.tag | default .Chart.AppVersion) }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+helm.sh/chart: {{ include "ebpf-evict.label" (printf "%s-%s" .Chart.Name .Chart.Version) }}
+{{- end -}}
+
+{{- /* A label's value, of what may be longer and have other characters: a tag, a version. */ -}}
+{{- define "ebpf-evict.label" -}}
+{{- regexReplaceAll "[^A-Za-z0-9_.-]" . "_" | trimAll "-_." | trunc 63 | trimAll "-_." | quote -}}
+{{- end -}}
+
+{{- /* Labels or annotations of the values (third) beside the chart's own (first); the second is their key
+in the values. */ -}}
+{{- define "ebpf-evict.beside" -}}
+{{- $own := index . 0 | fromYaml -}}
+{{- $where := index . 1 -}}
+{{- range $key, $_ := index . 2 -}}
+  {{- if hasKey $own $key -}}
+    {{- fail (printf "values: %s: %s is the chart's own" $where $key) -}}
+  {{- end -}}
+{{- end -}}
+{{- with index . 2 }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
 {{- define "ebpf-evict.image" -}}
-image: {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+image: {{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end -}}
 
@@ -126,6 +144,12 @@ tableOwner: {{ include "ebpf-evict.kubeUser" . }}
 {{- with .Values.config.evictionPressureTransitionPeriod }}
 evictionPressureTransitionPeriod: {{ . | quote }}
 {{- end -}}
+{{- end -}}
+
+{{- define "ebpf-evict.annotations" -}}
+kubectl.kubernetes.io/default-container: agent
+# The configuration is read at the start: a new one starts the pods anew.
+checksum/config: {{ printf "%s\n%s" (include "ebpf-evict.config" .) (include "ebpf-evict.kubeConfig" .) | sha256sum }}
 {{- end -}}
 
 {{- define "ebpf-evict.nodeName" -}}
