@@ -95,11 +95,22 @@ func (u *unit) entry(containers []cri.Container, listed bool, nowNs uint64, wall
 		e.WroteBytes, e.MadeInodes = known(u.growth.atMost(nowNs))
 	}
 	e.EphemeralStorage, e.Inodes = combined(&rootfs, &running, &logs, &away, &volumes, &other)
-	for _, c := range perContainer {
+	for _, c := range perContainer[:min(len(perContainer), mostListed)] {
 		e.Containers = append(e.Containers, c.ContainerDisk)
+	}
+	if len(e.Volumes) > mostListed {
+		slices.SortStableFunc(e.Volumes, func(a, b workload.VolumeDisk) int {
+			return cmp.Compare(min(1, u.limits[b.Name]), min(1, u.limits[a.Name]))
+		})
+		e.Volumes = e.Volumes[:mostListed]
 	}
 	return e
 }
+
+// mostListed is how many volumes of a unit, those with limits first, and how many containers are told
+// of one by one, all in their sums: a table of more elements than readers take would be none. 300 units
+// have room for as many.
+const mostListed = 50
 
 // known are the figures that are data.
 func known(t Tally) (bytes, inodes *int64) {

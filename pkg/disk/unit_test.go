@@ -813,3 +813,35 @@ func show(v *int64) any {
 	}
 	return *v
 }
+
+// Whoever may make pods may make them of 10,000 volumes: the table stays one that is read.
+func TestAPodOfManyVolumesDoesNotStopTheTable(t *testing.T) {
+	units := map[string]*unit{}
+	for i := range 250 {
+		u := &unit{uid: fmt.Sprintf("%08d-0000-0000-0000-000000000000", i), isPod: true, hasVolumes: true, hasLogs: true, limits: map[string]int64{"v999": 1}}
+		for v := range 1000 {
+			name := fmt.Sprint("v", v)
+			u.parts = append(u.parts,
+				&part{place: place{"/k", name}, kind: emptyDir, name: name, figure: &figure{Tally: Tally{4096, 1}, readNs: 1}},
+				&part{place: place{"/l", name}, kind: containerLogs, name: name, figure: &figure{Tally: Tally{4096, 1}, readNs: 1}})
+		}
+		units[u.uid] = u
+	}
+	path := filepath.Join(t.TempDir(), "disk.json")
+	list := entries(units, func(string) ([]cri.Container, bool) { return nil, true }, 2, time.Now())
+	if err := workload.NewDiskWriter(path).Write(&workload.DiskTable{Node: "n", WrittenNs: 2, Workloads: list}); err != nil {
+		t.Fatal(err)
+	}
+	table, err := workload.LoadDisk(path, uint32(os.Geteuid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range table.Workloads {
+		if !slices.ContainsFunc(e.Volumes, func(v workload.VolumeDisk) bool { return v.Name == "v999" }) {
+			t.Fatalf("%s: the volume with a limit is not told of", e.UID)
+		}
+		if got := *e.EphemeralStorage.UsedBytes; got != 2000*4096 {
+			t.Fatalf("%s uses %d bytes, want those of all", e.UID, got)
+		}
+	}
+}
