@@ -546,6 +546,20 @@ func TestPodLogsAreThoseThatAreMounted(t *testing.T) {
 	}
 }
 
+// A kubelet whose file says where its logs lie is believed: where that is not mounted there are no data,
+// and what lies in its place is not taken for them.
+func TestPodLogsOfTheKubeletsFileAreInherited(t *testing.T) {
+	docs, err := render(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m corev1.ConfigMap
+	decode(t, docs["ConfigMap"], &m)
+	if strings.Contains(m.Data["config.yaml"], "podLogsDir") {
+		t.Errorf("podLogsDir is set beside kubeletConfig:\n%s", m.Data["config.yaml"])
+	}
+}
+
 // configOf is the agent's, as it takes it where there is no kubelet's file to inherit from.
 func configOf(t *testing.T, set ...string) *config.Config {
 	t.Helper()

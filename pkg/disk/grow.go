@@ -134,8 +134,8 @@ type gauge struct {
 }
 
 // listEvery is how long a list of processes is believed whose number of tasks stays, and of
-// which none ends: who came and went between two readings is counted in its parent.
-const listEvery = 2 * time.Minute
+// which none ends: one may have come as a thread of another went.
+const listEvery = 30 * time.Second
 
 func newGauges(fs *cgroupfs.FS, procfs string) *gauges {
 	return &gauges{fs: fs, procfs: procfs, open: map[string]*gauge{}}

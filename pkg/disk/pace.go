@@ -126,16 +126,17 @@ func (u *unit) urgency(p *part, v view) float64 {
 // wanted is above all urgencies.
 const wanted = 1e6
 
-// rank is added to the urgency of what the agent waits for: what is quickly done goes first, and of that
-// who grows or was never seen.
+// rank is added to the urgency of what the agent waits for: what is done in no time goes first, and who
+// grows or was never seen before others, whose visit may take long where it has to read from the disk.
 func (u *unit) rank(p *part, v view) float64 {
-	switch {
-	case max(p.costNs, p.spentNs) > v.cheapNs:
-		return wanted
-	case p.triedNs != 0 && !u.growth.grows(v.nowNs):
-		return 2 * wanted
+	rank := wanted
+	if p.triedNs == 0 || u.growth.grows(v.nowNs) {
+		rank += wanted
 	}
-	return 3 * wanted
+	if max(p.costNs, p.spentNs) <= uint64(cheapVisit) {
+		rank += 2 * wanted
+	}
+	return rank
 }
 
 // maxWalks is how many walks may be under way at a time: 8 times 32 open directories.
@@ -144,14 +145,15 @@ const maxWalks = 8
 // isAwaited: figures are to be of after freshNs, and this one may be another by then. Who grows is
 // known by counters, but for what the runtime writes for it and what is reserved and not written:
 // so all is looked at that takes little time. A visit that takes longer than the agent waits
-// has to be of after its first request, or none would ever be young enough.
+// has to be of after its first request, or none would ever be young enough. It asks again before
+// restEvery is over, or does not wait any more.
 func (u *unit) isAwaited(p *part, v view) bool {
 	since := v.freshNs
 	if p.costNs > uint64(slowVisit) {
 		since = v.firstNs
 	}
 	mayDiffer := p.triedNs == 0 || u.growth.grows(v.nowNs) || p.costNs <= v.cheapNs
-	return p.triedNs < since && mayDiffer && !u.isAsItWas(p)
+	return p.triedNs < since && v.nowNs < v.freshNs+uint64(restEvery) && mayDiffer && !u.isAsItWas(p)
 }
 
 // due lists the parts to visit now, the most urgent first, before all others those that are

@@ -85,12 +85,16 @@ func TestWhoGrowsIsVisitedFirst(t *testing.T) {
 			first:  pair(unit{growth: grows}, at(300*time.Millisecond, 1)),
 			second: pair(unit{}, at(300*time.Second, 1)), horizon: time.Second, freshNs: now, want: 2,
 		},
-		"what is quickly done is awaited before a large tree that grows": {
-			first:  pair(unit{}, &part{triedNs: now - 9*second, costNs: second / 50}),
-			second: pair(unit{growth: grows}, &part{triedNs: now - 300*second, costNs: second}), horizon: time.Second, freshNs: now, want: 2,
+		"a large tree that grows is awaited before one that may have to be read from the disk": {
+			first:  pair(unit{growth: grows}, &part{triedNs: now - 9*second, costNs: second / 10}),
+			second: pair(unit{}, &part{triedNs: now - 300*second, costNs: second / 50}), horizon: time.Second, freshNs: now, want: 2,
+		},
+		"what is done in no time is awaited before a large tree that grows": {
+			first:  pair(unit{}, &part{triedNs: now - 9*second, costNs: second / 25_000}),
+			second: pair(unit{growth: grows}, &part{triedNs: now - 300*second, costNs: second / 10}), horizon: time.Second, freshNs: now, want: 2,
 		},
 		"so it is before one that was never seen, once that turned out to be large": {
-			first:  pair(unit{growth: grows}, &part{triedNs: now - 9*second, costNs: second / 50}),
+			first:  pair(unit{growth: grows}, &part{triedNs: now - 9*second, costNs: second / 25_000}),
 			second: pair(unit{}, &part{foundNs: now - 300*second, spentNs: second}), horizon: time.Second, freshNs: now, want: 2,
 		},
 		"a large tree lets others have their first visit": {
@@ -122,10 +126,16 @@ func TestWhatIsAwaited(t *testing.T) {
 		"who grows, and was measured since":    {grows, part{triedNs: fresh, costNs: second / 10}, false},
 		"who does not":                         {growth{}, part{triedNs: fresh - 1, costNs: second / 10}, false},
 		"what costs nothing: a log, a reserve": {growth{}, part{triedNs: fresh - 1, costNs: 40_000}, true},
+		"long after the last request":          {grows, part{triedNs: fresh - 1}, false},
 		"a large tree that grows":              {grows, part{triedNs: first - 1, costNs: 2 * second}, true},
 		"of after the first of many requests":  {grows, part{triedNs: first, costNs: 2 * second}, false},
 	} {
 		u := &unit{growth: tc.growth}
+		now := now
+		if name == "long after the last request" {
+			now += uint64(restEvery)
+			u.growth.grewNs = now
+		}
 		if got := u.isAwaited(&tc.part, view{nowNs: now, freshNs: fresh, firstNs: first, cheapNs: 25_000_000}); got != tc.want {
 			t.Errorf("%s: awaited %t, want %t", name, got, tc.want)
 		}

@@ -175,10 +175,19 @@ func (v *visitor) isOnNodefs(p *part) error {
 	if err := errors.Join(err, nodeErr); err != nil {
 		return err
 	}
-	if of != node {
+	if of != node && !(isZFS(p.base) && isZFS(v.nodefs)) {
 		return errElsewhere
 	}
 	return nil
+}
+
+// zfsMagic is ZFS_SUPER_MAGIC (OpenZFS, include/sys/fs/zfs.h). Datasets, of one pool as a rule, take
+// their space from each other.
+const zfsMagic = 0x2fc12fc1
+
+func isZFS(dir string) bool {
+	st, err := statfs(dir)
+	return err == nil && int64(st.Type) == zfsMagic
 }
 
 // errNeverThere: a name that is wrong, or what is not mounted where we look from, would hold

@@ -598,6 +598,8 @@ func (p *part) isLeft() bool {
 func (w *worker) known(cgroup string, now uint64) *unit {
 	was, links := w.byCgroup[cgroup], w.o.FS.Links(cgroup)
 	if was != nil && was.links == links && w.isAsRead(was, now) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		was.limit(w.o.Units)
 		return was
 	}
@@ -629,7 +631,7 @@ func (w *worker) known(cgroup string, now uint64) *unit {
 func (w *worker) isAsRead(u *unit, now uint64) bool {
 	age, every := time.Duration(now-u.readNs), readEvery
 	list, _ := w.asked.of(u.uid, now)
-	if len(list) > 0 {
+	if len(list) > 0 && !u.isUnlayered() {
 		every = readSeldom
 	}
 	cameSince := func(c cri.Container) bool { return c.Running && time.Since(c.Created) < age }

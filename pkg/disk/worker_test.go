@@ -393,16 +393,24 @@ func TestUnitIsReadAgainWhenAContainerCame(t *testing.T) {
 		containers map[string][]cri.Container
 		age        time.Duration
 		again      bool
+		unlayered  bool
 	}{
-		"nobody told lately":             {nil, 20 * time.Second, false},
-		"nobody told for long":           {nil, 40 * time.Second, true},
-		"the runtime tells of nobody":    {since(time.Hour, true), 40 * time.Second, false},
-		"for long":                       {since(time.Hour, true), 3 * time.Minute, true},
-		"the runtime tells of a new one": {since(10*time.Second, true), 20 * time.Second, true},
-		"of one that has ended":          {since(10*time.Second, false), 20 * time.Second, false},
+		"nobody told lately":             {nil, 20 * time.Second, false, false},
+		"nobody told for long":           {nil, 40 * time.Second, true, false},
+		"the runtime tells of nobody":    {since(time.Hour, true), 40 * time.Second, false, false},
+		"for long":                       {since(time.Hour, true), 3 * time.Minute, true, false},
+		"the runtime tells of a new one": {since(10*time.Second, true), 20 * time.Second, true, false},
+		"a layer was not found":          {since(time.Hour, true), 40 * time.Second, true, true},
+		"of one that has ended":          {since(10*time.Second, false), 20 * time.Second, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorker(newNode(t).Options)
+			n := newNode(t)
+			n.process(t, id1, "4711", n.base+"/store/layer1/fs")
+			n.process(t, id2, "4712", n.base+"/store/layer2/fs")
+			if tc.unlayered {
+				put(t, filepath.Join(n.base, "proc/4712/mountinfo"), "1 0 8:1 / / rw - ext4 /dev/vda rw\n")
+			}
+			w := newWorker(n.Options)
 			w.find()
 			now := monotonicNs() + uint64(time.Hour)
 			w.asked.containers, w.asked.atNs = tc.containers, now

@@ -187,7 +187,7 @@ const enforce = "enforce"
 
 // take acts on a line.
 func (c *Companion) take(ctx context.Context, l *record.Line, before record.Position) {
-	c.alive = later(c.alive, l.Time.Time)
+	c.alive = later(c.alive, past(l.Time.Time))
 	switch {
 	case l.Kind == record.KindStart, l.Kind == record.KindStop, l.Kind == record.KindCondition && l.Mode == enforce:
 		c.pressure.take(l)
@@ -259,12 +259,21 @@ func (c *Companion) save() error {
 // state file once a second.
 const deadAfter = time.Minute
 
+// past is a time, or now where that is before it.
+func past(t time.Time) time.Time {
+	if now := time.Now(); t.After(now) {
+		return now
+	}
+	return t
+}
+
 // mourn lets pressure end that an agent asserted and can't take back, because it is dead. One that
 // starts writes lines before its first state.
 func (c *Companion) mourn() {
 	if fi, err := os.Stat(c.o.State); err == nil {
-		c.alive = later(c.alive, fi.ModTime())
+		c.alive = later(c.alive, past(fi.ModTime()))
 	}
+	c.alive = past(c.alive) // the clock may have been set back
 	if c.pressure.asserted() && time.Since(c.alive) > c.deadAfter {
 		c.log.Warn().Time("since", c.alive).Msg("the agent writes no state: its pressure ends with the transition period")
 		c.pressure.abandon(c.alive)

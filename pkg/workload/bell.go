@@ -34,15 +34,24 @@ func (b *Bell) Wait(ctx context.Context) {
 		}
 		every = b.deaf
 	}
-	t := time.NewTimer(every)
+	if b.rest(ctx, every) {
+		b.Close()
+		b.rest(ctx, b.deaf) // a watch that ends at once would have us spin
+	}
+}
+
+// rest waits, and reports whether the watch has ended.
+func (b *Bell) rest(ctx context.Context, d time.Duration) (gone bool) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-t.C:
 	case <-b.rung:
 	case <-b.gone:
-		b.Close()
+		return true
 	}
+	return false
 }
 
 func (b *Bell) listen() error {

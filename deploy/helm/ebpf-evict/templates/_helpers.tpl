@@ -130,7 +130,11 @@ unmounted here too, so that no volume of a pod is held. */ -}}
 {{- /* What is mounted is what is read. nodefs: where the default is missing, the agent takes the root, which
 is the container's here. */ -}}
 {{- define "ebpf-evict.config" -}}
-{{- $config := merge (deepCopy .Values.config) (dict "nodefs" .Values.host.kubeletDir "podLogsDir" .Values.host.podLogsDir) -}}
+{{- $config := merge (deepCopy .Values.config) (dict "nodefs" .Values.host.kubeletDir) -}}
+{{- /* The kubelet's own file may say another: that is not mounted then, and its logs are no data. */ -}}
+{{- if or (not .Values.config.kubeletConfig) (ne (clean .Values.host.podLogsDir) "/var/log/pods") -}}
+{{- $config = merge $config (dict "podLogsDir" .Values.host.podLogsDir) -}}
+{{- end -}}
 {{- if .Values.kube.enabled -}}
 {{- $_ := set $config "tableOwner" (include "ebpf-evict.kubeUser" . | int) -}}
 {{- end -}}
