@@ -14,9 +14,9 @@ import (
 // Sweeps (v1) or cgroup.kill (v2) do it alone: nothing here keeps the bomb from forking.
 func TestForkBombDies(t *testing.T) {
 	b := newBed(t)
+	_, bystander := b.unit("bystander", load.Sleeper) // before a hundred others want the CPU
 	victim, bomb := b.unit("bomb", load.Bomb)
 	b.limit(victim.Cgroup, 128<<20, 100)
-	_, bystander := b.unit("bystander", load.Sleeper)
 	awaitForks(t, bomb, 60)
 	h, err := Open(b.fs, &victim)
 	must(t, err)
