@@ -109,11 +109,12 @@ func TestCheckNamesTheCapabilityThatIsMissing(t *testing.T) {
 func (n *node) lacks(t *testing.T, ds *appsv1.DaemonSet, with []v1.Capability) []string {
 	t.Helper()
 	spec := ds.Spec.Template.Spec.DeepCopy()
-	c := agentOf(spec)
+	spec.Containers = []v1.Container{*agentOf(spec)}
+	c := &spec.Containers[0]
 	c.Args = []string{"check", "-o", "json"}
 	c.SecurityContext.Capabilities.Add = with
 	c.StartupProbe, c.LivenessProbe = nil, nil
-	spec.Containers, spec.InitContainers, spec.RestartPolicy = []v1.Container{*c}, nil, v1.RestartPolicyNever
+	spec.InitContainers, spec.RestartPolicy = nil, v1.RestartPolicyNever
 	spec.ServiceAccountName, spec.NodeName = "", nodeName
 	var volumes []v1.Volume
 	for _, v := range spec.Volumes {
