@@ -9,6 +9,10 @@
 #define TASK_WIRES 16
 #define MAX_WIRES (MEMORY_WIRES + TASK_WIRES)
 
+/* The last wire of each half is a drill's. */
+#define DRILL_MEMORY_WIRE (MEMORY_WIRES - 1)
+#define DRILL_TASK_WIRE (MAX_WIRES - 1)
+
 /* css ids are dense, so this is how many cgroups of one hierarchy we can tell
  * apart. */
 #define MAX_CGROUPS 16384
@@ -64,7 +68,7 @@ struct wire {
 	__s64 limit; /* crossed when less than this is available: pages or tasks */
 	__s64 capacity; /* cgroup scopes: the cgroup's own limit, pages or tasks */
 	__s64 inactive_file; /* SCOPE_CGROUP_MEMORY: pages, from a fresh memory.stat */
-	__u64 yielded_ns; /* since when the timer leaves a crossing to the charge hook, 0: does not */
+	__u64 yielded_ns; /* since when the timer leaves a crossing to the hooks, 0: does not */
 	__u64 cgroup_id; /* cgroup scopes: which */
 	__u32 css_id; /* cgroup scopes: its row */
 	__u32 scope; /* enum wire_scope */

@@ -109,16 +109,27 @@ static __always_inline bool cgroup_available(const struct wire *w, __s64 *availa
  * fill where memory is filled fast, and emulated CPUs ten times that. */
 #define YIELD_NS (5 * 1000000ULL)
 
-static __always_inline bool is_left_to_charge(struct wire *w, __u64 who)
-{
-	__u64 now;
+/* How long a canary's to any hook. A drill asks whether that sees it, and on a busy CPU a
+ * canary stands still for longer than a batch takes. */
+#define DRILL_YIELD_NS (2000 * 1000000ULL)
 
-	if (!(who & WHO_YIELDS))
+static __always_inline __u64 yields_ns(__u32 index, __u64 who)
+{
+	if ((who & WHO_OBSERVER) == OBSERVER_TIMER && (index == DRILL_MEMORY_WIRE || index == DRILL_TASK_WIRE))
+		return DRILL_YIELD_NS;
+	return who & WHO_YIELDS ? YIELD_NS : 0;
+}
+
+static __always_inline bool is_left_to_hooks(__u32 index, struct wire *w, __u64 who)
+{
+	__u64 yields = yields_ns(index, who), now;
+
+	if (!yields)
 		return false;
 	now = bpf_ktime_get_ns();
 	if (!w->yielded_ns)
 		w->yielded_ns = now;
-	return now - w->yielded_ns < YIELD_NS;
+	return now - w->yielded_ns < yields;
 }
 
 /* backstop.h: somebody has to act on a wire that is crossed. */
@@ -154,7 +165,7 @@ __noinline __s64 check_wire(__u32 index, __s64 node_value, __u64 task, __u64 who
 			return near_pages;
 		return distance;
 	}
-	if (w->fired != seq && is_left_to_charge(w, who))
+	if (w->fired != seq && is_left_to_hooks(index, w, who))
 		return 0;
 	if (w->fired != seq && send_record(RECORD_CROSSING, index, w, available, task, who)) {
 		struct node_row *n = the_node();

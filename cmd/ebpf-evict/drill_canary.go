@@ -22,9 +22,6 @@ const (
 	// armedWithin and doneWithin are longer than the agent's own patience.
 	armedWithin = 15 * time.Second
 	doneWithin  = 30 * time.Second
-	// canaryTries is how often a canary may be seen by the kernel's clock alone: near a wire it
-	// ticks every 50 ms, and may be the first.
-	canaryTries = 3
 )
 
 var errSlow = errors.New("it takes too long")
@@ -76,21 +73,14 @@ func rehearse(ctx context.Context, mailbox string, r *drill.Result) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, drill.Sweep(fs)) }()
-	number := 0
-	for _, c := range canaries {
-		for try := 1; ; try++ {
-			number++
-			reply, err := send(ctx, box, fs, r.ID, number, c.signal, c.load)
-			if err != nil {
-				return err
-			}
-			if !reply.ByClock || try == canaryTries {
-				r.Drills = append(r.Drills, *reply.Line)
-				if err := verdict(&reply); err != nil {
-					return err
-				}
-				break
-			}
+	for i, c := range canaries {
+		reply, err := send(ctx, box, fs, r.ID, i+1, c.signal, c.load)
+		if err != nil {
+			return err
+		}
+		r.Drills = append(r.Drills, *reply.Line)
+		if err := verdict(&reply); err != nil {
+			return err
 		}
 	}
 	return nil

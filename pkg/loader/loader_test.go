@@ -407,6 +407,51 @@ func TestDrillWireStandsBesideTheOthers(t *testing.T) {
 	}
 }
 
+// A drill asks whether the hooks see a crossing: the clock leaves it to them for a while.
+func TestTheTimerLeavesACanaryToTheHooks(t *testing.T) { eachTimer(t, theTimerLeavesACanaryToTheHooks) }
+
+func theTimerLeavesACanaryToTheHooks(t *testing.T, o Options) {
+	const patience = 2 * time.Second
+	o.MemoryTier = TierAlloc // which is not attached: nobody looks but the timer
+	l := open(t, o)
+	css, id := cssOf(t, l, newCgroup(t).memory)
+	crossed := Wire{Scope: sample.ScopeCgroupMemory, Limit: 1 << 30, Capacity: 1 << 20, CgroupID: id, CSSID: css}
+	number, err := l.AddWire(crossed.Scope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second one is not taken for the first, which was waited for
+		l.SetWire(number, crossed)
+		l.ArmWire(number)
+		drills, seq, err := l.AddDrillWire(crossed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[int]uint64{}
+		for deadline := time.Now().Add(time.Minute); len(seen) < 2 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if err := l.Tick(); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range drain(t, l) {
+				if s.Kind != sample.KindCrossing {
+					continue
+				}
+				if s.By != sample.ObserverTimer || s.Wire == drills && s.Seq != seq {
+					t.Errorf("%+v, want the drill's %d, by the timer", s, seq)
+				}
+				seen[s.Wire] = s.Ns
+			}
+		}
+		if len(seen) < 2 || time.Duration(seen[drills]-seen[number]) < patience {
+			t.Errorf("wire %d and the drill's %d seen at %v, want the drill's %v later", number, drills, seen, patience)
+		}
+		if err := l.RemoveDrillWire(); err != nil {
+			t.Fatal(err)
+		}
+		l.DisarmWire(number)
+	}
+}
+
 // What a CPU may still fork was reckoned from wires farther away.
 func TestCreditIsForgottenWhenADrillBegins(t *testing.T) {
 	l := open(t, Options{})

@@ -41,7 +41,7 @@ var ErrTooManyWires = errors.New("too many wires: 15 for memory and 15 for tasks
 // WiresOfHalf is how many numbers each half has: those of memory come first.
 const WiresOfHalf = memoryWires
 
-// The last wire of each half is kept for a drill.
+// The last wire of each half is kept for a drill (bpf/sample.h).
 const (
 	drillMemoryWire = memoryWires - 1
 	drillTaskWire   = memoryWires + taskWires - 1
@@ -112,7 +112,8 @@ func (l *Loader) ClearWires() error {
 
 // AddDrillWire places and arms the wire that is kept for drills of such a scope, and
 // returns its number and sequence. What CPUs may still allocate or fork before they look is
-// forgotten, so that a wire only a few tasks away is not passed unseen.
+// forgotten, so that a wire only a few tasks away is not passed unseen. The timer reports its
+// crossing only when no hook has for 2 s.
 func (l *Loader) AddDrillWire(w Wire) (index int, seq uint64, err error) {
 	half := 1
 	index = drillTaskWire
@@ -125,6 +126,7 @@ func (l *Loader) AddDrillWire(w Wire) (index int, seq uint64, err error) {
 	if err := l.tellCounts(); err != nil {
 		return index, 0, err
 	}
+	atomic.StoreUint64(&l.wires.at(index).YieldedNs, 0) // of the drill before
 	seq = l.ArmWire(index)
 	return index, seq, l.forgetCredit()
 }
