@@ -33,9 +33,14 @@ const memoryCeiling = 256 << 20
 
 // settle prepares the process once: enough Ps that the hot thread finds one when it
 // returns from the kernel (with two it was seen waiting for 300 to 960 ms), no collection
-// in a pass, pages locked as they are touched, and the last that the kernel's OOM killer
-// would take.
+// in a pass, pages locked as they are touched, none of them taken away to be made a huge
+// one, and the last that the kernel's OOM killer would take.
 func settle(log zerolog.Logger) {
+	// khugepaged (mm/khugepaged.c) holds our mmap_lock while it copies 512 pages, and has nice
+	// 19: on a CPU that is busy the hot thread waited in a page fault for 10 to 50 s.
+	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
+		log.Warn().Err(err).Msg("degraded: khugepaged may hold the agent up on a busy CPU")
+	}
 	runtime.GOMAXPROCS(max(8, runtime.GOMAXPROCS(0)))
 	debug.FreeOSMemory() // what the start needed; locked memory can't be given back
 	forgetProgram()

@@ -60,6 +60,9 @@ func TestTheHotProcess(t *testing.T) {
 	if procFile(t, pid, "status", "VmLck:") == "0 kB" {
 		t.Error("no page is locked")
 	}
+	if got := procFile(t, pid, "status", "THP_enabled:"); got != "0" {
+		t.Errorf("THP_enabled is %s: khugepaged may hold the hot thread up", got)
+	}
 	if has := procFile(t, os.Getpid(), "status", "CapEff:"); mayLowerOOMScore(t, has) {
 		if got := procFile(t, pid, "oom_score_adj", ""); got != "-999" {
 			t.Errorf("oom_score_adj is %s", got)
