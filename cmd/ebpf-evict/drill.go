@@ -128,7 +128,7 @@ func drillError(r drill.Result) error {
 	return fmt.Errorf("drill failed at the stage %q: %s", r.Stage, r.Reason)
 }
 
-// holdDrill holds a whole drill: each canary once, and anew where only the clock saw it.
+// holdDrill holds a whole drill, with each canary once.
 func holdDrill(ctx context.Context, mailbox string) drill.Result {
 	ctx, cancel := context.WithTimeoutCause(ctx, drillTimeout, errSlow)
 	defer cancel()

@@ -452,6 +452,40 @@ func theTimerLeavesACanaryToTheHooks(t *testing.T, o Options) {
 	}
 }
 
+// So it is with tasks, where any fork on the machine may be what shows it.
+func TestTheTimerLeavesABombsCanaryToTheHook(t *testing.T) {
+	const patience = uint64(2 * time.Second)
+	l := open(t, Options{})
+	id := inode(t, newCgroup(t).pids)
+	if _, err := l.Walk(); err != nil {
+		t.Fatal(err)
+	}
+	css := l.Find(Pids, id)
+	if css == 0 {
+		t.Fatal("no row of the cgroup")
+	}
+	before := ktime(t)
+	drills, seq, err := l.AddDrillWire(Wire{Scope: sample.ScopeCgroupTasks, Limit: 2, Capacity: 1, CgroupID: id, CSSID: css})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if err := l.Tick(); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range drain(t, l) {
+			if s.Wire != drills || s.Seq != seq {
+				continue
+			}
+			if s.By == sample.ObserverTimer && s.Ns < before+patience {
+				t.Errorf("%+v: by the timer, %v after it was armed at %d", s, time.Duration(s.Ns-before), before)
+			}
+			return
+		}
+	}
+	t.Error("the wire is crossed, and nobody said so")
+}
+
 // What a CPU may still fork was reckoned from wires farther away.
 func TestCreditIsForgottenWhenADrillBegins(t *testing.T) {
 	l := open(t, Options{})
