@@ -350,6 +350,25 @@ func TestStrikeHitsACulpritJustSeenBeforeTheOthers(t *testing.T) {
 	}
 }
 
+// By its number: cgroup.kill waits for whoever has the lock of all cgroups.
+func TestStrikeHitsACulpritJustSeenWhereverItIs(t *testing.T) {
+	b := newBed(t)
+	unit, own := b.unit("unit", load.Sleeper)
+	_, seen := b.unit("elsewhere", load.Sleeper) // which the agent does not ask for: Culprit
+	h, err := Open(b.fs, &unit)
+	must(t, err)
+	defer h.Close()
+	_, err = h.Strike(Culprit{PID: seen.PID()})
+	must(t, err)
+	if !seen.Wait(time.Minute) {
+		t.Error("who was seen lives")
+	}
+	h.Finish(nil, sample.Now, time.Minute)
+	if own.Alive() {
+		t.Error("the unit lives")
+	}
+}
+
 // A pid that was listed may be another process by the time it is opened.
 func TestProcessOfAnotherUnitIsNotHeldReady(t *testing.T) {
 	b := newBed(t)

@@ -22,9 +22,9 @@ type Culprit struct {
 // numbers come round after 32,768 tasks at least, and a core starts 50 in that time.
 const certainAge = time.Millisecond
 
-// Strike sends the first SIGKILL: by cgroup.kill (5.14) to everything at once, else to the
-// culprit, else to one of the processes that Prepare holds; StrikeOthers has the rest of
-// those. A culprit that was seen long ago is hit only where none is held, and if one text
+// Strike sends the first SIGKILL: to a culprit that was seen just now, and by cgroup.kill
+// (5.14) to everything at once; without that to one of the processes that Prepare holds;
+// StrikeOthers has the rest of those. A culprit that was seen long ago is hit only where none is held, and if one text
 // file says that it still is in the unit; without one the lists of processes are read (0.6
 // ms for a bomb of 200). It returns how many processes were signalled (-1: all, by the
 // kernel, which does not tell whether there was anybody), and ErrGone when the unit was
@@ -49,12 +49,14 @@ func (h *Handle) Struck() {
 }
 
 func (h *Handle) strike(c Culprit) (int, error) {
+	// A sleeping process of many threads, which are woken one by one, takes 0.1 ms to
+	// signal, so the one that is known to run comes first; by its number, as cgroup.kill
+	// waits for whoever makes or moves a cgroup somewhere (cgroup_mutex).
+	hit := c.isCertain() && unix.Kill(c.PID, unix.SIGKILL) == nil
 	if h.kernelKills() {
 		return h.killByKernel()
 	}
-	// A sleeping process of many threads, which are woken one by one, takes 0.1 ms to
-	// signal, so the one that is known to run comes first.
-	if c.isCertain() && unix.Kill(c.PID, unix.SIGKILL) == nil || h.signalLead() || h.signalHeld(c.PID) {
+	if hit || h.signalLead() || h.signalHeld(c.PID) {
 		return 1, nil
 	}
 	return h.sweep(unix.SIGKILL, maxLeads, nil) // Finish has the rest: 200 pidfds take 2 ms

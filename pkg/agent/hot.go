@@ -31,17 +31,22 @@ const (
 // that we did not think of.
 const memoryCeiling = 256 << 20
 
-// settle prepares the process once: enough Ps that the hot thread finds one when it
-// returns from the kernel (with two it was seen waiting for 300 to 960 ms), no collection
-// in a pass, pages locked as they are touched, none of them taken away to be made a huge
-// one, and the last that the kernel's OOM killer would take.
-func settle(log zerolog.Logger) {
-	// khugepaged (mm/khugepaged.c) holds our mmap_lock while it copies 512 pages, and has nice
-	// 19: on a CPU that is busy the hot thread waited in a page fault for 10 to 50 s.
+// refuseHugePages keeps khugepaged (mm/khugepaged.c) off this process. It holds the address
+// space's lock while it copies 512 pages, and has nice 19: on a CPU that is busy the hot thread
+// waited in a page fault for 10 to 50 s. Before the heap is large: what is huge already is split
+// under memory pressure.
+func refuseHugePages(log zerolog.Logger) {
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
 		log.Warn().Err(err).Msg("degraded: khugepaged may hold the agent up on a busy CPU")
 	}
-	runtime.GOMAXPROCS(max(8, runtime.GOMAXPROCS(0)))
+}
+
+// settle prepares the process once: enough Ps that the hot thread finds one when it
+// returns from the kernel (with two it was seen waiting for 300 to 960 ms), also while each
+// CPU's thread helps a victim to die, no collection in a pass, pages locked as they are
+// touched, and the last that the kernel's OOM killer would take.
+func settle(log zerolog.Logger) {
+	runtime.GOMAXPROCS(runtime.NumCPU() + 8)
 	debug.FreeOSMemory() // what the start needed; locked memory can't be given back
 	forgetProgram()
 	debug.SetGCPercent(-1)

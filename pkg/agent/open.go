@@ -73,6 +73,7 @@ func Run(ctx context.Context, o Options) error {
 	defer func() { _ = lock.Close() }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	refuseHugePages(o.Log)
 	calm := hurry()
 	a, p, err := open(ctx, o)
 	_ = calm() // a higher nice value is refused to nobody

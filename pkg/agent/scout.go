@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/pkg/cgroupfs"
 	"github.com/ebpf-evict/ebpf-evict/pkg/config"
@@ -112,11 +113,18 @@ func (s *scout) tell(u *unit) bool {
 	}
 }
 
+// lockPause is between two tries for the lock of a round, which takes tens of microseconds.
+var lockPause = unix.Timespec{Nsec: 50_000}
+
 // refreshNow looks at once and returns what it found. For the hot thread, where a doubt is
 // worth the wait: for a round under way and a look of its own, never for the hook to be
 // attached.
 func (s *scout) refreshNow() *roster {
-	s.mu.Lock()
+	// Not by Lock: who waits there is put back by an ordinary thread of Go's runtime, which has to
+	// get a CPU first. From its own sleep the kernel wakes the hot thread.
+	for !s.mu.TryLock() {
+		_ = unix.Nanosleep(&lockPause, nil)
+	}
 	defer s.mu.Unlock()
 	if err := s.publish(doubted); err != nil {
 		s.log.Warn().Err(err).Msg("look at the cgroups failed")

@@ -2,8 +2,9 @@ package loader
 
 import (
 	"fmt"
-	"runtime"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpf-evict/ebpf-evict/gen"
 	"github.com/ebpf-evict/ebpf-evict/pkg/sample"
@@ -203,7 +204,7 @@ func (l *Loader) read(c Controller, cssID uint32, r *gen.EvictCgroupRow) (sample
 			return row, true
 		}
 		if try > tornReads/2 {
-			runtime.Gosched() // the writer may have been preempted
+			_ = unix.Nanosleep(&writersTurn, nil) // it may have been preempted, by us
 		}
 	}
 	return sample.Cgroup{}, false
