@@ -66,7 +66,7 @@ func runMain() int {
 	flag.StringVar(&opts.exec, "exec", "", "run the program under test with these arguments, and no tests; blanks part them")
 	flag.StringVar(&opts.out, "out", "", "with -exec: the file for its standard output, whatever its exit code; standard error goes to the console")
 	flag.BoolVar(&opts.icount, "icount", false, "emulate, and let the guest's clock count instructions: one is one nanosecond")
-	flag.DurationVar(&opts.timeout, "timeout", 45*time.Minute, "for all tests, boots after a death included")
+	flag.DurationVar(&opts.timeout, "timeout", 60*time.Minute, "for all tests, boots after a death included")
 	flag.Parse()
 	opts.packages = flag.Args()
 
