@@ -369,6 +369,21 @@ func TestStrikeHitsACulpritJustSeenWhereverItIs(t *testing.T) {
 	}
 }
 
+// Who was hit was killed by us, also if the unit ended by that.
+func TestStrikeOfALastProcessIsNoneOfAUnitThatIsGone(t *testing.T) {
+	b := newBed(t)
+	unit, _ := b.unit("unit", "")
+	_, seen := b.unit("elsewhere", load.Sleeper)
+	h, err := Open(b.fs, &unit)
+	must(t, err)
+	defer h.Close()
+	must(t, b.fs.Remove(unit.Cgroup))
+	if n, err := h.Strike(Culprit{PID: seen.PID()}); n != 1 || err != nil {
+		t.Errorf("struck %d, %v, want the one that was hit", n, err)
+	}
+	h.Finish(nil, sample.Now, time.Minute)
+}
+
 // A pid that was listed may be another process by the time it is opened.
 func TestProcessOfAnotherUnitIsNotHeldReady(t *testing.T) {
 	b := newBed(t)

@@ -24,9 +24,9 @@ const certainAge = time.Millisecond
 
 // Strike sends the first SIGKILL: to a culprit that was seen just now, and by cgroup.kill
 // (5.14) to everything at once; without that to one of the processes that Prepare holds;
-// StrikeOthers has the rest of those. A culprit that was seen long ago is hit only where none is held, and if one text
-// file says that it still is in the unit; without one the lists of processes are read (0.6
-// ms for a bomb of 200). It returns how many processes were signalled (-1: all, by the
+// StrikeOthers has the rest of those. A culprit that was seen long ago is hit only where
+// none is held, and if one text file says that it still is in the unit; without one the
+// lists of processes are read (0.6 ms for a bomb of 200). It returns how many processes were signalled (-1: all, by the
 // kernel, which does not tell whether there was anybody), and ErrGone when the unit was
 // removed or, without cgroup.kill, empty.
 func (h *Handle) Strike(c Culprit) (int, error) {
@@ -54,7 +54,9 @@ func (h *Handle) strike(c Culprit) (int, error) {
 	// waits for whoever makes or moves a cgroup somewhere (cgroup_mutex).
 	hit := c.isCertain() && unix.Kill(c.PID, unix.SIGKILL) == nil
 	if h.kernelKills() {
-		return h.killByKernel()
+		if n, err := h.killByKernel(); err == nil || !hit {
+			return n, err
+		}
 	}
 	if hit || h.signalLead() || h.signalHeld(c.PID) {
 		return 1, nil
